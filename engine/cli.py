@@ -1,0 +1,189 @@
+"""The command line that all tools share: one meaning for each option, one way to fail."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from convmae.engine.config import describe, load_config
+from convmae.engine.errors import UserError
+
+log = logging.getLogger("convmae")
+
+
+def run_tool(main: Callable[[], None]) -> int:
+    """Runs a tool and returns its exit status: 2 and one message for a mistake of input, 130 after Ctrl-C."""
+    from convmae.backbones import CheckpointError
+    from convmae.engine.runner import Interrupted
+
+    try:
+        main()
+    except (UserError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output left, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return 0
+
+
+def train_tool(
+    argv: Sequence[str] | None,
+    schema: type,
+    train: Callable[[Any, Path, bool], None],
+    *,
+    description: str,
+    recipe: str,
+) -> int:
+    """Parses a training tool's options, prepares the work directory and calls ``train(config, work_dir, resume)``."""
+    parser = _parser(description, schema)
+    parser.add_argument("--config", default=recipe, help=f"a recipe: a file or a shipped name (default {recipe})")
+    parser.add_argument("--work-dir", type=Path, help="where the run is written (default work_dirs/<recipe>)")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue from the newest checkpoint in the work directory"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="remove an earlier run from the work directory first")
+    parser.add_argument(
+        "--amp", action="store_true", help="compute in bf16 (the recipe's `auto` takes it where it is fast)"
+    )
+    parser.add_argument("--compile", action="store_true", help="same as --cfg-options runtime.compile=true")
+    parser.add_argument(
+        "--launcher", choices=("none", "pytorch", "slurm"), default="none", help="who started the processes"
+    )
+    add_overrides(parser)
+    args = parser.parse_args(argv)
+
+    def main() -> None:
+        overrides = list(args.cfg_options)
+        overrides += ["runtime.precision=bf16"] * args.amp + ["runtime.compile=true"] * args.compile
+        config = load_config(schema, args.config, overrides)
+        start_processes(args.launcher, config.runtime.device)
+        work_dir = args.work_dir or Path("work_dirs") / Path(args.config).stem
+        prepare_work_dir(work_dir, args.resume, args.overwrite)
+        _start(config, work_dir)
+        train(config, work_dir, args.resume)
+
+    return run_tool(main)
+
+
+def test_tool(
+    argv: Sequence[str] | None,
+    schema: type,
+    test: Callable[[Any, Path, Path], Any],
+    *,
+    description: str,
+    recipe: str,
+) -> int:
+    """Parses a testing tool's options and calls ``test(config, checkpoint, work_dir)``."""
+    parser = _parser(description, schema)
+    parser.add_argument("checkpoint", type=Path, help="the weights to test")
+    parser.add_argument(
+        "--config", default=None, help=f"a recipe; default: the run's config.yaml beside it, else {recipe}"
+    )
+    parser.add_argument(
+        "--work-dir", type=Path, help="where the report is written (default: test/ beside the checkpoint)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier report there")
+    parser.add_argument(
+        "--launcher", choices=("none", "pytorch", "slurm"), default="none", help="who started the processes"
+    )
+    add_overrides(parser)
+    args = parser.parse_args(argv)
+
+    def main() -> None:
+        if not args.checkpoint.is_file():
+            raise UserError(f"There is no checkpoint {args.checkpoint}.")
+        beside = args.checkpoint.parent / "config.yaml"
+        config = load_config(schema, args.config or (beside if beside.is_file() else recipe), args.cfg_options)
+        start_processes(args.launcher, config.runtime.device)
+        work_dir = args.work_dir or args.checkpoint.parent / "test"
+        prepare_work_dir(work_dir, False, args.overwrite)
+        _start(config, work_dir)
+        test(config, args.checkpoint, work_dir)
+
+    return run_tool(main)
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Adds --cfg-options."""
+    parser.add_argument(
+        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="values that replace the recipe's, as a.b=c"
+    )
+
+
+def prepare_work_dir(work_dir: Path, resume: bool, overwrite: bool) -> None:
+    """Makes the work directory. Raises UserError if it can't be written or holds an earlier run nobody spoke of."""
+    from convmae.engine.runner import CHECKPOINT_PATTERN
+
+    if resume and overwrite:
+        raise UserError("--resume continues the run in the work directory, --overwrite removes it: give one of them.")
+    main_process = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
+    try:
+        work_dir.mkdir(parents=True, exist_ok=True)
+        if not os.access(work_dir, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise UserError(
+            f"The work directory {work_dir} can't be written: {error.strerror}. Give another by --work-dir."
+        ) from None
+    traces = [work_dir / name for name in ("config.yaml", "log.txt", "scalars.jsonl", "metrics.json", "report")]
+    traces += sorted(work_dir.glob(CHECKPOINT_PATTERN)) + sorted(work_dir.glob("tensorboard/events.*"))
+    earlier = [path for path in traces if path.exists()]
+    if not main_process or not earlier or resume:
+        return
+    if not overwrite:
+        raise UserError(
+            f"{work_dir} holds an earlier run ({earlier[0].name}). Continue it with --resume, replace it with --overwrite, or "
+            "give another --work-dir."
+        )
+    for path in earlier:
+        if path.is_file():
+            path.unlink()
+
+
+def start_processes(launcher: str, device: str) -> None:
+    """Joins the processes that torchrun or Slurm started."""
+    if launcher == "none":
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UserError("Several processes were started (WORLD_SIZE is set): add --launcher pytorch.")
+        return
+    from mmengine.dist import init_dist
+
+    from convmae.engine.precision import resolve_device
+
+    needed = ("RANK", "LOCAL_RANK", "WORLD_SIZE") if launcher == "pytorch" else ("SLURM_PROCID", "SLURM_NTASKS")
+    missing = [name for name in needed if name not in os.environ]
+    if missing:
+        start = "torchrun --nproc_per_node=N" if launcher == "pytorch" else "srun"
+        raise UserError(
+            f"--launcher {launcher} needs {', '.join(missing)} in the environment: start the tool by `{start}`."
+        )
+    init_dist(launcher, backend="nccl" if resolve_device(device).type == "cuda" else "gloo")
+
+
+def _parser(description: str, schema: type) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        description=inspect.cleandoc(description),
+        epilog=describe(schema),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _start(config: Any, work_dir: Path) -> None:
+    from convmae.engine.seeding import INIT, seed_all
+    from convmae.engine.train import start_log
+
+    start_log(work_dir)
+    seed_all(config.runtime.seed, INIT)

@@ -1,0 +1,194 @@
+"""Recipes: small YAML files merged into one tree of dataclasses, checked before anything runs."""
+
+import dataclasses
+import difflib
+import os
+import re
+import typing
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from convmae.engine.errors import UserError
+
+Schema = TypeVar("Schema")
+
+
+def option(default: Any, doc: str, choices: tuple[Any, ...] = ()) -> Any:
+    """Returns a dataclass field with its default (a callable makes it anew), the line shown by --help, and its choices."""
+    metadata = {"doc": doc, "choices": choices}
+    if callable(default):
+        return dataclasses.field(default_factory=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def load_config(schema: type[Schema], recipe: str | Path | None, overrides: typing.Sequence[str] = ()) -> Schema:
+    """Returns ``schema`` filled from a recipe and ``a.b=c`` overrides.
+
+    ``recipe`` is a path or the bare name of a shipped recipe; None gives the defaults. Raises UserError for an unknown recipe,
+    an unknown key (with the nearest known one), a value of the wrong type or outside the choices.
+    """
+    tree = OmegaConf.structured(schema)
+    if recipe is not None:
+        path = find_recipe(str(recipe))
+        tree = _merge(tree, _read_with_bases(path, ()), str(path))
+    for override in overrides:
+        if not re.match(r"[\w.]+=", override):
+            raise UserError(f"--cfg-options takes key=value, found {override!r}: write for example optim.lr=1e-4.")
+        try:
+            # Not OmegaConf.from_dotlist, whose YAML reader takes 1e-4 for a word.
+            key, value = override.split("=", 1)
+            update = OmegaConf.create()
+            OmegaConf.update(update, key, yaml.load(value, Loader=_Loader), force_add=True)
+        except yaml.YAMLError as error:
+            raise UserError(f"--cfg-options {override!r}: the value is not YAML ({_one_line(error)}).") from None
+        tree = _merge(tree, OmegaConf.to_container(update), f"--cfg-options {override}")
+    config = OmegaConf.to_object(tree)
+    _check_choices(config, "")
+    return typing.cast(Schema, config)
+
+
+def save_config(config: Any, path: Path) -> None:
+    """Writes a dataclass tree as YAML that ``load_config`` reads back."""
+    path.write_text(to_yaml(config), encoding="utf-8")
+
+
+def to_yaml(config: Any) -> str:
+    """Returns a dataclass tree as YAML text."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def shipped_recipes() -> list[str]:
+    """Returns the names of the recipes that come with the package."""
+    return sorted(entry.name for entry in resources.files("convmae.configs").iterdir() if entry.name.endswith(".yaml"))
+
+
+def find_recipe(name: str) -> Path:
+    """Returns the file of a recipe: a path as it is, else a shipped recipe (``.yaml`` may be left out)."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = shipped_recipes()
+    for candidate in (path.name, f"{path.name}.yaml"):
+        if candidate in shipped and path.parent in (Path(), Path("configs")):
+            return Path(str(resources.files("convmae.configs") / candidate))
+    hint = nearest(path.name, shipped)
+    raise UserError(
+        f"No recipe {name!r}: expected a YAML file or the name of a shipped recipe. "
+        + (f"Did you mean {hint}?" if hint else "Shipped are: " + ", ".join(shipped) + ".")
+    )
+
+
+def nearest(word: str, known: typing.Iterable[str]) -> str | None:
+    """Returns the known word that ``word`` most resembles, or None if none does."""
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return found[0] if found else None
+
+
+def describe(schema: type) -> str:
+    """Returns every option of a tree, one a line with type, default and doc, as --help shows it."""
+    lines = [f"  {key} ({kind}, default {default}): {doc}" for key, kind, default, doc in _walk(schema(), "")]
+    return "options of the recipe, set by --cfg-options key=value:\n" + "\n".join(lines)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that reads 1e-4 as a number and refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        doubled = sorted({key for key in keys if keys.count(key) > 1})
+        if doubled:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {doubled[0]!r} stands there twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]+)|[0-9][0-9_]*\.[0-9_]*|\.[0-9_]+(?:[eE][-+]?[0-9]+)?)$"
+    ),
+    list("-+0123456789."),
+)
+
+
+def _read_with_bases(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise UserError(f"{path}: its _base_ leads back to itself; expected a chain that ends.")
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not a readable YAML recipe: {_one_line(error)}.") from None
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror}.") from None
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: found a {type(content).__name__}, expected keys and values such as 'optim:'.")
+    bases = content.pop("_base_", [])
+    merged: dict[str, Any] = {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        beside = path.parent / base
+        base_path = beside if beside.is_file() else find_recipe(base)
+        merged = _deep_update(merged, _read_with_bases(base_path, (*seen, path.resolve())))
+    return _deep_update(merged, content)
+
+
+def _deep_update(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in update.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _deep_update(merged[key], value) if both else value
+    return merged
+
+
+def _merge(tree: DictConfig, update: Any, source: str) -> DictConfig:
+    try:
+        return typing.cast(DictConfig, OmegaConf.merge(tree, update))
+    except ConfigKeyError as error:
+        full = str(error.full_key or error.key)
+        parent, _, name = full.rpartition(".")
+        node = OmegaConf.select(tree, parent) if parent else tree
+        siblings = list(node.keys()) if isinstance(node, DictConfig) else []
+        hint = nearest(name, siblings) or nearest(name, [key.rpartition(".")[2] for key, *_ in _walk(tree, "")])
+        known = f"Did you mean {hint!r}?" if hint else "Known here: " + ", ".join(map(str, siblings)) + "."
+        raise UserError(f"{source}: there is no option {full!r}. {known}") from None
+    except OmegaConfBaseException as error:
+        where = f" ({error.full_key})" if error.full_key else ""
+        raise UserError(f"{source}{where}: {_one_line(error.msg or error)}.") from None
+
+
+def _walk(node: Any, prefix: str) -> typing.Iterator[tuple[str, str, Any, str]]:
+    if isinstance(node, DictConfig):
+        node = OmegaConf.to_object(node)
+    for field in dataclasses.fields(node):
+        value = getattr(node, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _walk(value, f"{prefix}{field.name}.")
+            continue
+        choices = field.metadata.get("choices")
+        kind = "|".join(map(str, choices)) if choices else getattr(field.type, "__name__", str(field.type))
+        yield f"{prefix}{field.name}", kind.replace("typing.", ""), value, field.metadata.get("doc", "")
+
+
+def _check_choices(node: Any, prefix: str) -> None:
+    for field in dataclasses.fields(node):
+        value, key = getattr(node, field.name), f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(value):
+            _check_choices(value, f"{key}.")
+            continue
+        choices = field.metadata.get("choices", ())
+        if choices and value not in choices:
+            hint = nearest(str(value), [str(choice) for choice in choices])
+            raise UserError(
+                f"{key} is {value!r}; expected one of {', '.join(map(str, choices))}."
+                + (f" Did you mean {hint!r}?" if hint else "")
+            )
+
+
+def _one_line(error: object) -> str:
+    return re.sub(r"\s+", " ", str(error).split("\n    full_key")[0]).strip().rstrip(".") if os.linesep else ""

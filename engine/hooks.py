@@ -1,0 +1,152 @@
+"""What happens beside the steps of a run: learning rate, log, checkpoints."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from convmae.engine.files import save_weights
+from convmae.engine.runner import CHECKPOINT_PATTERN, Runner
+from convmae.engine.schedule import Schedule
+
+log = logging.getLogger("convmae")
+
+
+class LearningRateHook(Hook):
+    """Sets each group's learning rate from the step."""
+
+    def __init__(self, schedule: Schedule, lr: float) -> None:
+        self.schedule, self.lr = schedule, lr
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        rate = self.lr * self.schedule.lr_factor(batch_idx)
+        for group in runner.optim_wrapper.optimizer.param_groups:
+            group["lr"] = rate * group.get("lr_scale", 1.0)
+
+
+class LogHook(Hook):
+    """Writes averages of each loss to the log, ``scalars.jsonl`` and TensorBoard, and shows a bar on a terminal."""
+
+    priority = "VERY_LOW"
+
+    def __init__(self, work_dir: Path, every: int, batch_size: int, total: int) -> None:
+        self.work_dir, self.every, self.batch_size, self.total = work_dir, every, batch_size, total
+        self.sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros(()))
+        self.count = 0
+        self.bar: tqdm | None = None
+        self.writer: SummaryWriter | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        self.started = self.since = time.perf_counter()
+        self.first = runner.iter
+        if not is_main_process():
+            return
+        self.writer = SummaryWriter(str(self.work_dir / "tensorboard"), purge_step=self.first + 1)
+        if sys.stderr.isatty():
+            self.bar = tqdm(total=self.total, initial=self.first, unit="step", dynamic_ncols=True, leave=False)
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, torch.Tensor] | None = None
+    ) -> None:
+        for name, value in (outputs or {}).items():
+            self.sums[name] = self.sums[name].to(value.device) + value.float()
+        self.count += 1
+        step = batch_idx + 1
+        if self.bar is not None:
+            self.bar.update()
+        if step % self.every and step != self.total:
+            return
+        now = time.perf_counter()
+        row = {name: float(total) / self.count for name, total in self.sums.items()}
+        row["lr"] = max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups)
+        row["seconds_per_step"] = (now - self.since) / self.count
+        left = (now - self.started) / (step - self.first) * (self.total - step)
+        memory = f"  memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if runner.device.type == "cuda" else ""
+        losses = "  ".join(f"{name} {row[name]:.4f}" for name in self.sums)
+        log.info(
+            f"step {step}/{self.total}  {losses}  lr {row['lr']:.2e}  {row['seconds_per_step']:.3f} s/step{memory}  "
+            f"to go {duration(left)}"
+        )
+        self.write(step, row)
+        self.sums.clear()
+        self.count, self.since = 0, now
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        if metrics and runner._train_loop is not None:
+            log.info(f"step {runner.iter}/{self.total}  " + "  ".join(f"{k} {v:.4f}" for k, v in metrics.items()))
+            self.write(runner.iter, metrics)
+        self.since = time.perf_counter()
+
+    def after_train(self, runner: Runner) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the bar and the TensorBoard file."""
+        if self.bar is not None:
+            self.bar.close()
+        if self.writer is not None:
+            self.writer.close()
+
+    def write(self, step: int, row: dict[str, float]) -> None:
+        """Appends one row of scalars."""
+        if self.writer is None:
+            return
+        with open(self.work_dir / "scalars.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **row}) + "\n")
+        for name, value in row.items():
+            self.writer.add_scalar(name, value, step)
+
+
+class CheckpointHook(Hook):
+    """Writes a checkpoint every so many steps and at the end, keeps the newest, and the best by a metric beside them."""
+
+    priority = "LOWEST"
+
+    def __init__(self, schedule: Schedule, best: str | None) -> None:
+        self.schedule, self.best = schedule, best
+        self.best_value = float("-inf")
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        step = batch_idx + 1
+        if step % self.schedule.save_every == 0 or step == self.schedule.total:
+            runner.write_checkpoint(step)
+            self._remove_old(Path(runner.work_dir))
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        value = (metrics or {}).get(self.best or "")
+        if value is not None and value > self.best_value and is_main_process():
+            self.best_value = value
+            save_weights(runner.bare_model.state_dict(), Path(runner.work_dir) / "best.pth")
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        checkpoint["meta"]["best_value"] = self.best_value
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        self.best_value = checkpoint["meta"].get("best_value", self.best_value)
+
+    def _remove_old(self, work_dir: Path) -> None:
+        keep = self.schedule.options.keep_checkpoints
+        if keep < 0 or not is_main_process():
+            return
+        found = sorted(work_dir.glob(CHECKPOINT_PATTERN), key=lambda path: int(path.stem.rpartition("_")[2]))
+        for path in found[: max(0, len(found) - max(1, keep))]:
+            path.unlink()
+
+
+def duration(seconds: float) -> str:
+    """Returns a time such as 2 h 03 min, 4 min 10 s or 7 s."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"

@@ -1,0 +1,98 @@
+"""AdamW's parameter groups, from what the model says of its layers, and the optimiser step in any precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from timm.models import group_with_matcher
+from torch import nn
+
+from convmae.engine.options import DataOptions, OptimOptions
+from convmae.engine.precision import autocast
+
+
+def param_groups(model: nn.Module, options: OptimOptions) -> list[dict[str, Any]]:
+    """Returns AdamW groups, one for each layer with and one without weight decay.
+
+    Vectors (norms, biases) and what a module names in ``no_weight_decay()`` are not decayed. Layers come from the
+    ``group_matcher()`` of the module that has one, in timm's form; what lies outside it belongs to the last layer. Each group
+    carries ``lr_scale = layer_decay ** (layers above it)``.
+    """
+    undecayed = {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in model.named_modules()
+        if hasattr(module, "no_weight_decay")
+        for name in module.no_weight_decay()
+    }
+    layers = _layers(model) if options.layer_decay != 1.0 else {}
+    top = max(layers.values(), default=0)
+    groups: dict[tuple[int, float], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        layer = layers.get(name, top)
+        decay = 0.0 if parameter.ndim <= 1 or name in undecayed else options.weight_decay
+        group = groups.setdefault(
+            (layer, decay),
+            {"params": [], "names": [], "weight_decay": decay, "lr_scale": options.layer_decay ** (top - layer)},
+        )
+        group["params"].append(parameter)
+        group["names"].append(name)
+    return [groups[key] for key in sorted(groups)]
+
+
+def build_optim_wrapper(
+    groups: list[dict[str, Any]],
+    options: OptimOptions,
+    data: DataOptions,
+    device: torch.device,
+    dtype: torch.dtype | None,
+) -> OptimWrapper:
+    """Returns AdamW behind mmengine's wrapper: accumulation, clipping, autocast, and loss scaling for fp16."""
+    lr = scaled_lr(options, data)
+    for group in groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
+    optimizer = torch.optim.AdamW(groups, lr=lr, betas=(options.betas[0], options.betas[1]))
+    shared: dict[str, Any] = {
+        "optimizer": optimizer,
+        "accumulative_counts": data.accumulate,
+        "clip_grad": {"max_norm": options.clip_grad} if options.clip_grad > 0 else None,
+    }
+    if dtype is torch.float16:
+        return AmpOptimWrapper(dtype="float16", loss_scale="dynamic", **shared)
+    return AutocastOptimWrapper(device=device, dtype=dtype, **shared)
+
+
+def scaled_lr(options: OptimOptions, data: DataOptions) -> float:
+    """Returns the learning rate for the batch in use, by the linear rule if the recipe names the batch it was meant for."""
+    return options.lr * data.batch_size / options.lr_batch if options.lr_batch else options.lr
+
+
+class AutocastOptimWrapper(OptimWrapper):
+    """An optimiser step whose forward runs under autocast, on a CPU too (mmengine's own wrapper refuses there)."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype | None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.device, self.dtype = device, dtype
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        with super().optim_context(model), autocast(self.device, self.dtype):
+            yield
+
+
+def _layers(model: nn.Module) -> dict[str, int]:
+    """Returns the layer of each parameter; those outside the encoder are in the last."""
+    owners = [(prefix, module) for prefix, module in model.named_modules() if hasattr(module, "group_matcher")]
+    if not owners:
+        raise ValueError(f"{type(model).__name__} holds no module with group_matcher(), which layer_decay needs")
+    prefix, encoder = owners[0]
+    dotted = f"{prefix}." if prefix else ""
+    names = group_with_matcher(encoder.named_parameters(), encoder.group_matcher(coarse=False), reverse=True)
+    inside = {dotted + name: int(layer) for name, layer in names.items()}
+    top = encoder.num_layers - 1 if hasattr(encoder, "num_layers") else max(inside.values())
+    return {name: inside.get(name, top) for name, _ in model.named_parameters()}

@@ -1,0 +1,221 @@
+"""mmengine's runner, with files that a crash can't tear, checkpoints that can't run code, and steps that repeat."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mmengine.runner
+import torch
+from mmengine.logging import MMLogger
+from mmengine.model import MMDistributedDataParallel, is_model_wrapper, revert_sync_batchnorm
+from mmengine.runner import BaseLoop, ValLoop
+from torch import nn
+
+from convmae.engine.errors import UserError
+from convmae.engine.files import save_atomically
+from convmae.engine.precision import autocast
+from convmae.engine.schedule import Schedule
+from convmae.engine.seeding import STEP, StepSampler, seed_all
+
+CHECKPOINT_PATTERN = "step_*.pth"
+_run_numbers = itertools.count()
+
+
+class Interrupted(Exception):
+    """The run was asked to stop (Ctrl-C, SIGTERM) and did, after its step, with a checkpoint written."""
+
+
+class Runner(mmengine.runner.Runner):
+    """mmengine's Runner over built objects: one flat work directory, atomic and safely readable checkpoints, any device."""
+
+    def __init__(
+        self, *, device: torch.device, dtype: torch.dtype | None, sync_batchnorm: bool = True, **kwargs: Any
+    ) -> None:
+        self.device, self.dtype, self.sync_batchnorm = device, dtype, sync_batchnorm
+        super().__init__(
+            # mmengine keeps loggers and message hubs by this name for the life of the process.
+            experiment_name=f"run{next(_run_numbers)}",
+            default_hooks=dict.fromkeys(
+                ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
+            ),
+            env_cfg={"mp_cfg": {"mp_start_method": torch.multiprocessing.get_start_method()}},
+            **kwargs,
+        )
+
+    def setup_env(self, env_cfg: dict) -> None:
+        super().setup_env(env_cfg)
+        self._timestamp = ""  # mmengine would put its log into a folder of that name
+
+    def set_randomness(self, seed: int | None = None, **_: Any) -> None:
+        self._deterministic, self._seed = False, seed  # every step and sample sets its own
+
+    def build_logger(self, log_level: int | str = "INFO", log_file: str | None = None, **kwargs: Any) -> MMLogger:
+        logger: MMLogger = MMLogger.get_instance(self._experiment_name, log_level="ERROR")
+        logger.handlers[0].setLevel(logging.ERROR)  # the run's own hook prints; mmengine only speaks of what goes wrong
+        return logger
+
+    def _log_env(self, env_cfg: dict) -> None:
+        """The report holds versions and device; mmengine's own table would take seconds to collect."""
+
+    def dump_config(self) -> None:
+        """The tree is written as YAML by ``engine.train``."""
+
+    def _init_model_weights(self) -> None:
+        """The task built and filled its model."""
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        model = model.to(self.device)
+        if not self.distributed:
+            return revert_sync_batchnorm(model)
+        if self.device.type == "cpu":
+            # SyncBatchNorm refuses to train on CPU.
+            return MMDistributedDataParallel(module=revert_sync_batchnorm(model), broadcast_buffers=False)
+        return MMDistributedDataParallel(
+            module=model, device_ids=[int(os.environ["LOCAL_RANK"])], broadcast_buffers=False
+        )
+
+    @property
+    def bare_model(self) -> nn.Module:
+        """The model without its wrapper for many processes."""
+        return self.model.module if is_model_wrapper(self.model) else self.model
+
+    def checkpoint(self, step: int) -> dict[str, Any]:
+        """Returns all that continuing after ``step`` steps needs, in plain containers and tensors."""
+        content = {
+            "state_dict": {name: tensor.detach().cpu() for name, tensor in self.bare_model.state_dict().items()},
+            "optimizer": self.optim_wrapper.state_dict(),
+            "meta": {"step": step, "seed": self._seed},
+        }
+        self.call_hook("before_save_checkpoint", checkpoint=content)
+        return content
+
+    def write_checkpoint(self, step: int) -> Path:
+        """Writes ``step_N.pth`` from the main process and returns its path."""
+        path = Path(self.work_dir) / CHECKPOINT_PATTERN.replace("*", str(step))
+        content = self.checkpoint(step)
+        if self.rank == 0:
+            save_atomically(lambda file: torch.save(content, file), path)
+        return path
+
+    def load_or_resume(self) -> None:
+        path = latest_checkpoint(Path(self.work_dir)) if self._resume else None
+        if path is None:
+            return
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            self.bare_model.load_state_dict(content["state_dict"])
+            self.optim_wrapper.load_state_dict(content["optimizer"])
+            self.train_loop._iter = content["meta"]["step"]
+        except (KeyError, ValueError, RuntimeError, EOFError, OSError) as error:
+            raise UserError(
+                f"{path} does not continue this run: {str(error).splitlines()[0]}. Expected a checkpoint that the same "
+                "recipe wrote; give another --work-dir, or start anew with --overwrite."
+            ) from None
+        self.call_hook("after_load_checkpoint", checkpoint=content)
+
+
+class TrainLoop(BaseLoop):
+    """A loop over optimiser steps, each the sum of its parts, under generators set from (seed, step)."""
+
+    def __init__(self, runner: Runner, dataloader: Any, schedule: Schedule) -> None:
+        super().__init__(runner, dataloader)
+        self.schedule = schedule
+        self.sampler: StepSampler = self.dataloader.batch_sampler
+        self._iter = 0
+        self.epoch = 0
+        self.max_epochs = 1
+        self.stop_training = False
+
+    @property
+    def iter(self) -> int:
+        """Optimiser steps done."""
+        return self._iter
+
+    @property
+    def max_iters(self) -> int:
+        """Optimiser steps in all."""
+        return self.schedule.total
+
+    def run(self) -> nn.Module:
+        """Trains to the end of the schedule. Raises Interrupted after a checkpoint if a signal asks to stop."""
+        runner, schedule = self.runner, self.schedule
+        self.sampler.start_step = self._iter
+        runner.optim_wrapper.initialize_count_status(
+            runner.model, self._iter * self.sampler.parts, schedule.total * self.sampler.parts
+        )
+        runner.call_hook("before_train")
+        with _stop_signals() as stop:
+            batches = iter(self.dataloader)
+            while self._iter < schedule.total:
+                self.run_step(batches)
+                last = self._iter == schedule.total
+                if runner.val_loop is not None and (
+                    last or (schedule.eval_every and self._iter % schedule.eval_every == 0)
+                ):
+                    runner.val_loop.run()
+                if stop.is_set() and not last:
+                    path = runner.write_checkpoint(self._iter)
+                    raise Interrupted(
+                        f"Stopped after step {self._iter} of {schedule.total}; {path} continues with --resume."
+                    )
+        runner.call_hook("after_train")
+        return runner.model
+
+    def run_step(self, batches: Iterator[dict[str, Any]]) -> None:
+        """Does one optimiser step: reads, computes and accumulates its parts."""
+        runner = self.runner
+        runner.model.train()
+        runner.call_hook("before_train_iter", batch_idx=self._iter)
+        outputs: dict[str, torch.Tensor] = {}
+        for part in range(self.sampler.parts):
+            batch = next(batches)
+            seed_all(runner.seed or 0, STEP, self._iter, part)
+            logged = runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
+            for name, value in logged.items():
+                outputs[name] = outputs.get(name, 0.0) + value.detach() / self.sampler.parts
+        runner.call_hook("after_train_iter", batch_idx=self._iter, data_batch=batch, outputs=outputs)
+        self._iter += 1
+
+
+class EvalLoop(ValLoop):
+    """mmengine's evaluation loop in the run's precision."""
+
+    def run_iter(self, idx: int, data_batch: Any) -> None:
+        with autocast(self.runner.device, self.runner.dtype):
+            super().run_iter(idx, data_batch)
+
+
+def latest_checkpoint(work_dir: Path) -> Path | None:
+    """Returns the checkpoint of the most steps in a work directory, or None."""
+    found = [path for path in work_dir.glob(CHECKPOINT_PATTERN) if path.stem.rpartition("_")[2].isdigit()]
+    return max(found, key=lambda path: int(path.stem.rpartition("_")[2]), default=None)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """Yields an event that Ctrl-C or SIGTERM sets; a second signal has its usual effect at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, frame: Any) -> None:
+        stop.set()
+        signal.signal(number, previous[signal.Signals(number)])
+
+    for number in previous:
+        signal.signal(number, handle)
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

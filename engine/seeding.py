@@ -1,0 +1,86 @@
+"""Randomness as a function: every draw follows from the seed and from what it is drawn for, never from what ran before.
+
+A resumed run then equals an uninterrupted one, the number of loader processes changes nothing, and two training processes
+see what one with the same global batch sees.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+INIT, SAMPLE, STEP = 0, 1, 2  # what a draw is for
+
+
+class SampleKey(NamedTuple):
+    """A picture in a certain pass over the data."""
+
+    epoch: int
+    index: int
+
+
+def seed_all(seed: int, *purpose: int) -> None:
+    """Sets the global generators of ``random``, ``numpy.random`` and ``torch`` from a seed and a key of integers."""
+    digest = hashlib.blake2b(repr((seed, *purpose)).encode(), digest_size=20).digest()
+    random.seed(digest)
+    np.random.seed(np.frombuffer(digest[:16], dtype=np.uint32))
+    torch.manual_seed(int.from_bytes(digest[16:], "little"))
+
+
+class SeededDataset(Dataset):
+    """A data set whose sample is a function of (seed, epoch, index): the global generators are set before each is made."""
+
+    metainfo: dict[str, Any] = {}  # noqa: RUF012  (mmengine's loops look for it)
+
+    def __init__(self, dataset: Any, seed: int) -> None:
+        self.dataset = dataset
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: SampleKey | int) -> Any:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        seed_all(self.seed, SAMPLE, epoch, index)
+        return self.dataset[index]
+
+
+class StepSampler(Sampler[list[SampleKey]]):
+    """Endless batches of sample keys, one after another part of each step, starting at any step.
+
+    All pictures are passed through in a new order each epoch; a batch may reach into the next epoch. ``batch_size`` counts
+    over all processes and parts; each process yields ``parts`` lists of ``batch_size / (world * parts)`` keys a step.
+    """
+
+    def __init__(
+        self, length: int, batch_size: int, seed: int, *, parts: int = 1, rank: int = 0, world: int = 1
+    ) -> None:
+        if length < 1:
+            raise ValueError("found no samples, expected at least one")
+        if batch_size < 1 or batch_size % (parts * world):
+            raise ValueError(f"a batch of {batch_size} does not divide by {world} processes times {parts} parts")
+        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.parts, self.rank, self.world = parts, rank, world
+        self.start_step = 0
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        share = self.batch_size // (self.parts * self.world)
+        epoch, order = -1, np.empty(0, dtype=np.int64)
+        step = self.start_step
+        while True:
+            for part in range(self.parts):
+                first = step * self.batch_size + (part * self.world + self.rank) * share
+                keys = []
+                for position in range(first, first + share):
+                    if position // self.length != epoch:
+                        epoch = position // self.length
+                        order = np.random.default_rng((self.seed, epoch)).permutation(self.length)
+                    keys.append(SampleKey(epoch, int(order[position % self.length])))
+                yield keys
+            step += 1

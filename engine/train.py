@@ -1,0 +1,210 @@
+"""Training and evaluation: from a model, a data set and a configuration tree to mmengine's runner."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from mmengine.dataset import DefaultSampler
+from mmengine.dist import get_dist_info, is_distributed
+from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from convmae.engine.config import to_yaml
+from convmae.engine.errors import UserError
+from convmae.engine.hooks import CheckpointHook, LearningRateHook, LogHook
+from convmae.engine.optim import build_optim_wrapper, param_groups, scaled_lr
+from convmae.engine.options import DataOptions, OptimOptions, RuntimeOptions, ScheduleOptions
+from convmae.engine.precision import precision_name, resolve_device, resolve_precision
+from convmae.engine.runner import EvalLoop, Runner, TrainLoop, latest_checkpoint
+from convmae.engine.schedule import Schedule
+from convmae.engine.seeding import SeededDataset, StepSampler
+
+log = logging.getLogger("convmae")
+
+
+class TaskConfig(Protocol):
+    """The branches that every task's tree has."""
+
+    data: Any
+    optim: OptimOptions
+    schedule: ScheduleOptions
+    runtime: RuntimeOptions
+
+
+def train(
+    model: BaseModel,
+    train_set: Dataset,
+    *,
+    config: TaskConfig,
+    work_dir: Path,
+    groups: list[dict[str, Any]] | None = None,
+    collate: Callable[[list[Any]], Any] = default_collate,
+    val_set: Dataset | None = None,
+    val_collate: Callable[[list[Any]], Any] | None = None,
+    metrics: Sequence[BaseMetric] = (),
+    hooks: Sequence[Hook] = (),
+    resume: bool = False,
+    best: str | None = None,
+) -> Runner:
+    """Trains ``model`` as the tree says and returns the finished runner.
+
+    ``groups`` are AdamW's parameter groups (default: ``engine.optim.param_groups``); ``best`` names the metric whose best
+    weights are kept as ``best.pth``. With ``resume`` it continues from the newest checkpoint in ``work_dir``, if there is
+    one. Raises UserError for what can't be trained, Interrupted after a signal.
+    """
+    device = resolve_device(config.runtime.device)
+    dtype = resolve_precision(config.runtime.precision, device)
+    rank, world = get_dist_info()
+    length = len(train_set)  # type: ignore[arg-type]
+    try:
+        sampler = StepSampler(
+            length,
+            config.data.batch_size,
+            config.runtime.seed,
+            parts=config.data.accumulate,
+            rank=rank,
+            world=world,
+        )
+    except ValueError as error:
+        raise UserError(f"{error}: change data.batch_size, data.accumulate or the number of processes.") from None
+    schedule = Schedule.build(config.schedule, length, config.data.batch_size)
+    loader = DataLoader(
+        SeededDataset(train_set, config.runtime.seed),
+        batch_sampler=sampler,
+        collate_fn=collate,
+        pin_memory=device.type == "cuda",
+        **_workers(config.data),
+    )
+    groups = param_groups(model, config.optim) if groups is None else groups
+    every = config.runtime.log_every or max(1, schedule.total // 200)
+    runner = Runner(
+        device=device,
+        dtype=dtype,
+        model=model,
+        work_dir=str(work_dir),
+        train_dataloader=loader,
+        train_cfg={"type": TrainLoop, "schedule": schedule},
+        optim_wrapper=build_optim_wrapper(groups, config.optim, config.data, device, dtype),
+        custom_hooks=[
+            LearningRateHook(schedule, scaled_lr(config.optim, config.data)),
+            LogHook(work_dir, every, config.data.batch_size, schedule.total),
+            CheckpointHook(schedule, best),
+            *hooks,
+        ],
+        resume=resume,
+        launcher="pytorch" if is_distributed() else "none",
+        randomness={"seed": config.runtime.seed},
+        **_evaluation(val_set, metrics, config, val_collate or collate, 1),
+    )
+    if config.runtime.compile:
+        model.compile()
+    announce_run(model, config, schedule, length, device, dtype, world)
+    if resume:
+        path = latest_checkpoint(work_dir)
+        log.info(f"continues from {path.name}" if path else "no checkpoint yet: starts from step 0")
+    if rank == 0:
+        (work_dir / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    runner.train()
+    return runner
+
+
+def evaluate(
+    model: BaseModel,
+    dataset: Dataset,
+    *,
+    metrics: Sequence[BaseMetric],
+    config: TaskConfig,
+    work_dir: Path,
+    collate: Callable[[list[Any]], Any] = default_collate,
+    batch_size: int = 1,
+) -> dict[str, float]:
+    """Runs ``model`` over a data set and returns the metrics; over several processes each picture counts once."""
+    device = resolve_device(config.runtime.device)
+    runner = Runner(
+        device=device,
+        dtype=resolve_precision(config.runtime.precision, device),
+        model=model,
+        work_dir=str(work_dir),
+        launcher="pytorch" if is_distributed() else "none",
+        randomness={"seed": config.runtime.seed},
+        **_evaluation(dataset, metrics, config, collate, batch_size),
+    )
+    return runner.val()
+
+
+def announce_run(
+    model: BaseModel,
+    config: TaskConfig,
+    schedule: Schedule,
+    pictures: int,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    world: int,
+) -> None:
+    """Logs what the run is about to do."""
+    size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    epochs = schedule.total * config.data.batch_size / pictures
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    log.info(
+        f"model: {size:.2f} M parameters, on {where}, {world} process{'es' * (world > 1)}, {precision_name(dtype)}"
+    )
+    log.info(
+        f"training: {pictures} pictures, {schedule.total} steps of {config.data.batch_size} ({epochs:.4g} epochs), "
+        f"learning rate {scaled_lr(config.optim, config.data):.3g}"
+        + (f" ({config.optim.lr:g} for {config.optim.lr_batch} pictures)" if config.optim.lr_batch else "")
+        + f", {config.schedule.policy} after {schedule.warmup} steps of warm-up"
+    )
+
+
+def _evaluation(
+    dataset: Dataset | None, metrics: Sequence[BaseMetric], config: TaskConfig, collate: Callable, batch_size: int
+) -> dict[str, Any]:
+    if dataset is None:
+        return {}
+    if not hasattr(dataset, "metainfo"):
+        dataset.metainfo = {}  # type: ignore[attr-defined]  # mmengine's loops look for it
+    loader = DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=DefaultSampler(dataset, shuffle=False),  # type: ignore[arg-type]
+        collate_fn=collate,
+        **_workers(config.data),
+    )
+    return {"val_dataloader": loader, "val_cfg": {"type": EvalLoop}, "val_evaluator": Evaluator(list(metrics))}
+
+
+def _workers(data: DataOptions) -> dict[str, Any]:
+    if data.workers == 0:
+        return {"num_workers": 0}
+    return {"num_workers": data.workers, "persistent_workers": True, "worker_init_fn": _start_worker}
+
+
+def _start_worker(number: int) -> None:
+    """Leaves Ctrl-C to the training process, which stops after its step; a worker that died of it would end the run at once."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    torch.set_num_threads(1)
+
+
+def start_log(work_dir: Path | None) -> None:
+    """Sends the log to standard output and, from the main process, to ``log.txt`` with the time."""
+    log.handlers.clear()
+    log.propagate = False
+    rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
+    log.setLevel(logging.INFO if rank == 0 else logging.ERROR)
+    console = logging.StreamHandler(sys.stdout)
+    console.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(console)
+    if work_dir is not None and rank == 0:
+        file = logging.FileHandler(work_dir / "log.txt", encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
+        log.addHandler(file)
