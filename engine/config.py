@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import os
 import re
 import typing
 from importlib import resources
@@ -18,9 +17,11 @@ from convmae.engine.errors import UserError
 Schema = TypeVar("Schema")
 
 
-def option(default: Any, doc: str, choices: tuple[Any, ...] = ()) -> Any:
-    """Returns a dataclass field with its default (a callable makes it anew), the line shown by --help, and its choices."""
-    metadata = {"doc": doc, "choices": choices}
+def option(
+    default: Any, doc: str, choices: tuple[Any, ...] = (), *, low: float | None = None, high: float | None = None
+) -> Any:
+    """Returns a dataclass field: default (a callable makes it anew), line shown by --help, choices, bounds (inclusive)."""
+    metadata = {"doc": doc, "choices": choices, "low": low, "high": high}
     if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -48,7 +49,7 @@ def load_config(schema: type[Schema], recipe: str | Path | None, overrides: typi
             raise UserError(f"--cfg-options {override!r}: the value is not YAML ({_one_line(error)}).") from None
         tree = _merge(tree, OmegaConf.to_container(update), f"--cfg-options {override}")
     config = OmegaConf.to_object(tree)
-    _check_choices(config, "")
+    _check_values(config, "")
     return typing.cast(Schema, config)
 
 
@@ -175,11 +176,11 @@ def _walk(node: Any, prefix: str) -> typing.Iterator[tuple[str, str, Any, str]]:
         yield f"{prefix}{field.name}", kind.replace("typing.", ""), value, field.metadata.get("doc", "")
 
 
-def _check_choices(node: Any, prefix: str) -> None:
+def _check_values(node: Any, prefix: str) -> None:
     for field in dataclasses.fields(node):
         value, key = getattr(node, field.name), f"{prefix}{field.name}"
         if dataclasses.is_dataclass(value):
-            _check_choices(value, f"{key}.")
+            _check_values(value, f"{key}.")
             continue
         choices = field.metadata.get("choices", ())
         if choices and value not in choices:
@@ -188,7 +189,11 @@ def _check_choices(node: Any, prefix: str) -> None:
                 f"{key} is {value!r}; expected one of {', '.join(map(str, choices))}."
                 + (f" Did you mean {hint!r}?" if hint else "")
             )
+        low, high = field.metadata.get("low"), field.metadata.get("high")
+        if value is not None and ((low is not None and value < low) or (high is not None and value > high)):
+            bounds = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
+            raise UserError(f"{key} is {value:g}; expected {bounds}.")
 
 
 def _one_line(error: object) -> str:
-    return re.sub(r"\s+", " ", str(error).split("\n    full_key")[0]).strip().rstrip(".") if os.linesep else ""
+    return re.sub(r"\s+", " ", str(error).split("\n    full_key")[0]).strip().rstrip(".")

@@ -24,11 +24,15 @@ def save_atomically(write: Callable[[Any], None], path: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def save_weights(state: dict[str, torch.Tensor], path: Path) -> Path:
-    """Writes named weights as ``{"model": ...}`` (.pth) or as safetensors, by the ending, and returns the path."""
+def save_weights(state: dict[str, torch.Tensor], path: Path, config: str = "") -> Path:
+    """Writes named weights as ``{"model": ..., "config": ...}`` (.pth) or as safetensors, by the ending; returns the path.
+
+    ``config`` is the YAML of the run that made them, so that tools know what the weights are.
+    """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     if path.suffix == ".safetensors":
-        save_atomically(lambda file: file.write(safetensors.torch.save(plain, {"format": "pt"})), path)
+        content = safetensors.torch.save(plain, {"format": "pt", "config": config})
+        save_atomically(lambda file: file.write(content), path)
     else:
-        save_atomically(lambda file: torch.save({"model": plain}, file), path)
+        save_atomically(lambda file: torch.save({"model": plain, "config": config}, file), path)
     return path

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
-from timm.models import group_with_matcher
+from timm.models import group_parameters
 from torch import nn
 
 from convmae.engine.options import DataOptions, OptimOptions
@@ -86,13 +87,17 @@ class AutocastOptimWrapper(OptimWrapper):
 
 
 def _layers(model: nn.Module) -> dict[str, int]:
-    """Returns the layer of each parameter; those outside the encoder are in the last."""
+    """Returns the layer of each parameter; what no pattern of the encoder matches (final norm, heads) is in the last."""
     owners = [(prefix, module) for prefix, module in model.named_modules() if hasattr(module, "group_matcher")]
     if not owners:
         raise ValueError(f"{type(model).__name__} holds no module with group_matcher(), which layer_decay needs")
     prefix, encoder = owners[0]
-    dotted = f"{prefix}." if prefix else ""
-    names = group_with_matcher(encoder.named_parameters(), encoder.group_matcher(coarse=False), reverse=True)
-    inside = {dotted + name: int(layer) for name, layer in names.items()}
-    top = encoder.num_layers - 1 if hasattr(encoder, "num_layers") else max(inside.values())
-    return {name: inside.get(name, top) for name, _ in model.named_parameters()}
+    dotted = re.escape(f"{prefix}." if prefix else "")
+
+    def nest(pattern: Any) -> Any:
+        if isinstance(pattern, str):
+            return f"^{dotted}{pattern.removeprefix('^')}"
+        return [(nest(part), order) for part, order in pattern]
+
+    matcher = {name: nest(pattern) for name, pattern in encoder.group_matcher(coarse=False).items()}
+    return group_parameters(model, matcher, reverse=True)

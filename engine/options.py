@@ -10,23 +10,25 @@ from convmae.engine.config import option
 class DataOptions:
     """How pictures reach the model."""
 
-    batch_size: int = option(16, "pictures in one optimiser step, over all processes and accumulated parts")
-    accumulate: int = option(1, "parts that a process splits its share of the batch into, to save memory")
-    workers: int = option(2, "loader processes beside each training process; 0 loads in the training process")
+    batch_size: int = option(16, "pictures in one optimiser step, over all processes and accumulated parts", low=1)
+    accumulate: int = option(1, "parts that a process splits its share of the batch into, to save memory", low=1)
+    workers: int = option(2, "loader processes beside each training process; 0 loads in the training process", low=0)
 
 
 @dataclass
 class OptimOptions:
     """AdamW and its parameter groups."""
 
-    lr: float = option(1e-4, "learning rate at a batch of lr_batch pictures")
+    lr: float = option(1e-4, "learning rate at a batch of lr_batch pictures", low=0)
     lr_batch: int = option(
         0, "batch that lr is meant for: the rate used is lr * batch_size / lr_batch; 0 takes lr as it is"
     )
     betas: Tuple[float, float] = option((0.9, 0.999), "AdamW's decay of the two moments")  # noqa: UP006
-    weight_decay: float = option(0.05, "weight decay; norms, biases, positions and tables have none")
-    layer_decay: float = option(1.0, "factor of the learning rate from each layer to the one below it; 1 is none")
-    clip_grad: float = option(0.0, "largest norm of the gradient; 0 does not clip")
+    weight_decay: float = option(0.05, "weight decay; norms, biases, positions and tables have none", low=0)
+    layer_decay: float = option(
+        1.0, "factor of the learning rate from each layer to the one below it; 1 is none", low=0, high=1
+    )
+    clip_grad: float = option(0.0, "largest norm of the gradient; 0 does not clip", low=0)
 
 
 @dataclass
@@ -36,22 +38,22 @@ class ScheduleOptions:
     epochs: Optional[float] = option(None, "length of the run in passes over the training pictures")  # noqa: UP045
     steps: Optional[int] = option(None, "length of the run in optimiser steps, instead of epochs")  # noqa: UP045
     policy: str = option("cosine", "course of the learning rate after warm-up", ("cosine", "poly", "step", "constant"))
-    warmup: float = option(0.0, "length of the linear warm-up")
-    warmup_factor: float = option(0.001, "part of the learning rate that the warm-up starts from")
-    min_lr: float = option(0.0, "part of the learning rate that cosine and poly end at")
-    power: float = option(1.0, "exponent of the poly policy")
+    warmup: float = option(0.0, "length of the linear warm-up", low=0)
+    warmup_factor: float = option(0.001, "part of the learning rate that the warm-up starts from", low=0)
+    min_lr: float = option(0.0, "part of the learning rate that cosine and poly end at", low=0)
+    power: float = option(1.0, "exponent of the poly policy", low=0)
     milestones: List[float] = option(list, "where the step policy multiplies the rate by gamma")  # noqa: UP006
-    gamma: float = option(0.1, "factor of the step policy")
-    eval_every: float = option(0.0, "how often to evaluate on the validation pictures; 0: once, at the end")
-    save_every: float = option(0.0, "how often to write a checkpoint; 0: at every tenth of the run")
-    keep_checkpoints: int = option(2, "newest checkpoints kept; -1 keeps all")
+    gamma: float = option(0.1, "factor of the step policy", low=0)
+    eval_every: float = option(0.0, "how often to evaluate on the validation pictures; 0: once, at the end", low=0)
+    save_every: float = option(0.0, "how often to write a checkpoint; 0: at every tenth of the run", low=0)
+    keep_checkpoints: int = option(2, "newest checkpoints kept; -1 keeps all", low=-1)
 
 
 @dataclass
 class RuntimeOptions:
     """Where and how the run is computed."""
 
-    seed: int = option(0, "every random draw follows from it")
+    seed: int = option(0, "every random draw follows from it", low=0)
     device: str = option("auto", "where to compute", ("auto", "cpu", "cuda"))
     precision: str = option(
         "auto", "auto takes bf16 where the GPU or CPU multiplies it fast, else fp32", ("auto", "fp32", "bf16", "fp16")
@@ -60,4 +62,4 @@ class RuntimeOptions:
     checkpoint_activations: bool = option(
         False, "recompute activations in backward: less memory, about a third more time"
     )
-    log_every: int = option(0, "steps between two log lines; 0: about two hundred over the run")
+    log_every: int = option(0, "steps between two log lines; 0: about two hundred over the run", low=0)

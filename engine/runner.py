@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Iterator
@@ -114,7 +115,7 @@ class Runner(mmengine.runner.Runner):
             self.bare_model.load_state_dict(content["state_dict"])
             self.optim_wrapper.load_state_dict(content["optimizer"])
             self.train_loop._iter = content["meta"]["step"]
-        except (KeyError, ValueError, RuntimeError, EOFError, OSError) as error:
+        except (KeyError, ValueError, RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
             raise UserError(
                 f"{path} does not continue this run: {str(error).splitlines()[0]}. Expected a checkpoint that the same "
                 "recipe wrote; give another --work-dir, or start anew with --overwrite."

@@ -1,0 +1,22 @@
+"""Pretrain an encoder on plain images by ConvMAE or FastConvMAE.
+
+python tools/pretrain.py --config fastconvmae_base_50e.yaml --cfg-options data.root=path/to/pictures
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from convmae.engine.cli import train_tool
+from convmae.pretraining.config import PretrainingConfig
+from convmae.pretraining.train import train
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the tool and returns its exit status."""
+    return train_tool(argv, PretrainingConfig, train, description=__doc__ or "", recipe="fastconvmae_base_50e.yaml")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
