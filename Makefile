@@ -1,0 +1,41 @@
+# make demo   the whole path on generated scenes, ending in a report page
+# make test   formatter, linter, type checker and tests, on an installed copy
+# Each makes its own virtual environment; a second call reuses it until the requirements change.
+
+PYTHON ?= python3
+DEMO_ARGS ?=
+
+.PHONY: demo test install format clean
+
+demo: .venv/installed
+	.venv/bin/python tools/demo.py $(DEMO_ARGS)
+
+test: .venv-test/installed
+	.venv-test/bin/ruff format --check .
+	.venv-test/bin/ruff check .
+	.venv-test/bin/pip install --quiet --no-deps --no-build-isolation --force-reinstall .
+	rm -rf build *.egg-info
+	cd tests && ../.venv-test/bin/mypy --config-file ../pyproject.toml -p convmae.backbones -p convmae.pretraining \
+		-p convmae.detection -p convmae.segmentation -p convmae.engine -p convmae.tools
+	.venv-test/bin/pytest
+
+install: .venv/installed
+
+.venv/installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --upgrade pip setuptools
+	.venv/bin/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+.venv-test/installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-test
+	.venv-test/bin/pip install --quiet --upgrade pip setuptools
+	.venv-test/bin/pip install --quiet --constraint constraints.txt ".[test]"
+	touch $@
+
+format:
+	.venv-test/bin/ruff format .
+	.venv-test/bin/ruff check --fix .
+
+clean:
+	rm -rf .venv .venv-test build *.egg-info .mypy_cache .pytest_cache .ruff_cache

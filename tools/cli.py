@@ -1,0 +1,36 @@
+"""The `convmae` command: `convmae pretrain ...` is `python tools/pretrain.py ...`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+TOOLS = {
+    "pretrain": "pretrain an encoder on plain images",
+    "visualize": "draw what a pretrained model reconstructs",
+    "train_det": "train Mask R-CNN on COCO-format data",
+    "test_det": "evaluate Mask R-CNN and write a report",
+    "train_seg": "train UPerNet on ADE20K-format data",
+    "test_seg": "evaluate UPerNet and write a report",
+    "demo": "the whole path on generated scenes, in minutes",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the tool that the first word names and returns its exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    name = words[0].replace("-", "_") if words else "help"
+    if name in TOOLS:
+        status: int = importlib.import_module(f"convmae.tools.{name}").main(words[1:])
+        return status
+    listing = "\n".join(f"  {tool:<12}{doc}" for tool, doc in TOOLS.items())
+    print(f"usage: convmae TOOL [options], --help after a tool's name shows its options\n\n{listing}")
+    if name in ("help", "__help", "_h"):
+        return 0
+    print(f"\nerror: there is no tool {words[0]!r}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

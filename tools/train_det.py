@@ -1,0 +1,22 @@
+"""Train Mask R-CNN on COCO-format data from a pretrained encoder.
+
+    python tools/train_det.py --config mask_rcnn_convmae_25e.yaml --cfg-options model.init=encoder.pth data.root=path/to/coco
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from convmae.detection.config import DetectionConfig
+from convmae.detection.train import train
+from convmae.engine.cli import train_tool
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the tool and returns its exit status."""
+    return train_tool(argv, DetectionConfig, train, description=__doc__ or "", recipe="mask_rcnn_convmae_25e.yaml")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
