@@ -1,0 +1,89 @@
+"""Every option of a segmentation run, with its default (the paper's ADE20K recipe) and the line that --help shows."""
+
+from dataclasses import dataclass, field
+from typing import List  # noqa: UP035  (the spelling that OmegaConf 2.3 reads on every Python)
+
+from convmae.engine.config import option
+from convmae.engine.options import DataOptions, OptimOptions, RuntimeOptions, ScheduleOptions
+
+
+@dataclass
+class ModelOptions:
+    """UPerNet on ConvViTSeg."""
+
+    size: str = option("base", "encoder", ("tiny", "small", "base", "large", "huge"))
+    init: str = option("", "pretrained encoder weights (.pth or .safetensors); empty trains from scratch")
+    drop_path: float = option(0.2, "rate of dropped residual paths, rising linearly over the blocks to this")
+    decode_channels: int = option(768, "channels of UPerNet; cost grows with their square, 64 to 128 suit a laptop")
+    pool_scales: List[int] = option(  # noqa: UP006
+        lambda: [1, 2, 3, 6], "grids that the pyramid pooling averages over"
+    )
+    dropout: float = option(0.1, "rate of dropped channels before the classifiers")
+    aux_channels: int = option(256, "channels of the auxiliary head on E3")
+    aux_weight: float = option(0.4, "weight of the auxiliary loss; 0 leaves the head out")
+
+
+@dataclass
+class SegmentationDataOptions(DataOptions):
+    """Pictures and label maps: the same relative path, label maps as 8-bit PNG with one class index a pixel."""
+
+    root: str = option("data/ade20k", "data folder; the folders below lie in it unless they are absolute")
+    train_images: str = option("images/training", "folder of training pictures, nested folders included")
+    train_labels: str = option("annotations/training", "folder of their label maps")
+    val_images: str = option("images/validation", "folder of validation pictures")
+    val_labels: str = option("annotations/validation", "folder of their label maps")
+    classes: str = option(
+        "", "class list: a file with a name (or index, tab, name) a line, or ade20k; empty takes classes.txt of root"
+    )
+    reduce_zero_label: bool = option(
+        True, "label 0 means other and is ignored, 1..N are the classes (ADE20K); false: 0..N-1 are the classes"
+    )
+    scale: List[int] = option(  # noqa: UP006
+        lambda: [2048, 512], "long and short side that a picture must fit in after resizing, in pixels"
+    )
+    ratio_range: List[float] = option(  # noqa: UP006
+        lambda: [0.5, 2.0], "training multiplies the scale by a factor drawn from here"
+    )
+    crop: int = option(512, "side of the square training crop, in pixels")
+    cat_max_ratio: float = option(
+        0.75, "a crop that one class fills beyond this part is drawn again, ten times at most"
+    )
+    flip: float = option(0.5, "probability of a horizontal flip")
+    photometric: bool = option(True, "distort brightness, contrast, saturation and hue")
+    check_pixels: int = option(
+        3000, "pairs decoded whole before training starts; beyond, an even sample of them (headers are read of all)"
+    )
+
+
+@dataclass
+class InferenceOptions:
+    """How a picture is labelled."""
+
+    mode: str = option(
+        "slide", "the whole picture at once, or overlapping windows whose scores are averaged", ("whole", "slide")
+    )
+    crop: int = option(512, "side of a window, in pixels")
+    stride: int = option(341, "step between windows, in pixels")
+    window_batch: int = option(4, "windows computed at a time")
+
+
+def _optim() -> OptimOptions:
+    return OptimOptions(lr=1e-4, weight_decay=0.05, layer_decay=0.75)
+
+
+def _schedule() -> ScheduleOptions:
+    return ScheduleOptions(
+        steps=160_000, policy="poly", warmup=1500, warmup_factor=1e-6, eval_every=16_000, save_every=16_000
+    )
+
+
+@dataclass
+class SegmentationConfig:
+    """The tree that segmentation recipes fill."""
+
+    model: ModelOptions = field(default_factory=ModelOptions)
+    data: SegmentationDataOptions = field(default_factory=SegmentationDataOptions)
+    inference: InferenceOptions = field(default_factory=InferenceOptions)
+    optim: OptimOptions = field(default_factory=_optim)
+    schedule: ScheduleOptions = field(default_factory=_schedule)
+    runtime: RuntimeOptions = field(default_factory=RuntimeOptions)

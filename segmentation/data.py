@@ -1,0 +1,88 @@
+"""Pictures and label maps as training crops and validation items, in mmseg's form."""
+
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from convmae.engine.errors import UserError
+from convmae.engine.images import read_image
+from convmae.segmentation.config import SegmentationDataOptions
+from convmae.segmentation.layout import IGNORE, Pair, read_label
+from convmae.segmentation.mmseg_parts import (
+    PackSegInputs,
+    PhotoMetricDistortion,
+    RandomCrop,
+    RandomFlip,
+    RandomResize,
+    Resize,
+)
+
+
+class SegmentationDataset(Dataset[dict[str, Any]]):
+    """Map-style data: ``inputs`` uint8 [3, H, W] in RGB and ``data_samples`` with ``gt_sem_seg`` int64 [1, H, W].
+
+    In training both are a crop of at most ``options.crop`` pixels a side, drawn from the global generators. In validation
+    the picture is resized to ``options.scale`` and the label map keeps the file's size. Raises UserError, naming the
+    file, where a picture or label map turns out to be broken.
+    """
+
+    def __init__(self, pairs: list[Pair], classes: list[str], options: SegmentationDataOptions, train: bool) -> None:
+        self.pairs = pairs
+        self.classes = classes
+        self.options = options
+        self.train = train
+        self.metainfo = {"classes": classes}  # mmengine hands it to the metrics
+        self._transforms = _training_transforms(options) if train else []
+        self._resize = Resize(scale=_scale(options), keep_ratio=True)
+        self._pack = PackSegInputs()
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        pair = self.pairs[index]
+        # Hue and saturation are distorted alike whether the channels are RGB or BGR, so mmseg's transforms serve RGB.
+        image = np.asarray(read_image(pair.image))
+        label = read_label(pair.label, len(self.classes), self.options.reduce_zero_label)
+        if label.shape != image.shape[:2]:
+            raise UserError(f"{pair.label} is {label.shape} pixels (rows, columns); its picture is {image.shape[:2]}.")
+        results: dict[str, Any] = {
+            "img": image,
+            "img_path": str(pair.image),
+            "seg_map_path": str(pair.label),
+            "img_shape": image.shape[:2],
+            "ori_shape": image.shape[:2],
+        }
+        if self.train:
+            results.update(gt_seg_map=label, seg_fields=["gt_seg_map"])
+            for transform in self._transforms:
+                results = transform(results)
+        else:
+            results = self._resize({**results, "seg_fields": []})
+            results["gt_seg_map"] = label
+        return self._pack(results)
+
+
+def _training_transforms(options: SegmentationDataOptions) -> list[Any]:
+    """mmseg's transforms draw from numpy's global generator, which the engine seeds for each sample."""
+    low, high = _numbers(options.ratio_range, "ratio_range", 2)
+    transforms: list[Any] = [
+        RandomResize(scale=_scale(options), ratio_range=(low, high), resize_type="Resize", keep_ratio=True),
+        RandomCrop(crop_size=(options.crop, options.crop), cat_max_ratio=options.cat_max_ratio, ignore_index=IGNORE),
+        RandomFlip(prob=options.flip),
+    ]
+    if options.photometric:
+        transforms.append(PhotoMetricDistortion())
+    return transforms
+
+
+def _scale(options: SegmentationDataOptions) -> tuple[int, int]:
+    long, short = _numbers(options.scale, "scale", 2)
+    return int(long), int(short)
+
+
+def _numbers(values: list[Any], name: str, count: int) -> list[Any]:
+    if len(values) != count or min(values) <= 0:
+        raise UserError(f"data.{name} is {values}; expected {count} numbers above 0.")
+    return values

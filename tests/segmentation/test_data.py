@@ -1,0 +1,180 @@
+"""Reading ADE20K-layout data: pairs, class lists, label values, crops, and every mistake by name."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from convmae.engine.errors import UserError
+from convmae.engine.seeding import seed_all
+from convmae.segmentation.check import check_pairs
+from convmae.segmentation.config import SegmentationDataOptions
+from convmae.segmentation.data import SegmentationDataset
+from convmae.segmentation.layout import IGNORE, Pair, find_pairs, read_classes, read_label
+
+CLASSES = ["square", "stripe", "dot"]
+
+
+def options(root: Path, **values: object) -> SegmentationDataOptions:
+    return SegmentationDataOptions(root=str(root), **{"crop": 32, "scale": [48, 40], **values})  # type: ignore[arg-type]
+
+
+def training_pairs(root: Path) -> list[Pair]:
+    return find_pairs(root / "images/training", root / "annotations/training")
+
+
+def problems(root: Path, decode: int = 100) -> list[str]:
+    return check_pairs("training", training_pairs(root), 3, True, decode).problems
+
+
+def save_label(path: Path, array: np.ndarray) -> None:
+    Image.fromarray(array).save(path)
+
+
+def test_classes_leave_label_0_out_and_keep_it_without_reduction(ade_root: Path) -> None:
+    assert read_classes(options(ade_root)) == CLASSES
+    assert read_classes(options(ade_root, reduce_zero_label=False)) == ["other", *CLASSES]
+    (ade_root / "plain.txt").write_text("sky\nroad, route\n")
+    assert read_classes(options(ade_root, classes=str(ade_root / "plain.txt"))) == ["sky", "road, route"]
+    names = read_classes(options(ade_root, classes="ade20k"))
+    assert (len(names), names[0], names[149]) == (150, "wall", "flag")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("0\tother\n2\tsky\n", "has index 2; expected 1"), ("sky\n", "names 1 classes")]
+)
+def test_a_wrong_class_list_is_named(ade_root: Path, text: str, message: str) -> None:
+    (ade_root / "classes.txt").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_classes(options(ade_root))
+    (ade_root / "classes.txt").unlink()
+    with pytest.raises(UserError, match=r"No class list at .*classes\.txt"):
+        read_classes(options(ade_root))
+
+
+def test_label_values(tmp_path: Path) -> None:
+    path = tmp_path / "label.png"
+    save_label(path, np.array([[0, 1, 3, 255]], dtype=np.uint8))
+    assert read_label(path, 3, True).tolist() == [[IGNORE, 0, 2, IGNORE]]
+    assert read_label(path, 4, False).tolist() == [[0, 1, 3, IGNORE]]
+    with pytest.raises(UserError, match=r"label\.png holds label 3; expected 1\.\.2"):
+        read_label(path, 2, True)
+    palette = Image.fromarray(np.array([[2, 1]], dtype=np.uint8), mode="L").convert("P")
+    palette.putdata([2, 1])
+    palette.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0])
+    palette.save(path)
+    assert Image.open(path).mode == "P"
+    assert read_label(path, 3, True).tolist() == [[1, 0]]
+
+
+def test_whole_data_passes_and_is_described(ade_root: Path) -> None:
+    found = check_pairs("training", training_pairs(ade_root), 3, True, 100)
+    assert not found.problems
+    assert found.decoded == 6
+    labels = [np.array(Image.open(pair.label)) for pair in found.pairs]
+    assert found.pixels.tolist() == [sum(int((label == value).sum()) for label in labels) for value in (1, 2, 3)]
+    assert found.ignored == sum(int((label == 0).sum()) for label in labels)
+    assert "6 pictures with label maps (all decoded), 48 x 40 pixels" in found.describe()
+
+
+def test_missing_and_empty_folders(ade_root: Path) -> None:
+    with pytest.raises(UserError, match="No folder .*nowhere"):
+        find_pairs(ade_root / "nowhere", ade_root / "annotations/training")
+    (ade_root / "empty").mkdir()
+    with pytest.raises(UserError, match="empty"):
+        find_pairs(ade_root / "images/training", ade_root / "empty")
+
+
+def test_files_without_partner(ade_root: Path) -> None:
+    (ade_root / "annotations/training/picture_2.png").unlink()
+    (ade_root / "images/training/picture_4.jpg").unlink()
+    with pytest.raises(UserError, match=r"picture_2\.jpg has no label map.*picture_4\.png has no picture"):
+        training_pairs(ade_root)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.ones((40, 47), dtype=np.uint8), "is 47 x 40 pixels; expected 48 x 40"),
+        (np.full((40, 48), 4, dtype=np.uint8), r"holds label 4; expected 1\.\.3"),
+        (np.ones((40, 48, 3), dtype=np.uint8), r"is a colour label map \(mode RGB\)"),
+        (np.ones((40, 48), dtype=np.uint16), "is a 16- or 32-bit label map"),
+    ],
+)
+def test_wrong_label_maps_are_named_before_training(ade_root: Path, array: np.ndarray, message: str) -> None:
+    path = ade_root / "annotations/training/picture_1.png"
+    save_label(path, array)
+    (problem,) = problems(ade_root)
+    assert problem.startswith(str(path))
+    assert re.search(message, problem)
+
+
+@pytest.mark.parametrize("name", ["images/training/picture_1.jpg", "annotations/training/picture_1.png"])
+@pytest.mark.parametrize("decode", [0, 100])
+def test_truncated_files_are_found_even_where_pixels_are_not_sampled(ade_root: Path, name: str, decode: int) -> None:
+    path = ade_root / name
+    path.write_bytes(path.read_bytes()[:-30])
+    (problem,) = problems(ade_root, decode)
+    assert problem.startswith(str(path))
+
+
+def test_labels_that_are_all_ignored(ade_root: Path) -> None:
+    for pair in training_pairs(ade_root):
+        save_label(pair.label, np.zeros((40, 48), dtype=np.uint8))
+    (problem,) = problems(ade_root)
+    assert "every pixel of 6 label maps is ignored" in problem
+
+
+def test_a_picture_turned_by_exif_pairs_with_an_upright_label_map(ade_root: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.open(ade_root / "images/training/picture_0.jpg").rotate(90, expand=True)
+    image.save(ade_root / "images/training/picture_0.jpg", exif=exif)
+    assert not problems(ade_root)
+    item = SegmentationDataset(training_pairs(ade_root), CLASSES, options(ade_root), train=False)[0]
+    assert item["inputs"].shape[1:] == item["data_samples"].gt_sem_seg.shape == (40, 48)
+
+
+def test_training_crops_follow_from_the_seed_and_labels_move_with_pixels(ade_root: Path) -> None:
+    for pair in training_pairs(ade_root):  # pictures that show their own labels exactly
+        label = np.array(Image.open(pair.label))
+        pair.image.unlink()
+        Image.fromarray(np.repeat(label[..., None] * 60, 3, axis=2)).save(pair.image.with_suffix(".png"))
+    given = options(ade_root, ratio_range=[1.0, 1.0], photometric=False, crop=32)
+    dataset = SegmentationDataset(training_pairs(ade_root), CLASSES, given, train=True)
+    items = []
+    for index in (0, 1, 0):
+        seed_all(0, index)
+        items.append(dataset[index])
+        truth = items[-1]["data_samples"].gt_sem_seg.data[0]
+        shown = items[-1]["inputs"][0].long() // 60 - 1
+        assert truth.shape == (32, 32)
+        assert torch.equal(torch.where(shown < 0, IGNORE, shown), truth)
+    assert torch.equal(items[0]["inputs"], items[2]["inputs"])
+    seed_all(1, 0)
+    assert not torch.equal(dataset[0]["inputs"], items[0]["inputs"])
+
+
+def test_validation_resizes_the_picture_and_keeps_the_label_map(ade_root: Path) -> None:
+    item = SegmentationDataset(training_pairs(ade_root), CLASSES, options(ade_root, scale=[400, 80]), train=False)[0]
+    assert item["inputs"].shape == (3, 80, 96)
+    assert item["inputs"].dtype == torch.uint8
+    assert item["data_samples"].gt_sem_seg.shape == (40, 48)
+    assert item["data_samples"].ori_shape == (40, 48)
+
+
+def test_options_that_make_no_sense(ade_root: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.scale is \[512\]; expected 2 numbers"):
+        SegmentationDataset(training_pairs(ade_root), CLASSES, options(ade_root, scale=[512]), train=True)
+
+
+def test_real_data(data_dir: Path) -> None:
+    for name, classes, pictures in (("ade20k_mini", 150, 6), ("camvid_mini", 11, 51), ("cocostuff27_mini", 27, 51)):
+        root = data_dir / name
+        names = read_classes(SegmentationDataOptions(root=str(root)))
+        pairs = find_pairs(root / "images/validation", root / "annotations/validation")
+        found = check_pairs("validation", pairs, len(names), True, 100)
+        assert (len(names), len(pairs), found.problems) == (classes, pictures, [])
