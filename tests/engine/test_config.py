@@ -1,0 +1,88 @@
+"""Recipes are read strictly: a mistake is named, with what was probably meant."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from convmae.engine.config import describe, find_recipe, load_config, option, save_config, shipped_recipes
+from convmae.engine.errors import UserError
+from convmae.engine.options import OptimOptions, ScheduleOptions
+
+
+@dataclass
+class Small:
+    optim: OptimOptions = field(default_factory=OptimOptions)
+    schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
+    name: str = option("a", "a name", ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.lrr=1", "no option 'optim.lrr'. Did you mean 'lr'"),
+        ("optm.lr=1", "no option 'optm'. Did you mean 'optim'"),
+        ("optim.lr=abc", "'abc' of type 'str' could not be converted to Float"),
+        ("optim.lr=-1", "optim.lr is -1; expected at least 0"),
+        ("optim.layer_decay=2", "expected from 0 to 1"),
+        ("schedule.steps=1.5", "could not be converted to Integer"),
+        ("schedule.policy=cosin", "expected one of cosine, poly, step, constant. Did you mean 'cosine'"),
+        ("schedule=3", "schedule"),
+        ("epochs", "takes key=value"),
+        ("name=[", "is not YAML"),
+    ],
+)
+def test_a_wrong_override_is_named(override: str, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_config(Small, None, [override])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_values_are_read_as_a_person_means_them() -> None:
+    config = load_config(Small, None, ["optim.lr=1e-4", "schedule.epochs=3", "schedule.milestones=[1, 2.5]"])
+    assert (config.optim.lr, config.schedule.epochs, config.schedule.milestones) == (1e-4, 3.0, [1.0, 2.5])
+    assert load_config(Small, None, ["schedule.epochs=null"]).schedule.epochs is None
+
+
+def test_bases_are_merged_and_the_nearer_file_wins(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("optim: {lr: 1e-3, weight_decay: 0.1}\nname: b\n")
+    (tmp_path / "b.yaml").write_text("_base_: a.yaml\noptim: {lr: 2e-3}\n")
+    config = load_config(Small, tmp_path / "b.yaml", ["schedule.steps=5"])
+    assert (config.optim.lr, config.optim.weight_decay, config.name, config.schedule.steps) == (2e-3, 0.1, "b", 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("_base_: self.yaml", "leads back to itself"),
+        ("- a\n- b", "found a list"),
+        ("a: [", "not a readable YAML"),
+        ("name: a\nname: b", "stands there twice"),
+        ("x: !!python/object/apply:os.system ['true']", "not a readable YAML"),
+        ("_base_: nowhere.yaml", "No recipe 'nowhere.yaml'"),
+    ],
+)
+def test_a_wrong_recipe_is_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "self.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_config(Small, tmp_path / "self.yaml")
+
+
+def test_a_tree_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    config = load_config(Small, None, ["optim.lr=1e-5", "schedule.milestones=[1, 2]", "name=b"])
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(Small, tmp_path / "config.yaml") == config
+
+
+def test_help_names_every_option() -> None:
+    text = describe(Small)
+    assert "optim.layer_decay" in text
+    assert "(a|b, default a): a name" in text
+
+
+def test_a_shipped_recipe_is_found_by_its_name() -> None:
+    assert find_recipe("fastconvmae_base_50e.yaml").name in shipped_recipes()
+    assert find_recipe("fastconvmae_base_50e") == find_recipe("configs/fastconvmae_base_50e.yaml")
+    with pytest.raises(UserError, match="Did you mean fastconvmae_base_50e"):
+        find_recipe("fastconvmae_bse_50e.yaml")
