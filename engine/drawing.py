@@ -1,0 +1,186 @@
+"""Pictures with boxes, masks and label maps on them, legible also where the picture is small."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+Colour = tuple[int, int, int]
+
+LEGIBLE = 480  # smaller pictures are enlarged to this long side before anything is drawn on them
+INK, PAPER = (27, 31, 36), (240, 240, 237)
+# Apart in hue and in lightness, so that colour-blind readers tell the first ten apart as well.
+FIRST_COLOURS: tuple[Colour, ...] = (
+    (230, 90, 60), (60, 150, 240), (255, 195, 50), (50, 180, 120), (200, 90, 200),
+    (120, 220, 230), (240, 140, 180), (150, 110, 60), (110, 110, 235), (170, 205, 70),
+)  # fmt: skip
+
+
+def palette(count: int) -> list[Colour]:
+    """Returns ``count`` RGB colours that differ as much as that many can; the first ones are the same for any count."""
+    colours = list(FIRST_COLOURS[:count])
+    for index in range(len(colours), count):
+        hue = (index * 0.618034) % 1  # the golden ratio never comes back to a hue
+        lightness, saturation = ((0.45, 0.75), (0.7, 0.8), (0.3, 0.6), (0.58, 0.45))[index % 4]
+        red, green, blue = colorsys.hls_to_rgb(hue, lightness, saturation)
+        colours.append((round(255 * red), round(255 * green), round(255 * blue)))
+    return colours
+
+
+def enlarge(image: Image.Image) -> tuple[Image.Image, float]:
+    """Returns the picture in RGB with a long side of at least LEGIBLE pixels, and the factor by which it grew."""
+    scale = max(1.0, LEGIBLE / max(image.size))
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    return image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC), scale
+
+
+def draw_boxes(
+    image: Image.Image,
+    boxes: ArrayLike,
+    labels: Sequence[str],
+    masks: ArrayLike | None = None,
+    colors: Sequence[Colour] | None = None,
+) -> Image.Image:
+    """Returns the picture, enlarged if it is small, with boxes, their labels and the masks.
+
+    boxes: [N, 4] left, top, right, bottom in pixels of ``image``; masks: [N, H, W] bool; colors: one a box.
+    """
+    corners = np.asarray(boxes, np.float64).reshape(-1, 4)
+    colors = palette(len(corners)) if colors is None else colors
+    canvas, scale = enlarge(image)
+    if masks is not None:
+        for mask, color in zip(np.asarray(masks, np.bool_), colors, strict=True):
+            _paint_mask(canvas, mask, color)
+    draw = ImageDraw.Draw(canvas)
+    stroke = max(2, round(max(canvas.size) / 260))
+    corners = corners * scale
+    for (left, top, right, bottom), color in zip(corners.tolist(), colors, strict=True):
+        # Pillow refuses a corner that lies before the other, and a prediction may be thinner than its outline.
+        right, bottom = max(right, left + stroke), max(bottom, top + stroke)
+        draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=INK, width=stroke + 2)
+        draw.rectangle((left, top, right, bottom), outline=color, width=stroke)
+    font = _font(canvas)
+    taken: list[tuple[float, float, float, float]] = []
+    for box, label, color in zip(corners.tolist(), labels, colors, strict=True):
+        if label:
+            taken.append(_draw_tag(draw, canvas.size, box, label, color, font, taken))
+    return canvas
+
+
+def draw_labels(
+    image: Image.Image, label_map: ArrayLike, palette: Sequence[Colour], opacity: float = 0.6
+) -> Image.Image:
+    """Returns the picture, enlarged if it is small, with each label's colour over it and a dark line between labels.
+
+    label_map: [H, W] integers; label i is painted in ``palette[i]``, and one without a colour (255, say) leaves grey.
+    """
+    labels = np.asarray(label_map).astype(np.int64)
+    canvas, _ = enlarge(image)
+    known = (labels >= 0) & (labels < len(palette))
+    colours = np.asarray(palette, np.uint8).reshape(-1, 3)
+    index = _resize_labels(np.where(known, labels, len(colours)), canvas.size)
+    paint = np.vstack([colours, np.full((1, 3), 128, np.uint8)])[index].astype(np.float32)
+    photo = np.asarray(canvas, np.float32)
+    mixed = photo + opacity * (paint - photo)
+    edge = np.zeros(index.shape, np.bool_)
+    edge[:, 1:] |= index[:, 1:] != index[:, :-1]
+    edge[1:] |= index[1:] != index[:-1]
+    mixed[edge] *= 0.35
+    return Image.fromarray(np.clip(mixed, 0, 255).astype(np.uint8))
+
+
+def row(images: Sequence[Image.Image], captions: Sequence[str]) -> Image.Image:
+    """Returns the pictures side by side at the height of the tallest, each under its caption."""
+    height = max(image.height for image in images)
+    fitted = [
+        image.convert("RGB").resize(
+            (max(1, round(image.width * height / image.height)), height), Image.Resampling.BICUBIC
+        )
+        for image in images
+    ]
+    font = ImageFont.load_default(max(11, round(height / 24)))
+    gap = max(4, round(height / 80))
+    lines = [_wrap(caption, font, image.width - 2 * gap) for image, caption in zip(fitted, captions, strict=True)]
+    line_height = round(1.25 * font.size)  # type: ignore[union-attr]
+    band = max(len(wrapped) for wrapped in lines) * line_height + 2 * gap
+    sheet = Image.new("RGB", (sum(image.width for image in fitted) + gap * (len(fitted) - 1), height + band), INK)
+    draw = ImageDraw.Draw(sheet)
+    left = 0
+    for image, wrapped in zip(fitted, lines, strict=True):
+        for number, line in enumerate(wrapped):
+            draw.text((left + gap, gap + number * line_height), line, font=font, fill=PAPER)
+        sheet.paste(image, (left, band))
+        left += image.width + gap
+    return sheet
+
+
+def pair(left: Image.Image, right: Image.Image, captions: tuple[str, str]) -> Image.Image:
+    """Returns two pictures side by side, each under its caption."""
+    return row([left, right], captions)
+
+
+def _paint_mask(canvas: Image.Image, mask: NDArray[np.bool_], color: Colour) -> None:
+    """Tints the mask's area on ``canvas`` and draws its outline; the mask may be smaller than the canvas."""
+    soft = Image.fromarray(mask.astype(np.uint8) * 255).resize(canvas.size, Image.Resampling.BILINEAR)
+    area = soft.point(lambda value: 255 if value >= 128 else 0)
+    inner = area.filter(ImageFilter.MinFilter(5))
+    tint, line = (Image.new("L", canvas.size, round(255 * share)) for share in (0.38, 0.9))
+    black = Image.new("L", canvas.size)
+    canvas.paste(color, mask=Image.composite(tint, black, inner))
+    outline = Image.composite(black, area, inner)
+    canvas.paste(color, mask=Image.composite(line, black, outline))
+
+
+def _draw_tag(
+    draw: ImageDraw.ImageDraw,
+    size: tuple[int, int],
+    box: Sequence[float],
+    label: str,
+    color: Colour,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    taken: Sequence[tuple[float, float, float, float]],
+) -> tuple[float, float, float, float]:
+    """Writes ``label`` at the box, where no earlier one stands if there is such a place, and returns where it stands."""
+    left, top, right, bottom = box
+    text_width = draw.textlength(label, font=font)
+    ascent, descent = draw.textbbox((0, 0), "Ag", font=font)[1::2]
+    width, height = text_width + 8, descent - ascent + 6
+    places = [(left, top - height), (left, top), (left, bottom), (right - width, top - height), (left, bottom - height)]
+    places += [(right - width, bottom)]
+    fitted = [(min(max(x, 0), max(size[0] - width, 0)), min(max(y, 0), max(size[1] - height, 0))) for x, y in places]
+    tags = [(x, y, x + width, y + height) for x, y in fitted]
+    tag = min(tags, key=lambda spot: sum(_shared_area(spot, other) for other in taken))  # the first of equals
+    draw.rounded_rectangle(tag, radius=3, fill=color)
+    ink = INK if 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2] > 128 else (255, 255, 255)
+    draw.text((tag[0] + 4, tag[1] + 3 - ascent), label, font=font, fill=ink)
+    return tag
+
+
+def _shared_area(one: Sequence[float], other: Sequence[float]) -> float:
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return max(width, 0.0) * max(height, 0.0)
+
+
+def _font(canvas: Image.Image) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(max(13, round(max(canvas.size) / 36)))
+
+
+def _resize_labels(labels: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.int64]:
+    enlarged = Image.fromarray(labels.astype(np.int32)).resize(size, Image.Resampling.NEAREST)
+    return np.asarray(enlarged, np.int64)
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> list[str]:
+    """Breaks ``text`` at spaces into lines of at most ``width`` pixels; a longer word stands alone."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines

@@ -1,0 +1,122 @@
+"""Figures of one style for the report pages, which recolour them for light and dark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+# Told apart by colour-blind readers, and of enough contrast on white and on near-black.
+LINE_COLOURS = ("#0f8b8d", "#d9622b", "#5b6ee1", "#b8456b", "#8a9a2b", "#9a6a3a", "#2f9e63", "#8f5fbf")
+# The page replaces these two by its own text and line colours, so that a figure follows its light or dark theme.
+INK, RULE = "#101112", "#d0d1d2"
+STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.labelsize": 10,
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+}
+MANY = 40  # more values than this are drawn as a running mean over faint single ones
+
+
+def axes(width: float = 7.2, height: float = 3.2) -> tuple[Figure, Axes]:
+    """Returns a figure of ``width`` x ``height`` inches in the report's style and its axes."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        return figure, figure.add_subplot()
+
+
+def curves(rows: Sequence[Mapping[str, float]], keys: Mapping[str, str], ylabel: str) -> Figure:
+    """Draws scalars over the step, one line for each ``{label: key}``; rows that lack a key are passed over for it.
+
+    Where there are many values, each is drawn faint and their running mean, over a fiftieth of them, in full colour.
+    """
+    figure, plot = axes()
+    lines = {label: [(row["step"], row[key]) for row in rows if key in row] for label, key in keys.items()}
+    for color, (label, points) in zip(_cycle(len(lines)), lines.items(), strict=True):
+        if not points:
+            continue
+        steps, values = np.asarray(points, np.float64).T
+        if len(points) > MANY:
+            plot.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
+            plot.plot(steps, _running_mean(values, len(values) // 50 + 1), color=color, label=label)
+        else:
+            plot.plot(steps, values, color=color, label=label, marker="o", markersize=4)
+    plot.set_xlabel("step")
+    plot.set_ylabel(ylabel)
+    if not any(lines.values()):
+        plot.text(0.5, 0.5, "nothing was logged", transform=plot.transAxes, ha="center", va="center")
+    elif len(lines) > 1:
+        plot.legend()
+    return figure
+
+
+def lines(x: ArrayLike, ys: Mapping[str, ArrayLike], xlabel: str, ylabel: str) -> Figure:
+    """Draws one line for each label over the same ``x``; with precision over recall, for example."""
+    figure, plot = axes()
+    for color, (label, values) in zip(_cycle(len(ys)), ys.items(), strict=True):
+        plot.plot(np.asarray(x), np.asarray(values), color=color, label=label)
+    plot.set_xlabel(xlabel)
+    plot.set_ylabel(ylabel)
+    if len(ys) > 1:
+        plot.legend(ncols=math.ceil(len(ys) / 10))
+    return figure
+
+
+def matrix(values: ArrayLike, names: Sequence[str], xlabel: str = "predicted", ylabel: str = "true") -> Figure:
+    """Draws a square matrix of shares in 0..1, rows first, with its figures in the cells where they have room."""
+    cells = np.asarray(values, np.float64)
+    count = len(names)
+    side = min(2.2 + 0.42 * count, 9.5)
+    figure, plot = axes(side + 0.6, side)
+    plot.grid(False)
+    plot.imshow(np.nan_to_num(cells), cmap="BuGn", vmin=0, vmax=1)
+    if count <= 40:
+        size = 9 if count <= 12 else 6
+        plot.set_xticks(range(count), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=size)
+        plot.set_yticks(range(count), names, fontsize=size)
+    else:
+        plot.set_xticks([])
+        plot.set_yticks([])
+    if count <= 16:
+        for (row, column), share in np.ndenumerate(cells):
+            if share >= 0.005:
+                color = "#ffffff" if share > 0.55 else "#20262b"
+                plot.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=color, fontsize=9)
+    plot.set_xlabel(xlabel)
+    plot.set_ylabel(ylabel)
+    for spine in plot.spines.values():
+        spine.set_visible(False)
+    return figure
+
+
+def _cycle(count: int) -> list[str]:
+    return [LINE_COLOURS[index % len(LINE_COLOURS)] for index in range(count)]
+
+
+def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """Mean over ``window`` values around each; over fewer at the ends."""
+    kernel = np.ones(window)
+    return np.convolve(values, kernel, "same") / np.convolve(np.ones_like(values), kernel, "same")
