@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 
@@ -36,3 +39,16 @@ def save_weights(state: dict[str, torch.Tensor], path: Path, config: str = "") -
     else:
         save_atomically(lambda file: torch.save({"model": plain, "config": config}, file), path)
     return path
+
+
+def read_config(path: Path) -> str:
+    """Returns the YAML that ``save_weights`` put beside the weights, or "" where a file has none."""
+    if path.suffix == ".safetensors":
+        with safetensors.safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("config", "")
+    with contextlib.suppress(
+        pickle.UnpicklingError
+    ):  # a file of others, with more in it than tensors: it has none of ours
+        content = torch.load(path, map_location="meta", weights_only=True)
+        return str(content.get("config", "")) if isinstance(content, dict) else ""
+    return ""
