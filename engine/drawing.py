@@ -56,7 +56,7 @@ def draw_boxes(
         for mask, color in zip(np.asarray(masks, np.bool_), colors, strict=True):
             _paint_mask(canvas, mask, color)
     draw = ImageDraw.Draw(canvas)
-    stroke = max(2, round(max(canvas.size) / 260))
+    stroke = max(3, round(max(canvas.size) / 160))
     corners = corners * scale
     for (left, top, right, bottom), color in zip(corners.tolist(), colors, strict=True):
         # Pillow refuses a corner that lies before the other, and a prediction may be thinner than its outline.
@@ -72,11 +72,11 @@ def draw_boxes(
 
 
 def draw_labels(
-    image: Image.Image, label_map: ArrayLike, palette: Sequence[Colour], opacity: float = 0.6
+    image: Image.Image, label_map: ArrayLike, palette: Sequence[Colour], opacity: float = 0.65
 ) -> Image.Image:
-    """Returns the picture, enlarged if it is small, with each label's colour over it and a dark line between labels.
+    """Returns the picture in grey, enlarged if small, with each label's colour over it and a dark line between labels.
 
-    label_map: [H, W] integers; label i is painted in ``palette[i]``, and one without a colour (255, say) leaves grey.
+    label_map: [H, W] integers; label i is painted in ``palette[i]``, and one without a colour (255, say) grey.
     """
     labels = np.asarray(label_map).astype(np.int64)
     canvas, _ = enlarge(image)
@@ -84,7 +84,8 @@ def draw_labels(
     colours = np.asarray(palette, np.uint8).reshape(-1, 3)
     index = _resize_labels(np.where(known, labels, len(colours)), canvas.size)
     paint = np.vstack([colours, np.full((1, 3), 128, np.uint8)])[index].astype(np.float32)
-    photo = np.asarray(canvas, np.float32)
+    # On a grey picture the colours are those of the legend.
+    photo = np.asarray(canvas.convert("L").convert("RGB"), np.float32)
     mixed = photo + opacity * (paint - photo)
     edge = np.zeros(index.shape, np.bool_)
     edge[:, 1:] |= index[:, 1:] != index[:, :-1]
@@ -102,7 +103,7 @@ def row(images: Sequence[Image.Image], captions: Sequence[str]) -> Image.Image:
         )
         for image in images
     ]
-    font = ImageFont.load_default(max(11, round(height / 24)))
+    font = ImageFont.load_default(max(12, round(height / 22)))
     gap = max(4, round(height / 80))
     lines = [_wrap(caption, font, image.width - 2 * gap) for image, caption in zip(fitted, captions, strict=True)]
     line_height = round(1.25 * font.size)  # type: ignore[union-attr]
@@ -167,7 +168,7 @@ def _shared_area(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 def _font(canvas: Image.Image) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(max(13, round(max(canvas.size) / 36)))
+    return ImageFont.load_default(max(14, round(max(canvas.size) / 25)))
 
 
 def _resize_labels(labels: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.int64]:

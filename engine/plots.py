@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-# Told apart by colour-blind readers, and of enough contrast on white and on near-black.
-LINE_COLOURS = ("#0f8b8d", "#d9622b", "#5b6ee1", "#b8456b", "#8a9a2b", "#9a6a3a", "#2f9e63", "#8f5fbf")
-# The page replaces these two by its own text and line colours, so that a figure follows its light or dark theme.
+# The page replaces all of these by its own colours of the same order, so that a figure follows its light or dark theme.
+LINE_COLOURS = ("#0f8b8d", "#d9622b", "#5b6ee1", "#b8456b", "#7f8e22", "#9a6a3a", "#2f9e63", "#8f5fbf")
 INK, RULE = "#101112", "#d0d1d2"
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -41,7 +41,7 @@ STYLE: dict[Any, Any] = {
 MANY = 40  # more values than this are drawn as a running mean over faint single ones
 
 
-def axes(width: float = 7.2, height: float = 3.2) -> tuple[Figure, Axes]:
+def axes(width: float = 8.6, height: float = 3.3) -> tuple[Figure, Axes]:
     """Returns a figure of ``width`` x ``height`` inches in the report's style and its axes."""
     with rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
@@ -69,7 +69,7 @@ def curves(rows: Sequence[Mapping[str, float]], keys: Mapping[str, str], ylabel:
     if not any(lines.values()):
         plot.text(0.5, 0.5, "nothing was logged", transform=plot.transAxes, ha="center", va="center")
     elif len(lines) > 1:
-        plot.legend()
+        plot.legend(frameon=False)
     return figure
 
 
@@ -81,7 +81,7 @@ def lines(x: ArrayLike, ys: Mapping[str, ArrayLike], xlabel: str, ylabel: str) -
     plot.set_xlabel(xlabel)
     plot.set_ylabel(ylabel)
     if len(ys) > 1:
-        plot.legend(ncols=math.ceil(len(ys) / 10))
+        plot.legend(ncols=math.ceil(len(ys) / 10), frameon=False)
     return figure
 
 
@@ -92,9 +92,13 @@ def matrix(values: ArrayLike, names: Sequence[str], xlabel: str = "predicted", y
     side = min(2.2 + 0.42 * count, 9.5)
     figure, plot = axes(side + 0.6, side)
     plot.grid(False)
-    plot.imshow(np.nan_to_num(cells), cmap="BuGn", vmin=0, vmax=1)
+    # Opacity, not lightness, tells the share: the page's own background shows through, light or dark.
+    tint = np.empty((*cells.shape, 4))
+    tint[...] = (*to_rgb(LINE_COLOURS[0]), 0)
+    tint[..., 3] = np.clip(np.nan_to_num(cells), 0, 1) ** 0.7
+    plot.imshow(tint, interpolation="none")
     if count <= 40:
-        size = 9 if count <= 12 else 6
+        size = 9 if count <= 12 else 7.5
         plot.set_xticks(range(count), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=size)
         plot.set_yticks(range(count), names, fontsize=size)
     else:
@@ -103,7 +107,7 @@ def matrix(values: ArrayLike, names: Sequence[str], xlabel: str = "predicted", y
     if count <= 16:
         for (row, column), share in np.ndenumerate(cells):
             if share >= 0.005:
-                color = "#ffffff" if share > 0.55 else "#20262b"
+                color = "#ffffff" if share > 0.5 else INK
                 plot.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=color, fontsize=9)
     plot.set_xlabel(xlabel)
     plot.set_ylabel(ylabel)

@@ -250,12 +250,11 @@ def _are_shares(values: Sequence[str | float | None]) -> bool:
 
 def _cell(value: str | float | None, numeric: bool, share: bool) -> dict[str, Any]:
     if isinstance(value, str):
-        return {"text": value, "key": value, "classes": "number" if numeric else "", "part": None}
+        return {"text": value, "key": value, "numeric": numeric, "part": None}
     if value is None or not math.isfinite(value):
-        return {"text": "–", "key": "", "classes": "number", "part": None}
-    classes = "number share" if share else "number"
+        return {"text": "–", "key": "", "numeric": numeric, "part": None}
     part = f"{float(value):.4f}" if share else None
-    return {"text": _readable(value), "key": repr(float(value)), "classes": classes, "part": part}
+    return {"text": _readable(value), "key": repr(float(value)), "numeric": numeric, "part": part}
 
 
 def _readable(value: float) -> str:
@@ -281,6 +280,8 @@ def _svg(figure: Figure, prefix: str) -> Markup:
 
 def _page_colours(style: str) -> str:
     style = re.sub(r"(font(-family)?: [^;\"]*)", lambda font: re.sub(r"'.*", "var(--sans)", font.group()), style)
+    for index, color in enumerate(plots.LINE_COLOURS):
+        style = style.replace(color, f"var(--line-{index})")
     return style.replace(plots.INK, "var(--ink)").replace(plots.RULE, "var(--rule)").replace("#000000", "var(--ink)")
 
 
