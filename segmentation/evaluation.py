@@ -58,7 +58,7 @@ def scores(confusion: np.ndarray) -> tuple[dict[str, float], np.ndarray, np.ndar
 
 
 class SegmentationMetric(BaseMetric):
-    """mIoU, mAcc and aAcc of a set; ``details`` holds the rest after each evaluation (None on other processes than the first)."""
+    """mIoU, mAcc and aAcc of a set; ``details`` holds the rest after each evaluation, on the first process."""
 
     default_prefix = ""  # metrics are called mIoU, not prefix/mIoU
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.config import ConfigDict
 from mmengine.dist import get_world_size
+from mmengine.model import initialize
 from torch import nn
 
 from convmae.backbones.convvit import SIZES
@@ -53,14 +54,6 @@ class UPerNet(EncoderDecoder):
         for sample in samples:
             del sample.seg_logits
         return samples
-
-    def init_weights(self) -> None:
-        """Initialises the heads once; called again, as mmengine's runner does, it leaves loaded weights alone."""
-        if not self.is_init:
-            self.decode_head.init_weights()
-            if self.with_auxiliary_head:
-                self.auxiliary_head.init_weights()
-            self.is_init = True
 
 
 def build_model(config: SegmentationConfig, num_classes: int) -> UPerNet:
@@ -108,13 +101,16 @@ def build_model(config: SegmentationConfig, num_classes: int) -> UPerNet:
                 seg_pad_val=IGNORE,
             ),
         )
-    model.init_weights()
+    for head in (model.decode_head, model.auxiliary_head) if model.with_auxiliary_head else (model.decode_head,):
+        initialize(
+            head, head.init_cfg
+        )  # not init_weights(), which prints every tensor's name; the rest is done already
     if get_world_size() > 1 and resolve_device(config.runtime.device).type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model
 
 
-def check_options(config: SegmentationConfig) -> None:
+def check_options(config: SegmentationConfig, training: bool = True) -> None:
     """Raises UserError for options that can't work together."""
     inference = config.inference
     if not 0 < inference.stride <= inference.crop:
@@ -123,7 +119,7 @@ def check_options(config: SegmentationConfig) -> None:
             "or pixels between windows would be left out."
         )
     share = config.data.batch_size // (config.data.accumulate * get_world_size())
-    if share < 2 and 1 in config.model.pool_scales and get_world_size() == 1:
+    if training and share < 2 and 1 in config.model.pool_scales and get_world_size() == 1:
         raise UserError(
             f"data.batch_size {config.data.batch_size} in {config.data.accumulate} parts leaves one picture a part; expected "
             "two or more, because UPerNet's 1x1 pooling is batch-normalised. Lower data.accumulate or raise the batch."

@@ -81,7 +81,7 @@ def test_whole_data_passes_and_is_described(ade_root: Path) -> None:
 
 
 def test_missing_and_empty_folders(ade_root: Path) -> None:
-    with pytest.raises(UserError, match="No folder .*nowhere"):
+    with pytest.raises(UserError, match=r"No folder .*nowhere"):
         find_pairs(ade_root / "nowhere", ade_root / "annotations/training")
     (ade_root / "empty").mkdir()
     with pytest.raises(UserError, match="empty"):

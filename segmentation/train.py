@@ -1,0 +1,126 @@
+"""Segmentation runs: from data and options to trained weights, scores and a report."""
+
+import logging
+import time
+from pathlib import Path
+
+from mmengine.dataset import pseudo_collate
+from mmengine.dist import is_main_process
+
+from convmae.backbones import load_checkpoint
+from convmae.engine.config import to_yaml
+from convmae.engine.errors import UserError
+from convmae.engine.files import save_weights
+from convmae.engine.hooks import duration
+from convmae.engine.seeding import INIT, seed_all
+from convmae.engine.train import evaluate
+from convmae.engine.train import train as run_training
+from convmae.segmentation.check import Found, check_pairs
+from convmae.segmentation.config import SegmentationConfig
+from convmae.segmentation.data import SegmentationDataset
+from convmae.segmentation.evaluation import SegmentationMetric
+from convmae.segmentation.layout import find_pairs, read_classes
+from convmae.segmentation.model import UPerNet, build_model, check_options
+from convmae.segmentation.report import write_report
+
+log = logging.getLogger("convmae")
+
+
+def train(config: SegmentationConfig, work_dir: Path, resume: bool) -> None:
+    """Trains UPerNet as the tree says; writes checkpoints, ``model.pth``, ``metrics.json`` and ``report/index.html``.
+
+    Raises UserError for data and options that can't work, before the first step where it can be known then.
+    """
+    started = time.perf_counter()
+    check_options(config)
+    classes, training, validation = find_data(config, ("training", "validation"))
+    seed_all(config.runtime.seed, INIT)
+    model = build_model(config, len(classes))
+    if config.model.init:
+        log.info(str(load_checkpoint(model.backbone, config.model.init)))
+    metric = SegmentationMetric(classes)
+    val_set = SegmentationDataset(validation.pairs, classes, config.data, train=False)
+    runner = run_training(
+        model,
+        SegmentationDataset(training.pairs, classes, config.data, train=True),
+        config=config,
+        work_dir=work_dir,
+        collate=pseudo_collate,
+        val_set=val_set,
+        metrics=[metric],
+        resume=resume,
+        best="mIoU",
+    )
+    if not metric.metrics:  # a finished run that was resumed has no step left to end with an evaluation
+        evaluate(model, val_set, metrics=[metric], config=config, work_dir=work_dir, collate=pseudo_collate)
+    if not is_main_process():
+        return
+    weights = save_weights(runner.bare_model.state_dict(), work_dir / "model.pth", to_yaml(config))
+    seconds = time.perf_counter() - started
+    files = write_report(model, val_set, metric, config, [training, validation], work_dir, seconds, weights)
+    _say_done(metric, [weights, *files], started)
+
+
+def test(config: SegmentationConfig, checkpoint: Path, work_dir: Path) -> dict[str, float]:
+    """Evaluates weights on the validation pictures; writes ``metrics.json`` and ``report/index.html``, returns the metrics.
+
+    Raises UserError for data that can't be read and for weights that don't fill the model.
+    """
+    started = time.perf_counter()
+    check_options(config, training=False)
+    classes, validation = find_data(config, ("validation",))
+    model = build_model(config, len(classes))
+    load_weights(model, checkpoint, classes)
+    metric = SegmentationMetric(classes)
+    val_set = SegmentationDataset(validation.pairs, classes, config.data, train=False)
+    evaluate(model, val_set, metrics=[metric], config=config, work_dir=work_dir, collate=pseudo_collate)
+    if is_main_process():
+        seconds = time.perf_counter() - started
+        files = write_report(model, val_set, metric, config, [validation], work_dir, seconds, checkpoint)
+        _say_done(metric, files, started)
+    return metric.metrics
+
+
+def find_data(config: SegmentationConfig, splits: tuple[str, ...]) -> tuple:
+    """Returns the class names and what was found of each split, all checked; logs it. Raises UserError for bad data."""
+    options, root = config.data, Path(config.data.root)
+    folders = {
+        "training": (options.train_images, options.train_labels),
+        "validation": (options.val_images, options.val_labels),
+    }
+    if not root.is_dir():
+        raise UserError(f"No data folder {root}; expected one in the ADE20K layout. Set data.root to yours.")
+    classes = read_classes(options)
+    found: list[Found] = []
+    for split in splits:
+        images, labels = folders[split]
+        pairs = find_pairs(root / images, root / labels)
+        found.append(check_pairs(split, pairs, len(classes), options.reduce_zero_label, options.check_pixels))
+        found[-1].raise_problems()
+        log.info(f"data, {split}: {found[-1].describe()}, in {root / images}")
+    return classes, *found
+
+
+def load_weights(model: UPerNet, checkpoint: Path, classes: list[str]) -> None:
+    """Fills ``model`` from a checkpoint of any known layout; raises UserError unless it fills all that labelling needs."""
+    report = load_checkpoint(model, checkpoint)
+    log.info(str(report))
+    missing = [name for name in report.missing if not name.startswith("auxiliary_head.")]
+    if any(name.startswith("decode_head.conv_seg") for name in missing):
+        note = report.notes.get("decode_head.conv_seg.weight", "absent")
+        raise UserError(
+            f"{checkpoint}: the classifier does not fit the {len(classes)} classes of the list ({note}); expected weights "
+            "trained on these classes. Set data.classes to the list they were trained on."
+        )
+    if missing:
+        raise UserError(
+            f"{checkpoint} leaves {len(missing)} of the model's tensors unfilled ({', '.join(missing[:3])}, ...); expected a "
+            "whole UPerNet of these options. Give the config.yaml of its run by --config."
+        )
+
+
+def _say_done(metric: SegmentationMetric, files: list[Path], started: float) -> None:
+    log.info("  ".join(f"{name} {value:.4f}" for name, value in metric.metrics.items()))
+    log.info(f"done in {duration(time.perf_counter() - started)}; written:")
+    for path in files:
+        log.info(f"  {path}")

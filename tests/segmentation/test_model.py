@@ -1,0 +1,168 @@
+"""UPerNet: the public names and outputs, inference modes, groups of the optimiser, options that can't work."""
+
+import json
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.structures import PixelData
+from mmseg.models.segmentors import EncoderDecoder
+from mmseg.structures import SegDataSample
+from torch import nn
+
+from convmae.engine.errors import UserError
+from convmae.engine.optim import param_groups
+from convmae.segmentation.config import SegmentationConfig
+from convmae.segmentation.model import UPerNet, build_model, check_options
+
+MakeConfig = Callable[[], SegmentationConfig]
+
+
+def seeded(name: str, shape: list[int], seed: int) -> torch.Tensor:
+    """A tensor of the reference weights (fixtures/README.md)."""
+    generator = torch.Generator().manual_seed((zlib.crc32(name.encode()) + seed) % 2**31)
+    t = torch.randn(shape, generator=generator)
+    if name.endswith("running_var"):
+        return torch.ones(shape)
+    if name.startswith("backbone."):
+        value = t * (0.5 if name.endswith("relative_position_bias_table") else 0.02)
+        is_norm = name.endswith("weight") and "norm" in name and "patch_embed" not in name
+        return value + 1 if is_norm or name.endswith(("gamma_1", "gamma_2")) else value
+    if len(shape) == 1:
+        return 1 + 0.1 * t if name.endswith("weight") else 0.1 * t
+    fan = int(np.prod(shape[1:]))
+    return t * (1 / fan) ** 0.5 if "conv_seg" in name else t * (2 / fan) ** 0.5
+
+
+def images(height: int, width: int, count: int = 1, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def labels_of(model: UPerNet, inputs: torch.Tensor) -> torch.Tensor:
+    return torch.stack([sample.pred_sem_seg.data for sample in model.predict(inputs)])
+
+
+@pytest.fixture
+def tiny(tiny_config: MakeConfig) -> UPerNet:
+    torch.manual_seed(0)
+    model = build_model(tiny_config(), 3)
+    for parameter in model.parameters():  # away from the initial zeros of biases and tables
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    return model.eval()
+
+
+@torch.no_grad()
+def test_the_published_model(fixtures_dir: Path) -> None:
+    shapes = json.loads((fixtures_dir / "upernet.keys.json").read_text())
+    reference = np.load(fixtures_dir / "upernet.npz")
+    config = SegmentationConfig()
+    config.runtime.device = "cpu"
+    model = build_model(config, 150).eval()
+    ours = {name: list(value.shape) for name, value in model.state_dict().items()}
+    assert ours == {name: shape for name, shape in shapes.items() if not name.endswith("relative_position_index")}
+    seed = int(reference["weight_seed"])
+    state = {
+        name: torch.zeros((), dtype=torch.int64) if name.endswith("num_batches_tracked") else seeded(name, shape, seed)
+        for name, shape in ours.items()
+    }
+    model.load_state_dict(state)
+    features = model.extract_feat(images(512, 512, seed=int(reference["image_seed"])))
+    logits = model.decode_head(features)
+    aux = model.auxiliary_head(features)
+    for name, found in (("logits", logits[:, ::10, ::8, ::8]), ("aux", aux[:, ::10, ::4, ::4])):
+        largest = np.abs(reference[name]).max()
+        assert np.abs(found.numpy() - reference[name]).max() <= 1e-3 * largest
+    assert (logits.argmax(1)[0, ::2, ::2].numpy() == reference["argmax"]).mean() >= 0.999
+
+
+@torch.no_grad()
+def test_slide_with_one_window_equals_whole(tiny: UPerNet) -> None:
+    inputs = images(32, 32, count=2)
+    metas = [{"img_shape": inputs.shape[2:]}] * 2
+    torch.testing.assert_close(tiny.slide_inference(inputs, metas), tiny.whole_inference(inputs, metas))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(53, 71), (32, 90), (20, 71)])
+def test_slide_equals_mmsegs_and_batching_windows_changes_nothing(tiny: UPerNet, size: tuple[int, int]) -> None:
+    inputs = images(*size)
+    padded = torch.nn.functional.pad(inputs, (0, max(0, 32 - size[1]), 0, max(0, 32 - size[0])))
+    tiny.test_cfg.window_batch = 1
+    single = tiny.slide_inference(inputs, [{}])
+    assert single.shape == (1, 3, *size)
+    theirs = EncoderDecoder.slide_inference(tiny, padded, [{}])[:, :, : size[0], : size[1]]
+    torch.testing.assert_close(single, theirs, atol=1e-5, rtol=1e-5)
+    tiny.test_cfg.window_batch = 3
+    torch.testing.assert_close(tiny.slide_inference(inputs, [{}]), single, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", ["whole", "slide"])
+@pytest.mark.parametrize("size", [(32, 32), (37, 65), (7, 100), (1, 40)])
+def test_any_picture_size(tiny: UPerNet, mode: str, size: tuple[int, int]) -> None:
+    tiny.test_cfg.mode = mode
+    assert labels_of(tiny, images(*size)).shape == (1, 1, *size)
+
+
+def test_one_training_step_reaches_every_parameter(tiny_config: MakeConfig) -> None:
+    config = tiny_config()
+    config.model.drop_path = 0.0
+    model = build_model(config, 3).train()
+    batch = {"inputs": list(torch.randint(0, 256, (2, 3, 30, 32), dtype=torch.uint8)), "data_samples": []}
+    for seed in range(2):
+        truth = torch.randint(0, 3, (1, 30, 32), generator=torch.Generator().manual_seed(seed))
+        batch["data_samples"].append(SegDataSample(gt_sem_seg=PixelData(data=truth)))
+    data = model.data_preprocessor(batch, True)
+    assert data["inputs"].shape == (2, 3, 32, 32)  # padded to the crop, and the labels by 255
+    assert data["data_samples"][0].gt_sem_seg.data[0, 30:].eq(255).all()
+    loss, logged = model.parse_losses(model(**data, mode="loss"))
+    loss.backward()
+    assert {"decode.loss_ce", "aux.loss_ce"} <= logged.keys()
+    without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert without == []
+
+
+def test_layer_decay_groups(tiny_config: MakeConfig) -> None:
+    config = tiny_config()
+    config.optim.layer_decay = 0.75
+    model = build_model(config, 3)
+    groups = param_groups(model, config.optim)
+    scale = {name: group["lr_scale"] for group in groups for name in group["names"]}
+    decay = {name: group["weight_decay"] for group in groups for name in group["names"]}
+    assert scale.keys() == {name for name, _ in model.named_parameters()}
+    depth = len(model.backbone.blocks3)
+    assert {scale[name] for name in scale if name.startswith(("decode_head", "auxiliary_head"))} == {1.0}
+    for name in ("backbone.pos_embed", "backbone.patch_embed4.weight", "backbone.blocks2.1.conv1.weight"):
+        assert scale[name] == pytest.approx(0.75 ** (depth + 1)), name
+    for layer in range(depth):
+        assert scale[f"backbone.blocks3.{layer}.mlp.fc1.weight"] == pytest.approx(0.75 ** (depth - layer))
+    undecayed = (
+        "backbone.pos_embed",
+        "backbone.blocks3.0.attn.relative_position_bias_table",
+        "decode_head.conv_seg.bias",
+    )
+    assert {decay[name] for name in undecayed} == {0.0}
+    assert decay["decode_head.conv_seg.weight"] == 0.05
+
+
+def test_no_auxiliary_head_at_weight_0_and_plain_batch_norm_in_one_process(tiny_config: MakeConfig) -> None:
+    config = tiny_config()
+    config.model.aux_weight = 0.0
+    model = build_model(config, 2)
+    assert not model.with_auxiliary_head
+    assert not any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
+
+
+def test_options_that_leave_pixels_out_or_one_picture_a_part(tiny_config: MakeConfig) -> None:
+    config = tiny_config()
+    config.inference.stride = 33
+    with pytest.raises(UserError, match=r"inference\.stride is 33"):
+        check_options(config)
+    config = tiny_config()
+    config.data.accumulate = 2
+    with pytest.raises(UserError, match="one picture a part"):
+        check_options(config)
+    check_options(config, training=False)

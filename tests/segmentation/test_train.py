@@ -1,0 +1,111 @@
+"""Whole runs on a handful of pictures: files made, resuming, testing, and mistakes that stop before training."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from convmae.engine.config import load_config, shipped_recipes
+from convmae.engine.errors import UserError
+from convmae.segmentation.config import SegmentationConfig
+from convmae.segmentation.model import build_model
+from convmae.segmentation.pictures import spread
+from convmae.segmentation.train import test as run_test
+from convmae.segmentation.train import train
+
+MakeConfig = Callable[[], SegmentationConfig]
+
+
+def test_train_then_test_gives_the_same_scores_and_a_report(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    work_dir, again = tmp_path / "run", tmp_path / "test"
+    work_dir.mkdir()
+    again.mkdir()
+    train(tiny_config(), work_dir, resume=False)
+    metrics = json.loads((work_dir / "metrics.json").read_text())
+    assert {"mIoU", "mAcc", "aAcc", "IoU/square", "Acc/dot"} <= metrics.keys()
+    page = (work_dir / "report/index.html").read_text()
+    for text in (
+        "mIoU",
+        "Confusion matrix",
+        "stripe",
+        "picture_0.jpg",
+        "decode_channels",
+        "3 pictures with label maps",
+    ):
+        assert text in page
+    rerun = run_test(tiny_config(), work_dir / "model.pth", again)
+    assert rerun == {name: pytest.approx(metrics[name]) for name in ("mIoU", "mAcc", "aAcc")}
+    assert (again / "report/index.html").is_file()
+    checkpoint = torch.load(work_dir / "step_2.pth", weights_only=True)
+    assert {name.split(".")[0] for name in checkpoint["state_dict"]} == {"backbone", "decode_head", "auxiliary_head"}
+    assert run_test(tiny_config(), work_dir / "step_2.pth", again) == rerun
+
+
+def test_a_finished_run_that_is_resumed_only_reports_again(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    train(tiny_config(), tmp_path, resume=False)
+    before = json.loads((tmp_path / "metrics.json").read_text())
+    (tmp_path / "metrics.json").unlink()
+    train(tiny_config(), tmp_path, resume=True)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == before
+
+
+def test_training_starts_from_pretrained_weights(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    encoder = build_model(tiny_config(), 3).backbone.state_dict()
+    torch.save({"model": encoder}, tmp_path / "encoder.pth")
+    config = tiny_config()
+    config.model.init, config.optim.lr = str(tmp_path / "encoder.pth"), 0.0
+    train(config, tmp_path, resume=False)
+    trained = torch.load(tmp_path / "model.pth", weights_only=True)["model"]
+    assert torch.equal(trained["backbone.blocks1.0.conv1.weight"], encoder["blocks1.0.conv1.weight"])
+
+
+def test_mistakes_stop_before_training(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    config = tiny_config()
+    config.data.root = str(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="nowhere"):
+        train(config, tmp_path, resume=False)
+    config = tiny_config()
+    path = Path(config.data.root) / "annotations/validation/picture_1.png"
+    Image.fromarray(np.full((40, 48), 9, dtype=np.uint8)).save(path)
+    with pytest.raises(UserError, match=r"picture_1\.png holds label 9"):
+        train(config, tmp_path, resume=False)
+    assert not list(tmp_path.glob("step_*.pth"))
+
+
+def test_weights_of_other_classes_or_another_model_are_refused(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    torch.save({"state_dict": build_model(tiny_config(), 5).state_dict()}, tmp_path / "five.pth")
+    with pytest.raises(UserError, match=r"five\.pth.*3 classes"):
+        run_test(tiny_config(), tmp_path / "five.pth", tmp_path)
+    encoder = build_model(tiny_config(), 3).backbone.state_dict()
+    torch.save({"model": encoder}, tmp_path / "encoder.pth")
+    with pytest.raises(UserError, match=r"encoder\.pth"):
+        run_test(tiny_config(), tmp_path / "encoder.pth", tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for name in shipped_recipes() if name.startswith("upernet_")])
+def test_recipes_load_and_open_with_what_to_expect(name: str) -> None:
+    config = load_config(SegmentationConfig, name)
+    assert (config.schedule.steps is None) != (config.schedule.epochs is None)
+    first = (Path(__file__).parents[2] / "configs" / name).read_text().splitlines()[0]
+    assert first.startswith("#")
+
+
+def test_the_paper_recipe() -> None:
+    config = load_config(SegmentationConfig, "upernet_convmae_160k_ade20k.yaml")
+    assert (config.schedule.steps, config.schedule.warmup, config.schedule.policy) == (160_000, 1500, "poly")
+    assert (config.optim.lr, config.optim.weight_decay, config.optim.layer_decay) == (1e-4, 0.05, 0.75)
+    assert (config.model.decode_channels, config.model.aux_channels, config.model.aux_weight) == (768, 256, 0.4)
+    assert (config.model.drop_path, config.data.batch_size, config.data.crop) == (0.2, 16, 512)
+    assert (config.inference.crop, config.inference.stride) == (512, 341)
+
+
+def test_pictures_are_spread_from_worst_to_best() -> None:
+    accuracies = {f"{index}.jpg": index / 30 for index in range(30)}
+    chosen = spread(accuracies, 12)
+    assert (len(chosen), chosen[0], chosen[-1]) == (12, "0.jpg", "29.jpg")
+    assert spread({"a": 0.5}, 12) == ["a"]
