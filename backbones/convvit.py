@@ -1,0 +1,220 @@
+"""ConvViT, the encoder of ConvMAE: two convolution stages, one transformer stage (paper: arXiv 2205.03892)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from convmae.backbones.layers import ConvBlock, PatchEmbed, TransformerBlock
+from convmae.backbones.position import Grid, resample_pos_embed, sincos_pos_embed
+
+STRIDE = 16  # of stage 3; images are padded to multiples of it
+
+
+@dataclass(frozen=True)
+class Dims:
+    """An encoder's dimensions; triples are for stages 1, 2 and 3."""
+
+    embed_dims: tuple[int, int, int]
+    depths: tuple[int, int, int]
+    num_heads: int  # of stage 3
+    mlp_ratios: tuple[float, float, float] = (4, 4, 4)
+
+    @classmethod
+    def of(cls, size: str | Mapping[str, Any] | Dims) -> Dims:
+        """Returns the dims of a size's name, or of a dict with this class's fields (heads and ratios may be left out).
+
+        Raises:
+            ValueError: an unknown size, an unknown or missing key, or triples that are none.
+        """
+        if isinstance(size, Dims):
+            return size
+        if isinstance(size, str):
+            if size not in SIZES:
+                raise ValueError(f"unknown size '{size}'; expected one of {', '.join(SIZES)}, or a dict of dims")
+            return SIZES[size]
+        names = [field.name for field in fields(cls)]
+        given = dict(size)
+        if unknown := [key for key in given if key not in names]:
+            raise ValueError(f"unknown dims {', '.join(map(str, unknown))}; expected {', '.join(names)}")
+        if missing := [key for key in ("embed_dims", "depths") if key not in given]:
+            raise ValueError(f"dims lack {' and '.join(missing)}; found {', '.join(given) or 'nothing'}")
+        for key in ("embed_dims", "depths", "mlp_ratios"):
+            if key in given:
+                given[key] = tuple(given[key])
+                if len(given[key]) != 3:
+                    raise ValueError(f"dims need three values in {key}, one a stage; found {given[key]}")
+        given.setdefault("num_heads", default_heads(given["embed_dims"][2]))
+        return cls(**given)
+
+
+def default_heads(width: int) -> int:
+    """Returns the usual number of heads for stage 3's width, which no weight file tells: a known size's, or width / 64."""
+    known = {dims.embed_dims[2]: dims.num_heads for dims in SIZES.values()}
+    if width in known:
+        return known[width]
+    heads = max(1, width // 64)
+    while width % heads:
+        heads -= 1
+    return heads
+
+
+SIZES: dict[str, Dims] = {
+    "tiny": Dims((64, 128, 256), (2, 2, 6), 4),
+    "small": Dims((128, 256, 384), (2, 2, 11), 6),
+    "base": Dims((256, 384, 768), (2, 2, 11), 12),
+    # The released large weights disagree with the paper; ratios of these two are unverified.
+    "large": Dims((384, 768, 1024), (2, 2, 23), 16, (8, 8, 4)),
+    "huge": Dims((768, 1024, 1280), (2, 2, 31), 16, (8, 8, 4)),
+}
+
+
+class ConvViTEncoder(nn.Module):
+    """The three stages that every use shares: E1, E2, E3 are their raw outputs at strides 4, 8 and 16.
+
+    Args:
+        size: a name of `SIZES`, a dict of dims (see `Dims`) or a `Dims`.
+        img_size: pixels (a side, or height and width) whose grid `pos_embed` is kept at; any other image resamples it.
+        drop_path_rate: of the last block; it grows linearly from 0 over the blocks of all three stages.
+        checkpoint_activations: recompute each block in the backward pass instead of keeping its activations.
+        eps: of stage 3's LayerNorms; the patch embeddings and convolution blocks have 1e-5.
+        layer_scale: initial value of stage 3's LayerScale; None for none.
+    """
+
+    def __init__(
+        self,
+        size: str | Mapping[str, Any] | Dims = "base",
+        img_size: int | tuple[int, int] = 224,
+        drop_path_rate: float = 0.0,
+        checkpoint_activations: bool = False,
+        eps: float = 1e-6,
+        layer_scale: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.dims = dims = Dims.of(size)
+        self.embed_dims = dims.embed_dims
+        self.checkpoint_activations = checkpoint_activations
+        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+        self.grid_size: Grid = (-(-height // STRIDE), -(-width // STRIDE))
+        width1, width2, width3 = dims.embed_dims
+        self.patch_embed1 = PatchEmbed(3, width1, 4)
+        self.patch_embed2 = PatchEmbed(width1, width2, 2)
+        self.patch_embed3 = PatchEmbed(width2, width3, 2)
+        self.patch_embed4 = nn.Linear(width3, width3)
+        self.pos_embed = nn.Parameter(sincos_pos_embed(width3, self.grid_size))
+
+        rates = iter(torch.linspace(0, drop_path_rate, sum(dims.depths)).tolist())
+        depth1, depth2, depth3 = dims.depths
+        ratio1, ratio2, ratio3 = dims.mlp_ratios
+        self.blocks1 = nn.ModuleList(ConvBlock(width1, ratio1, next(rates)) for _ in range(depth1))
+        self.blocks2 = nn.ModuleList(ConvBlock(width2, ratio2, next(rates)) for _ in range(depth2))
+        self.blocks3 = nn.ModuleList(
+            TransformerBlock(width3, dims.num_heads, ratio3, next(rates), eps, layer_scale) for _ in range(depth3)
+        )
+        self.apply(_init_linear)
+        # As a matrix, like a ViT's patch embedding; the other convolutions keep PyTorch's own initialisation.
+        nn.init.xavier_uniform_(self.patch_embed3.proj.weight.data.flatten(1))
+        nn.init.zeros_(self.patch_embed3.proj.bias)
+
+    def run_block(self, block: nn.Module, x: Tensor, *args: Any) -> Tensor:
+        """Runs one block; under `checkpoint_activations` its inner activations are recomputed in the backward pass."""
+        if self.checkpoint_activations and torch.is_grad_enabled():
+            return checkpoint(block, x, *args, use_reentrant=False)
+        return block(x, *args)
+
+    def positions(self, grid: Grid) -> Tensor:
+        """Returns `pos_embed` at `grid`, [1, rows * columns, C]."""
+        return resample_pos_embed(self.pos_embed, self.grid_size, grid)
+
+    def forward_stages(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Runs the stages on [B, 3, H, W], any H and W. Returns E1, E2, E3 channels last, [B, ceil(H / stride), ..., C]."""
+        height, width = images.shape[-2:]
+        images = F.pad(images, (0, -width % STRIDE, 0, -height % STRIDE))
+        x = self.patch_embed1(images.permute(0, 2, 3, 1))
+        for block in self.blocks1:
+            x = self.run_block(block, x)
+        e1 = x
+        x = self.patch_embed2(x)
+        for block in self.blocks2:
+            x = self.run_block(block, x)
+        e2 = x
+        x = self.patch_embed4(self.patch_embed3(x))
+        grid = (x.shape[1], x.shape[2])
+        x = x.flatten(1, 2) + self.positions(grid)
+        e3 = self.forward_blocks3(x, grid).unflatten(1, grid)
+        return (
+            e1[:, : -(-height // 4), : -(-width // 4)],
+            e2[:, : -(-height // 8), : -(-width // 8)],
+            e3,  # every cell of it holds some pixel of the image
+        )
+
+    def forward_blocks3(self, x: Tensor, grid: Grid) -> Tensor:
+        """Runs stage 3 on the tokens of a whole grid, [B, rows * columns, C] -> the same."""
+        for block in self.blocks3:
+            x = self.run_block(block, x)
+        return x
+
+    def forward_pyramid(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns E1, E2, E3 of [B, 3, H, W], each [B, C, ceil(H / s), ceil(W / s)] at strides s = 4, 8, 16."""
+        e1, e2, e3 = (stage.permute(0, 3, 1, 2) for stage in self.forward_stages(images))
+        return e1, e2, e3
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Returns E3's tokens, [B, L, C], L in row-major order."""
+        return self.forward_stages(images)[2].flatten(1, 2)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Layers for layer-wise decay, in timm's form: stem and positions are 0, `blocks3.i` is i + 1, the rest is last."""
+        stem = r"^(?:pos_embed|patch_embed|blocks1\.|blocks2\.)"
+        return {"stem": stem, "blocks": r"^blocks3" if coarse else r"^blocks3\.(\d+)\."}
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that stand for positions; vectors (norms, biases, scales) are left out by timm itself."""
+        tables = {name for name, _ in self.named_parameters() if name.endswith("relative_position_bias_table")}
+        return {"pos_embed"} | tables
+
+
+class ConvViT(ConvViTEncoder):
+    """The classifier: mean over E3's tokens, `fc_norm`, `head`. With `num_classes=0` it returns the normed mean.
+
+    The encoder starts from xavier-uniform linears as in pretraining, the head from a truncated normal of 0.02 (timm's).
+    """
+
+    def __init__(
+        self,
+        size: str | Mapping[str, Any] | Dims = "base",
+        num_classes: int = 1000,
+        img_size: int | tuple[int, int] = 224,
+        drop_path_rate: float = 0.0,
+        checkpoint_activations: bool = False,
+    ) -> None:
+        super().__init__(size, img_size, drop_path_rate, checkpoint_activations)
+        self.num_classes = num_classes
+        width = self.embed_dims[2]
+        self.fc_norm = nn.LayerNorm(width, eps=1e-6)
+        self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
+        if num_classes:
+            nn.init.trunc_normal_(self.head.weight, std=0.02)
+            nn.init.zeros_(self.head.bias)
+
+    def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:
+        """Returns logits [B, num_classes] of tokens [B, L, C], or what goes into `head`, [B, C]."""
+        pooled = self.fc_norm(tokens.mean(1))
+        return pooled if pre_logits else self.head(pooled)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns logits [B, num_classes] of images [B, 3, H, W]."""
+        return self.forward_head(self.forward_features(images))
+
+
+def _init_linear(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,140 @@
+"""The encoder's layers. Stages 1 and 2 run channels last: everything but the depthwise convolution is matrix work there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+# (query, key, value), each [B, heads, L, D], to the attended values [B, heads, L, D].
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def split_tiles(x: Tensor, size: int) -> Tensor:
+    """Cuts [..., H, W, C] into tiles, each one row: [..., H / size, W / size, size * size * C]."""
+    *lead, height, width, channels = x.shape
+    x = x.reshape(*lead, height // size, size, width // size, size, channels)
+    return x.transpose(-4, -3).flatten(-3)
+
+
+class PatchConv(nn.Conv2d):
+    """A convolution whose kernel equals its stride, channels last: [..., H, W, C] -> [..., H / k, W / k, out].
+
+    It is a matrix product on tiles, so the leading shape is free: whole maps [B, H, W, C] or single tiles [R, k, k, C].
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, size: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=size, stride=size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = self.kernel_size[0]
+        matrix = self.weight.permute(0, 2, 3, 1).flatten(1) if size > 1 else self.weight.flatten(1)
+        return F.linear(split_tiles(x, size) if size > 1 else x, matrix, self.bias)
+
+
+class PatchEmbed(nn.Module):
+    """Patch embedding: convolution with kernel = stride, LayerNorm, GELU. [..., H, W, C] -> [..., H / size, W / size, dim]."""
+
+    def __init__(self, in_channels: int, dim: int, size: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.proj = PatchConv(in_channels, dim, size)
+        self.norm = nn.LayerNorm(dim, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(self.norm(self.proj(x)))
+
+
+class Mlp(nn.Module):
+    """Two layers with GELU between, over the last dimension; `pointwise` stores them as 1x1 convolutions."""
+
+    def __init__(self, dim: int, hidden: int, pointwise: bool = False) -> None:
+        super().__init__()
+        self.fc1 = PatchConv(dim, hidden, 1) if pointwise else nn.Linear(dim, hidden)
+        self.fc2 = PatchConv(hidden, dim, 1) if pointwise else nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class ConvBlock(nn.Module):
+    """Block of stages 1 and 2 (paper, section 3.1), channels last, any leading shape but for the depthwise convolution.
+
+    x + conv2(depthwise(conv1(norm1(x)))), then x + mlp(norm2(x)).
+    """
+
+    def __init__(self, dim: int, mlp_ratio: float = 4.0, drop_path: float = 0.0, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.conv1 = PatchConv(dim, dim, 1)
+        self.attn = nn.Conv2d(dim, dim, kernel_size=5, padding=2, groups=dim)
+        self.conv2 = PatchConv(dim, dim, 1)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), pointwise=True)
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def depthwise(self, x: Tensor) -> Tensor:
+        """The depthwise 5x5 convolution, [B, H, W, C] -> [B, H, W, C]: the only step that mixes positions."""
+        return self.attn(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+    def forward(self, x: Tensor, depthwise: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Runs the block.
+
+        Args:
+            x: [B, H, W, C], or rows of any leading shape if `depthwise` is given.
+            depthwise: stands in for the depthwise step, same shape in and out. The visible-only path scatters its rows to a
+                canvas, calls `self.depthwise` and gathers them back.
+        """
+        mixed = (depthwise or self.depthwise)(self.conv1(self.norm1(x)))
+        x = x + self.drop_path(self.conv2(mixed))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention on [B, L, C]."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"a width of {dim} can't be split into {num_heads} heads; it must be a multiple")
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, dim * 3)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, attend: Attend | None = None) -> Tensor:
+        """`attend` replaces scaled dot-product attention: with a position bias, or in windows."""
+        query, key, value = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        x = (attend or F.scaled_dot_product_attention)(query, key, value)
+        return self.proj(x.transpose(1, 2).flatten(2))
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm transformer block on [B, L, C]; with `layer_scale`, gamma_1 and gamma_2 scale its branches from that value."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+        eps: float = 1e-6,
+        layer_scale: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.attn = Attention(dim, num_heads)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.layer_scale = layer_scale is not None
+        if layer_scale is not None:
+            self.gamma_1 = nn.Parameter(torch.full((dim,), layer_scale))
+            self.gamma_2 = nn.Parameter(torch.full((dim,), layer_scale))
+
+    def forward(self, x: Tensor, attend: Attend | None = None) -> Tensor:
+        attended = self.attn(self.norm1(x), attend)
+        x = x + self.drop_path(attended * self.gamma_1 if self.layer_scale else attended)
+        transformed = self.mlp(self.norm2(x))
+        return x + self.drop_path(transformed * self.gamma_2 if self.layer_scale else transformed)
