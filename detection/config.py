@@ -1,0 +1,99 @@
+"""Every option of a detection run, with its default (the paper's COCO recipe) and the line that --help shows."""
+
+from dataclasses import dataclass, field
+from typing import List  # noqa: UP035  (the spelling that OmegaConf 2.3 reads on every Python)
+
+from convmae.engine.config import option
+from convmae.engine.options import DataOptions, OptimOptions, RuntimeOptions, ScheduleOptions
+
+
+@dataclass
+class ModelOptions:
+    """Mask R-CNN on ConvViTDet."""
+
+    size: str = option("base", "encoder", ("tiny", "small", "base", "large", "huge"))
+    init: str = option(
+        "", "pretrained weights (.pth or .safetensors), whole or encoder alone; empty trains from scratch"
+    )
+    window_size: int = option(7, "side of the attention windows of stage 3, in tokens; the released detector has 16")
+    drop_path: float = option(0.1, "rate of dropped residual paths, rising linearly over the blocks to this")
+    masks: bool = option(True, "predict masks; false for data with boxes alone")
+    norm: str = option(
+        "syncbn",
+        "norm in pyramid and heads: syncbn is bn on one process; gn and ln suit batches of a few pictures",
+        ("syncbn", "bn", "gn", "ln", "none"),
+    )
+    fpn_channels: int = option(256, "channels of the pyramid; the heads' cost grows with their square")
+    anchor_sizes: List[float] = option(  # noqa: UP006
+        lambda: [32.0, 64.0, 128.0, 256.0, 512.0], "side of the square anchor on p2..p6, in pixels"
+    )
+    anchor_ratios: List[float] = option(  # noqa: UP006
+        lambda: [0.5, 1.0, 2.0], "height over width of the anchors"
+    )
+    canonical_size: float = option(224.0, "side of a box that is pooled from p4, in pixels; half of it goes to p3")
+    rpn_convs: int = option(2, "3x3 convolutions before the proposals")
+    rpn_sampled: int = option(256, "anchors a picture that the proposals learn from")
+    pre_nms_train: int = option(2000, "proposals of each level that enter suppression in training")
+    post_nms_train: int = option(1000, "proposals that leave it in training")
+    pre_nms_test: int = option(1000, "proposals of each level that enter suppression in testing")
+    post_nms_test: int = option(1000, "proposals that leave it in testing")
+    roi_sampled: int = option(512, "proposals a picture that the heads learn from, a quarter of them objects at most")
+    box_convs: List[int] = option(lambda: [256] * 4, "channels of the box head's convolutions")  # noqa: UP006
+    box_hidden: List[int] = option(lambda: [1024], "channels of the box head's linear layers")  # noqa: UP006
+    mask_convs: List[int] = option(lambda: [256] * 4, "channels of the mask head's convolutions")  # noqa: UP006
+    score_threshold: float = option(0.05, "detections of less confidence are dropped")
+    nms_threshold: float = option(
+        0.5, "overlap (IoU) above which the less sure of two detections of a class is dropped"
+    )
+    detections: int = option(100, "detections kept of a picture")
+
+
+@dataclass
+class DetectionDataOptions(DataOptions):
+    """COCO-format data: a JSON file and a folder of pictures for each split."""
+
+    root: str = option("data/coco", "data folder; the paths below lie in it unless they are absolute")
+    train_images: str = option("train2017", "folder of training pictures")
+    train_annotations: str = option("annotations/instances_train2017.json", "their COCO JSON file")
+    val_images: str = option("val2017", "folder of validation pictures")
+    val_annotations: str = option("annotations/instances_val2017.json", "their COCO JSON file")
+    limit: int = option(
+        0,
+        "train on the first so many pictures by id that hold an object, and validate on them: overfits on purpose; 0: all",
+    )
+    keep_empty: bool = option(True, "train on pictures without objects too")
+    img_size: int = option(1024, "side of the square that pictures are fitted into or cut to, in pixels")
+    jitter: List[float] = option(  # noqa: UP006
+        lambda: [0.1, 2.0],
+        "large-scale jitter: a training picture is fitted into the square times a factor drawn from here",
+    )
+    flip: float = option(0.5, "probability of a horizontal flip")
+    test_batch: int = option(1, "pictures computed at a time in testing, on each process")
+    check_pictures: int = option(
+        3000, "pictures whose size is compared with the JSON before training starts; beyond, an even sample of them"
+    )
+
+
+def _optim() -> OptimOptions:
+    return OptimOptions(lr=8e-5, lr_batch=32, weight_decay=0.1)
+
+
+def _data() -> DetectionDataOptions:
+    return DetectionDataOptions(batch_size=32, workers=4)
+
+
+def _schedule() -> ScheduleOptions:
+    return ScheduleOptions(
+        epochs=25.0, policy="cosine", warmup=0.125, warmup_factor=0.001, eval_every=5.0, save_every=1.0
+    )
+
+
+@dataclass
+class DetectionConfig:
+    """The tree that detection recipes fill."""
+
+    model: ModelOptions = field(default_factory=ModelOptions)
+    data: DetectionDataOptions = field(default_factory=_data)
+    optim: OptimOptions = field(default_factory=_optim)
+    schedule: ScheduleOptions = field(default_factory=_schedule)
+    runtime: RuntimeOptions = field(default_factory=RuntimeOptions)

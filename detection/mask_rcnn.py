@@ -1,0 +1,90 @@
+"""Mask R-CNN (arXiv 1703.06870) on ConvViTDet, in the published ConvMAE detector's form."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from convmae.backbones import ConvViTDet
+from convmae.detection.anchors import Anchors
+from convmae.detection.config import ModelOptions
+from convmae.detection.heads import BoxPredictor, ProposalHead, box_head, mask_head, mask_predictor, norm_layer
+from convmae.detection.pooler import Pooler
+from convmae.detection.proposals import Counts, ProposalNetwork
+from convmae.detection.roi_heads import DetectionHeads, Detections
+
+LEVELS = ("p2", "p3", "p4", "p5")  # and p6, which only the proposals use
+
+
+class MaskRCNN(nn.Module):
+    """Encoder, feature pyramid, proposals, box and mask heads."""
+
+    def __init__(
+        self, options: ModelOptions, classes: int, img_size: int, checkpoint_activations: bool = False
+    ) -> None:
+        super().__init__()
+        channels, norm = options.fpn_channels, options.norm
+        self.backbone = ConvViTDet(
+            options.size,
+            img_size=img_size,
+            window_size=options.window_size,
+            drop_path_rate=options.drop_path,
+            checkpoint_activations=checkpoint_activations,
+        )
+        self.fpn = FeaturePyramidNetwork(
+            list(self.backbone.out_channels), channels, LastLevelMaxPool(), norm_layer(norm)
+        )
+        strides = tuple(self.backbone.strides)
+        anchors = Anchors(options.anchor_sizes, options.anchor_ratios, (*strides, 2 * strides[-1]))
+        self.rpn = ProposalNetwork(
+            anchors,
+            ProposalHead(channels, len(options.anchor_ratios), options.rpn_convs),
+            Counts(options.pre_nms_train, options.pre_nms_test),
+            Counts(options.post_nms_train, options.post_nms_test),
+            options.rpn_sampled,
+        )
+        mask_parts = None
+        if options.masks:
+            widths = options.mask_convs
+            mask_parts = (
+                Pooler(14, strides, options.canonical_size),
+                mask_head(channels, widths, norm),
+                mask_predictor(widths[-1] if widths else channels, classes),
+            )
+        self.roi_heads = DetectionHeads(
+            Pooler(7, strides, options.canonical_size),
+            box_head(channels, 7, options.box_convs, options.box_hidden, norm),
+            BoxPredictor(options.box_hidden[-1], classes),
+            mask_parts,
+            sampled=options.roi_sampled,
+            score_threshold=options.score_threshold,
+            nms_threshold=options.nms_threshold,
+            detections=options.detections,
+        )
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Returns p2..p6 [B, fpn_channels, H / stride, W / stride] of normalised images [B, 3, H, W]."""
+        maps = self.backbone(images)
+        return list(self.fpn(OrderedDict(zip(LEVELS, maps, strict=True))).values())
+
+    def forward(
+        self,
+        images: Tensor,
+        targets: list[dict[str, Tensor]] | None = None,
+        sizes: list[tuple[int, int]] | None = None,
+    ) -> tuple[list[Detections], dict[str, Tensor]]:
+        """Returns detections and losses; in training, with ``targets``, the losses, else the detections.
+
+        images: [B, 3, H, W], normalised; sizes: height and width of each picture inside its padding, which boxes are clipped to.
+        """
+        sizes = sizes or [(images.shape[-2], images.shape[-1])] * len(images)
+        pyramid = self.features(images)
+        listed = ImageList(images, sizes)
+        proposals, losses = self.rpn(listed, OrderedDict(enumerate(pyramid)), targets)
+        detections, head_losses = self.roi_heads(pyramid[: len(LEVELS)], proposals, sizes, targets)
+        renamed = {"loss_objectness": "loss_rpn_class", "loss_rpn_box_reg": "loss_rpn_box"}
+        return detections, {**{renamed[name]: value for name, value in losses.items()}, **head_losses}

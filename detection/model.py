@@ -1,0 +1,80 @@
+"""Mask R-CNN as mmengine's runner wants it: pixels in, losses or detections in the picture's own pixels out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.model import BaseModel
+from torch import Tensor
+
+from convmae.detection.coco import Category
+from convmae.detection.config import DetectionConfig
+from convmae.detection.dataset import Sample
+from convmae.detection.mask_rcnn import MaskRCNN
+from convmae.detection.masks import encode_masks
+from convmae.engine.images import normalize
+
+
+class DetectionModel(BaseModel):
+    """``model`` is the network; the class list is saved with its weights, as bytes of JSON."""
+
+    def __init__(self, config: DetectionConfig, categories: Sequence[Category]) -> None:
+        super().__init__()
+        self.categories = list(categories)
+        self.model = MaskRCNN(
+            config.model, len(self.categories), config.data.img_size, config.runtime.checkpoint_activations
+        )
+
+    def forward(
+        self,
+        images: Tensor,
+        targets: list[dict[str, Tensor]] | None = None,
+        samples: list[Sample] | None = None,
+        mode: str = "loss",
+    ) -> dict[str, Tensor] | list[dict[str, Any]]:
+        """Returns the losses (``mode="loss"``) or, for each picture, its detections (``mode="predict"``).
+
+        images: uint8 [B, 3, H, W]. A detection dict holds image_id, boxes [n, 4] (left, top, right, bottom) and masks
+        (compressed RLE) in the picture's pixels, scores [n], and labels [n] into ``categories``.
+        """
+        pixels = normalize(images)
+        if mode == "loss":
+            return self.model(pixels, targets)[1]
+        if mode != "predict" or samples is None:
+            raise ValueError(f"mode is {mode!r}; expected loss with targets, or predict with samples")
+        detections, _ = self.model(pixels, sizes=[sample.geometry.content for sample in samples])
+        return [self._restore(found, sample) for found, sample in zip(detections, samples, strict=True)]
+
+    def get_extra_state(self) -> Tensor:
+        """Returns the class list as bytes, so that weights say what they were trained on."""
+        text = json.dumps([[category.id, category.name] for category in self.categories])
+        return torch.frombuffer(bytearray(text, "utf-8"), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Takes the class list from a checkpoint. Raises ValueError if it isn't this model's."""
+        found = read_categories(state)
+        if found != self.categories:
+            raise ValueError(
+                f"the weights are for {len(found)} other classes: {', '.join(c.name for c in found[:5])}, ..."
+            )
+
+    def _restore(self, found: dict[str, Tensor], sample: Sample) -> dict[str, Any]:
+        boxes = sample.geometry.restore_boxes(found["boxes"])
+        solid = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+        restored: dict[str, Any] = {
+            "image_id": sample.image_id,
+            "boxes": boxes[solid].cpu(),
+            "scores": found["scores"][solid].cpu(),
+            "labels": found["labels"][solid].cpu(),
+        }
+        if "masks" in found:
+            restored["masks"] = encode_masks(found["masks"][solid], boxes[solid], sample.height, sample.width)
+        return restored
+
+
+def read_categories(state: Tensor) -> list[Category]:
+    """Returns the class list from its bytes in a checkpoint."""
+    return [Category(number, name) for number, name in json.loads(bytes(state.tolist()).decode("utf-8"))]
