@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,13 +22,28 @@ FIRST_COLOURS: tuple[Colour, ...] = (
 
 
 def palette(count: int) -> list[Colour]:
-    """Returns ``count`` RGB colours that differ as much as that many can; the first ones are the same for any count."""
-    colours = list(FIRST_COLOURS[:count])
-    for index in range(len(colours), count):
-        hue = (index * 0.618034) % 1  # the golden ratio never comes back to a hue
-        lightness, saturation = ((0.45, 0.75), (0.7, 0.8), (0.3, 0.6), (0.58, 0.45))[index % 4]
-        red, green, blue = colorsys.hls_to_rgb(hue, lightness, saturation)
-        colours.append((round(255 * red), round(255 * green), round(255 * blue)))
+    """Returns ``count`` RGB colours, the first ones the same for any count; up to 250 they differ."""
+    colours = _colours_apart()
+    return [colours[index % len(colours)] for index in range(count)]
+
+
+@functools.cache
+def _colours_apart() -> list[Colour]:
+    """The first colours, then those of a list of tints, each the farthest from all that stand before it."""
+    tints = [
+        colorsys.hls_to_rgb(hue / 30, lightness, saturation)
+        for hue in range(30)
+        for lightness in (0.3, 0.45, 0.6, 0.75)
+        for saturation in (0.45, 0.85)
+    ]
+    candidates = np.round(255 * np.array(tints))
+    weights = np.sqrt([2.0, 4.0, 3.0])  # approximates perceived distance in RGB
+    colours = list(FIRST_COLOURS)
+    distances = np.stack([np.linalg.norm((candidates - color) * weights, axis=1) for color in colours]).min(axis=0)
+    for _ in candidates:
+        farthest = candidates[distances.argmax()]
+        colours.append((int(farthest[0]), int(farthest[1]), int(farthest[2])))
+        distances = np.minimum(distances, np.linalg.norm((candidates - farthest) * weights, axis=1))
     return colours
 
 
@@ -119,6 +135,18 @@ def row(images: Sequence[Image.Image], captions: Sequence[str]) -> Image.Image:
     return sheet
 
 
+def column(images: Sequence[Image.Image]) -> Image.Image:
+    """Returns the pictures one below the other, each as wide as the widest, without gaps."""
+    width = max(image.width for image in images)
+    fitted = [image.convert("RGB").resize((width, round(image.height * width / image.width))) for image in images]
+    sheet = Image.new("RGB", (width, sum(image.height for image in fitted)), INK)
+    top = 0
+    for image in fitted:
+        sheet.paste(image, (0, top))
+        top += image.height
+    return sheet
+
+
 def pair(left: Image.Image, right: Image.Image, captions: tuple[str, str]) -> Image.Image:
     """Returns two pictures side by side, each under its caption."""
     return row([left, right], captions)
@@ -151,7 +179,8 @@ def _draw_tag(
     ascent, descent = draw.textbbox((0, 0), "Ag", font=font)[1::2]
     width, height = text_width + 8, descent - ascent + 6
     places = [(left, top - height), (left, top), (left, bottom), (right - width, top - height), (left, bottom - height)]
-    places += [(right - width, bottom)]
+    places += [(right - width, bottom), (right, top), (left - width, top)]
+    places += [(left, top + step * height) for step in range(1, 7)]
     fitted = [(min(max(x, 0), max(size[0] - width, 0)), min(max(y, 0), max(size[1] - height, 0))) for x, y in places]
     tags = [(x, y, x + width, y + height) for x, y in fitted]
     tag = min(tags, key=lambda spot: sum(_shared_area(spot, other) for other in taken))  # the first of equals

@@ -61,7 +61,7 @@ def curves(rows: Sequence[Mapping[str, float]], keys: Mapping[str, str], ylabel:
         steps, values = np.asarray(points, np.float64).T
         if len(points) > MANY:
             plot.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
-            plot.plot(steps, _running_mean(values, len(values) // 50 + 1), color=color, label=label)
+            plot.plot(steps, _running_mean(values, 2 * (len(values) // 100) + 1), color=color, label=label)
         else:
             plot.plot(steps, values, color=color, label=label, marker="o", markersize=4)
     plot.set_xlabel("step")

@@ -7,6 +7,7 @@ import datetime
 import io
 import json
 import math
+import numbers
 import platform
 import re
 from collections.abc import Mapping, Sequence
@@ -243,7 +244,7 @@ def _is_number(value: str | float | None) -> bool:
 def _are_shares(values: Sequence[str | float | None]) -> bool:
     """Whether a column holds shares, which a bar can show: floats in 0..1, integers being counts."""
     known = [value for value in values if value is not None]
-    floats = [float(value) for value in known if not isinstance(value, (str, int))]
+    floats = [float(value) for value in known if not isinstance(value, (str, numbers.Integral))]
     finite = [value for value in floats if math.isfinite(value)]
     return bool(finite) and len(floats) == len(known) and min(finite) >= 0 and max(finite) <= 1
 
@@ -258,8 +259,10 @@ def _cell(value: str | float | None, numeric: bool, share: bool) -> dict[str, An
 
 
 def _readable(value: float) -> str:
-    if isinstance(value, int) or (float(value).is_integer() and abs(value) >= 1000):
+    if isinstance(value, numbers.Integral) or (float(value).is_integer() and abs(value) >= 1000):
         return f"{int(value):,}"
+    if 0 < abs(value) < 0.001:
+        return f"{value:.1e}"
     return f"{value:,.3f}" if abs(value) < 100 else f"{value:,.1f}"
 
 

@@ -1,0 +1,95 @@
+"""Overlays: drawn where they belong, legible on small pictures, and forgiving of odd boxes and labels."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convmae.engine.drawing import LEGIBLE, column, draw_boxes, draw_labels, enlarge, pair, palette, row
+
+RED, GREEN = (255, 0, 0), (0, 255, 0)
+
+
+def black(width: int, height: int) -> Image.Image:
+    return Image.new("RGB", (width, height))
+
+
+def pixels(image: Image.Image) -> np.ndarray:
+    return np.asarray(image, np.int64)
+
+
+def test_small_pictures_are_enlarged_and_large_ones_kept() -> None:
+    small, scale = enlarge(black(128, 96))
+    assert small.size == (LEGIBLE, LEGIBLE * 96 // 128)
+    assert scale == LEGIBLE / 128
+    large, scale = enlarge(black(1000, 700))
+    assert (large.size, scale) == ((1000, 700), 1.0)
+
+
+def test_a_box_is_drawn_at_its_corners_in_the_enlarged_picture() -> None:
+    drawn = pixels(draw_boxes(black(120, 120), [[30, 40, 90, 100]], [""], colors=[RED]))
+    rows, columns = np.nonzero((drawn == RED).all(axis=2))
+    scale = LEGIBLE / 120
+    corners = [columns.min(), rows.min(), columns.max(), rows.max()]
+    np.testing.assert_allclose(corners, np.array([30, 40, 90, 100]) * scale, atol=2)
+
+
+def test_a_mask_tints_its_area_and_leaves_the_rest() -> None:
+    mask = np.zeros((60, 60), bool)
+    mask[20:40, 20:40] = True
+    drawn = pixels(draw_boxes(black(60, 60), [[20, 20, 40, 40]], [""], mask[None], [GREEN]))
+    scale = LEGIBLE // 60
+    inside = drawn[26 * scale : 34 * scale, 26 * scale : 34 * scale]
+    assert (inside[..., 1] > 50).all()
+    assert (inside[..., 0] == 0).all()
+    assert drawn[: 19 * scale].sum() < drawn.sum() / 20
+
+
+def test_tags_stay_inside_the_picture_and_apart() -> None:
+    """Four objects at the same place, in a corner: each tag is its own, and none is cut off."""
+    boxes = [[0, 0, 30, 30]] * 4
+    colors = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)]
+    drawn = pixels(draw_boxes(black(200, 200), boxes, ["disc 0.91"] * 4, colors=colors))
+    areas = [(drawn == color).all(axis=2).sum() for color in colors]
+    assert min(areas[:3]) > 0.5 * max(areas)
+
+
+@pytest.mark.parametrize(
+    "box", [[5, 5, 5, 5], [50, 50, 40, 40], [-20, -20, 300, 300], [99.9, 99.9, 100.2, 100.2], [0.2, 3, 0.4, 90]]
+)
+def test_odd_boxes_are_drawn_without_complaint(box: list[float]) -> None:
+    assert draw_boxes(black(100, 100), [box], ["triangle 0.50"]).size == (LEGIBLE, LEGIBLE)
+
+
+def test_no_boxes_leave_the_picture_as_it_is() -> None:
+    assert pixels(draw_boxes(black(50, 50), np.zeros((0, 4)), [], np.zeros((0, 50, 50)))).sum() == 0
+
+
+def test_labels_have_their_colour_and_unknown_ones_are_grey() -> None:
+    labels = np.zeros((48, 48), np.uint8)
+    labels[:, 16:] = 1
+    labels[:, 32:] = 255
+    drawn = pixels(draw_labels(black(48, 48), labels, [RED, GREEN], opacity=1.0))
+    scale = LEGIBLE // 48
+    for column_, color in ((8, RED), (24, GREEN), (40, (128, 128, 128))):
+        assert tuple(drawn[100, column_ * scale]) == color
+    assert drawn[100, 16 * scale].max() < 128  # the line between two labels
+
+
+def test_palette_colours_differ_and_do_not_depend_on_the_count() -> None:
+    many = palette(150)
+    assert many[:20] == palette(20)
+    assert len(set(many)) == 150
+    few = np.array(palette(20))
+    distances = np.linalg.norm(few[:, None] - few, axis=2) + 1000 * np.eye(20)
+    assert distances.min() > 30
+
+
+def test_row_pair_and_column_keep_the_pictures() -> None:
+    left, right = Image.new("RGB", (100, 100), RED), Image.new("RGB", (50, 50), GREEN)
+    both = pixels(pair(left, right, ("ground truth", "a prediction whose caption is too long for one line")))
+    assert (both == RED).all(axis=2).sum() == 100 * 100
+    assert (both == GREEN).all(axis=2).sum() == 100 * 100
+    assert row([left], [""]).width == 100
+    stacked = column([left, right])
+    assert stacked.size == (100, 200)
+    assert stacked.getpixel((50, 150)) == GREEN
