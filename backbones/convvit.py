@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from convmae.backbones.layers import ConvBlock, PatchEmbed, TransformerBlock
 from convmae.backbones.position import Grid, resample_pos_embed, sincos_pos_embed
+from convmae.backbones.shapes import FromCheckpoint
 
 STRIDE = 16  # of stage 3; images are padded to multiples of it
 
@@ -75,7 +76,7 @@ SIZES: dict[str, Dims] = {
 }
 
 
-class ConvViTEncoder(nn.Module):
+class ConvViTEncoder(FromCheckpoint):
     """The three stages that every use shares: E1, E2, E3 are their raw outputs at strides 4, 8 and 16.
 
     Args:
@@ -117,10 +118,17 @@ class ConvViTEncoder(nn.Module):
         self.blocks3 = nn.ModuleList(
             TransformerBlock(width3, dims.num_heads, ratio3, next(rates), eps, layer_scale) for _ in range(depth3)
         )
-        self.apply(_init_linear)
+        self.apply(self.init_linear)
         # As a matrix, like a ViT's patch embedding; the other convolutions keep PyTorch's own initialisation.
         nn.init.xavier_uniform_(self.patch_embed3.proj.weight.data.flatten(1))
         nn.init.zeros_(self.patch_embed3.proj.bias)
+
+    @staticmethod
+    def init_linear(module: nn.Module) -> None:
+        """Xavier-uniform weights and zero biases for linear layers, as in pretraining."""
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
 
     def run_block(self, block: nn.Module, x: Tensor, *args: Any) -> Tensor:
         """Runs one block; under `checkpoint_activations` its inner activations are recomputed in the backward pass."""
@@ -203,6 +211,11 @@ class ConvViT(ConvViTEncoder):
             nn.init.trunc_normal_(self.head.weight, std=0.02)
             nn.init.zeros_(self.head.bias)
 
+    @classmethod
+    def options_from_state_dict(cls, state: Mapping[str, Any]) -> dict[str, Any]:
+        classes = {"num_classes": state["head.weight"].shape[0]} if "head.weight" in state else {}
+        return super().options_from_state_dict(state) | classes
+
     def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:
         """Returns logits [B, num_classes] of tokens [B, L, C], or what goes into `head`, [B, C]."""
         pooled = self.fc_norm(tokens.mean(1))
@@ -211,10 +224,3 @@ class ConvViT(ConvViTEncoder):
     def forward(self, images: Tensor) -> Tensor:
         """Returns logits [B, num_classes] of images [B, 3, H, W]."""
         return self.forward_head(self.forward_features(images))
-
-
-def _init_linear(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.xavier_uniform_(module.weight)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

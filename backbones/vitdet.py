@@ -1,0 +1,123 @@
+"""ConvViTDet, the encoder for detection: windowed and global attention in stage 3, four maps out (paper, section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from convmae.backbones.biased_attention import biased_attention, window_sizes, windowed_attention
+from convmae.backbones.convvit import ConvViTEncoder, Dims
+from convmae.backbones.layers import Attend
+from convmae.backbones.position import Grid, RelativePositionBias
+from convmae.backbones.shapes import bias_tables, window_size
+
+
+def spread_blocks(depth: int, count: int = 4) -> tuple[int, ...]:
+    """Returns `count` block indices spread evenly from the first to the last: (0, 3, 6, 10) of 11."""
+    return tuple(sorted({index * (depth - 1) // (count - 1) for index in range(count)}))
+
+
+class ConvViTDet(ConvViTEncoder):
+    """Returns E1, E2, E3 and E4, at strides 4, 8, 16, 32; E4 is E3 after 2x2 max-pooling.
+
+    All blocks of stage 3 attend in windows but the global ones. One relative position bias table is shared by the windowed
+    blocks, another by the global ones; both are zero at first.
+
+    Args:
+        size: a name of `SIZES`, a dict of dims or a `Dims`.
+        img_size: pixels whose grid `pos_embed` and the global table are kept at; any other image fits them to its own.
+        window_size: tokens, a side or height and width. The paper's text has 7, the released weights 16.
+        global_blocks: indices from 0; None spreads four evenly over the depth, 0, 3, 6, 10 of base's 11.
+        drop_path_rate: of the last block.
+        checkpoint_activations: recompute each block in the backward pass.
+        attend_to_padding: where windows don't divide the grid, pad it with zero tokens and attend to them as to others, as
+            weights of the public ViTDet port were trained; by default nothing outside the grid is attended to.
+    """
+
+    strides = (4, 8, 16, 32)
+
+    def __init__(
+        self,
+        size: str | Mapping[str, Any] | Dims = "base",
+        img_size: int | tuple[int, int] = 1024,
+        window_size: int | tuple[int, int] = 7,
+        global_blocks: Sequence[int] | None = None,
+        drop_path_rate: float = 0.0,
+        checkpoint_activations: bool = False,
+        attend_to_padding: bool = False,
+    ) -> None:
+        super().__init__(size, img_size, drop_path_rate, checkpoint_activations)
+        depth = self.dims.depths[2]
+        self.global_blocks = spread_blocks(depth) if global_blocks is None else tuple(global_blocks)
+        if outside := [index for index in self.global_blocks if not 0 <= index < depth]:
+            raise ValueError(f"global_blocks {outside} don't exist: stage 3 has blocks 0 to {depth - 1}")
+        self.window_size: Grid = (window_size, window_size) if isinstance(window_size, int) else tuple(window_size)
+        if min(self.window_size) < 1:
+            raise ValueError(f"window_size must be at least 1 token, found {window_size}")
+        self.attend_to_padding = attend_to_padding
+        self.windowed_rel_pos_bias = RelativePositionBias(self.window_size, self.dims.num_heads)
+        self.global_rel_pos_bias = RelativePositionBias(self.grid_size, self.dims.num_heads)
+        self.out_channels = (*self.embed_dims, self.embed_dims[2])
+
+    @classmethod
+    def options_from_state_dict(cls, state: Mapping[str, Any]) -> dict[str, Any]:
+        """The grid and the window of a detector's own weights; other weights are fitted to the usual ones."""
+        tables = bias_tables(state, "windowed_rel_pos_bias")
+        window = window_size(tables[0]) if tables else 0
+        return super().options_from_state_dict(state) | {"window_size": window} if window else {}
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Returns E1..E4 of [B, 3, H, W], each [B, C, ceil(H / s), ceil(W / s)] at strides s = 4, 8, 16, 32."""
+        e1, e2, e3 = self.forward_pyramid(images)
+        return e1, e2, e3, F.max_pool2d(e3, kernel_size=2, ceil_mode=True)
+
+    def forward_blocks3(self, x: Tensor, grid: Grid) -> Tensor:
+        attend_globally = partial(biased_attention, table=self.global_rel_pos_bias(grid), grid=grid)
+        attend_in_windows = self._windowed(grid)
+        for index, block in enumerate(self.blocks3):
+            if index in self.global_blocks:
+                attend: Attend = attend_globally
+            elif self.attend_to_padding:
+                attend = partial(
+                    _attend_padded, self.blocks3[index].attn.qkv, grid, self.window_size, attend_in_windows
+                )
+            else:
+                attend = attend_in_windows
+            x = self.run_block(block, x, attend)
+        return x
+
+    def _windowed(self, grid: Grid) -> Attend:
+        """Attention within windows for a grid, or for that grid padded to whole windows."""
+        if self.attend_to_padding:
+            grid = _padded(grid, self.window_size)
+        sizes = {
+            size: partial(biased_attention, table=self.windowed_rel_pos_bias(size), grid=size)
+            for size in window_sizes(grid, self.window_size)
+        }
+        return partial(windowed_attention, grid=grid, window=self.window_size, attend=sizes)
+
+
+def _padded(grid: Grid, window: Grid) -> Grid:
+    rows, columns = (side + -side % length for side, length in zip(grid, window, strict=True))
+    return rows, columns
+
+
+def _attend_padded(
+    qkv: nn.Linear, grid: Grid, window: Grid, attend: Attend, query: Tensor, key: Tensor, value: Tensor
+) -> Tensor:
+    """Pads queries, keys and values as zero tokens would give them, which is the bias of `qkv`; crops what comes out."""
+    rows, columns = _padded(grid, window)
+    if (rows, columns) == grid:
+        return attend(query, key, value)
+    biases = qkv.bias.unflatten(0, (3, query.shape[1], 1, 1, -1)).to(query.dtype)
+    maps = []
+    for x, bias in zip((query, key, value), biases, strict=True):
+        canvas = bias.expand(*x.shape[:2], rows, columns, -1).clone()
+        canvas[:, :, : grid[0], : grid[1]] = x.unflatten(2, grid)
+        maps.append(canvas.flatten(2, 3))
+    attended = attend(*maps).unflatten(2, (rows, columns))
+    return attended[:, :, : grid[0], : grid[1]].flatten(2, 3)
