@@ -68,7 +68,6 @@ class DetectionDataOptions(DataOptions):
         "large-scale jitter: a training picture is fitted into the square times a factor drawn from here",
     )
     flip: float = option(0.5, "probability of a horizontal flip")
-    test_batch: int = option(1, "pictures computed at a time in testing, on each process")
     check_pictures: int = option(
         3000, "pictures whose size is compared with the JSON before training starts; beyond, an even sample of them"
     )

@@ -51,11 +51,12 @@ class Details:
 
 
 class CocoMetric(BaseMetric):
-    """COCO's numbers as bbox_mAP, bbox_AP50, ..., segm_mAP, ...; ``details`` and ``predictions`` stay for the report."""
+    """COCO's numbers as bbox_mAP, bbox_AP50, ..., segm_mAP, ...; what it found stays on it for the report."""
 
     def __init__(self, data: CocoData, masks: bool = True, collect_device: str = "cpu") -> None:
         super().__init__(collect_device=collect_device)
         self.data, self.kinds = data, ("bbox", "segm") if masks else ("bbox",)
+        self.numbers: dict[str, float] = {}
         self.details: dict[str, Details] = {}
         self.predictions: list[dict[str, Any]] = []
 
@@ -65,12 +66,12 @@ class CocoMetric(BaseMetric):
     def compute_metrics(self, results: list) -> dict[str, float]:
         self.predictions = results
         rows = coco_results(results, self.data)
-        numbers: dict[str, float] = {}
+        self.numbers = {}
         for kind in self.kinds:
             self.details[kind] = evaluate_coco(self.data.ground_truth(), rows, kind)
             for name, value in zip(STANDARD, self.details[kind].stats.tolist(), strict=True):
-                numbers[f"{kind}_{name}"] = value
-        return numbers
+                self.numbers[f"{kind}_{name}"] = value
+        return self.numbers
 
 
 def coco_results(predictions: Sequence[dict[str, Any]], data: CocoData) -> list[dict[str, Any]]:

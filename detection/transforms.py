@@ -134,7 +134,7 @@ def large_scale_jitter(width: int, height: int, size: int, scales: tuple[float, 
 
 
 def place_objects(geometry: Geometry, objects: Sequence[ObjectRecord], masks: bool) -> dict[str, Tensor]:
-    """Returns boxes [N, 4] float, labels [N] int64 and, if wanted, masks [N, size, size] uint8 of the objects left in the square."""
+    """Returns boxes [N, 4], labels [N] and, if wanted, masks [N, size, size] uint8 of the objects left in the square."""
     boxes = geometry.boxes(np.array([found.box for found in objects], dtype=np.float64).reshape(-1, 4))
     labels = np.array([found.label for found in objects], dtype=np.int64)
     height, width = geometry.content

@@ -1,0 +1,96 @@
+"""Detection runs: from data and options to trained weights, scores and a report."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+from mmengine.dist import is_main_process
+
+from convmae.detection.config import DetectionConfig
+from convmae.detection.dataset import (
+    TestSet,
+    TrainSet,
+    check_pictures,
+    collate_test,
+    collate_train,
+    read_split,
+    read_splits,
+)
+from convmae.detection.evaluation import CocoMetric
+from convmae.detection.model import DetectionModel
+from convmae.detection.report import write_report
+from convmae.detection.weights import init_weights, load_detector
+from convmae.engine.config import to_yaml
+from convmae.engine.files import save_weights
+from convmae.engine.hooks import duration
+from convmae.engine.seeding import INIT, seed_all
+from convmae.engine.train import evaluate
+from convmae.engine.train import train as run_training
+
+log = logging.getLogger("convmae")
+
+
+def train(config: DetectionConfig, work_dir: Path, resume: bool) -> None:
+    """Trains Mask R-CNN as the tree says; writes checkpoints, ``model.pth``, ``metrics.json`` and ``report/index.html``.
+
+    Raises UserError for data and options that can't work, before the first step where it can be known then.
+    """
+    started = time.perf_counter()
+    masks = config.model.masks
+    train_data, val_data = read_splits(config.data, masks)
+    train_set, val_set = TrainSet(train_data, config.data, masks), TestSet(val_data, config.data.img_size)
+    seed_all(config.runtime.seed, INIT)
+    model = DetectionModel(config, train_data.categories)
+    if config.model.init:
+        init_weights(model, config.model.init)
+    metric = CocoMetric(val_data, masks)
+    runner = run_training(
+        model,
+        train_set,
+        config=config,
+        work_dir=work_dir,
+        collate=collate_train,
+        val_set=val_set,
+        val_collate=collate_test,
+        metrics=[metric],
+        resume=resume,
+        best="bbox_mAP",
+    )
+    if not metric.numbers:  # a finished run that was resumed has no step left to end with an evaluation
+        evaluate(model, val_set, metrics=[metric], config=config, work_dir=work_dir, collate=collate_test)
+    if is_main_process():
+        weights = save_weights(runner.bare_model.state_dict(), work_dir / "model.pth", to_yaml(config))
+        splits = {"training": train_data, "validation": val_data}
+        seconds = time.perf_counter() - started
+        files = write_report(metric, config, splits, work_dir, seconds, weights)
+        _say_done(metric, [weights, *files], started)
+
+
+def test(config: DetectionConfig, checkpoint: Path, work_dir: Path) -> dict[str, float]:
+    """Evaluates weights on the validation pictures; writes ``metrics.json`` and ``report/index.html``, returns the numbers.
+
+    Raises UserError for data that can't be read and for weights that don't fill the model.
+    """
+    started = time.perf_counter()
+    data = read_split(config.data, config.model.masks)
+    log.info(f"validation data: {data.describe()} ({data.annotations})")
+    check_pictures(data, config.data.check_pictures)
+    model = DetectionModel(config, data.categories)
+    load_detector(model, checkpoint)
+    metric, val_set = CocoMetric(data, config.model.masks), TestSet(data, config.data.img_size)
+    evaluate(model, val_set, metrics=[metric], config=config, work_dir=work_dir, collate=collate_test)
+    if is_main_process():
+        seconds = time.perf_counter() - started
+        files = write_report(metric, config, {"validation": data}, work_dir, seconds, checkpoint)
+        _say_done(metric, files, started)
+    return metric.numbers
+
+
+def _say_done(metric: CocoMetric, files: list[Path], started: float) -> None:
+    shown = {name: value for name, value in metric.numbers.items() if name.endswith(("mAP", "AP50", "AP75"))}
+    log.info("  ".join(f"{name} {value:.4f}" for name, value in shown.items()))
+    log.info(f"done in {duration(time.perf_counter() - started)}; written:")
+    for path in files:
+        log.info(f"  {path}")

@@ -1,0 +1,114 @@
+"""The published detector's weights, under detectron2's names, give detectron2's detections."""
+
+import numpy as np
+import pytest
+import reference
+import torch
+from torch import Tensor
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import box_iou
+
+from convmae.detection.config import ModelOptions
+from convmae.detection.mask_rcnn import MaskRCNN
+from convmae.detection.weights import from_detectron2
+
+GAINS = {"cls_score": 4, "objectness_logits": 4, "bbox_pred": 1, "anchor_deltas": 0.5, "predictor": 2}
+
+
+def seeded_detector(keys: dict[str, list[int]], seed: int) -> dict[str, Tensor]:
+    """The reference weights (fixtures/README.md): encoder as the others, heads scaled by what feeds a unit."""
+    encoder = "backbone.bottom_up."
+    state = {encoder + name: t for name, t in reference.seeded_state(keys, seed, prefix=encoder).items()}
+    for name, shape in keys.items():
+        if name.startswith(encoder) or name.endswith("num_batches_tracked"):
+            continue
+        t = reference.normal(name, shape, seed)
+        if name.endswith("running_var"):
+            state[name] = torch.ones(shape)
+        elif len(shape) == 1:
+            state[name] = 1 + 0.1 * t if name.endswith("weight") else 0.1 * t
+        else:
+            gain = next((gain for part, gain in GAINS.items() if name.split(".")[-2] == part), None)
+            fan = np.prod(shape[1:])
+            state[name] = t * (np.sqrt(2 / fan) if gain is None else gain * np.sqrt(1 / fan))
+    return state
+
+
+@pytest.fixture(scope="module")
+def detector() -> MaskRCNN:
+    keys, outputs = reference.reference("mask_rcnn")
+    model = MaskRCNN(ModelOptions(window_size=16, norm="bn"), classes=80, img_size=1024)
+    state = from_detectron2(seeded_detector(keys, int(outputs["weight_seed"])))
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    assert all(name.endswith("num_batches_tracked") for name in missing)
+    assert not unexpected
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def pyramid(detector: MaskRCNN) -> list[Tensor]:
+    _, outputs = reference.reference("mask_rcnn")
+    with torch.inference_mode():
+        return detector.features(reference.image(int(outputs["image_seed"]), 1, 1024))
+
+
+def test_every_published_name_has_its_place() -> None:
+    keys, _ = reference.reference("mask_rcnn")
+    ours = from_detectron2(keys)
+    with torch.device("meta"):
+        model = MaskRCNN(ModelOptions(window_size=16, norm="bn"), classes=80, img_size=1024)
+    shapes = {name: list(value.shape) for name, value in model.state_dict().items()}
+    assert {name: shape for name, shape in ours.items() if "relative_position_index" not in name} == shapes
+    assert len(ours) == len(keys)
+
+
+def test_the_pyramid_agrees(pyramid: list[Tensor]) -> None:
+    _, outputs = reference.reference("mask_rcnn")
+    for found, expected in (
+        (pyramid[0][:, ::16, ::16, ::16], outputs["p2"]),
+        (pyramid[3][:, ::16, ::2, ::2], outputs["p5"]),
+    ):
+        wanted = torch.from_numpy(expected)
+        assert (found - wanted).abs().max() <= 1e-3 * wanted.abs().max()
+
+
+def test_the_heads_agree_on_given_boxes(detector: MaskRCNN, pyramid: list[Tensor]) -> None:
+    _, outputs = reference.reference("mask_rcnn")
+    boxes, heads = torch.from_numpy(outputs["given_boxes"]), detector.roi_heads
+    with torch.inference_mode():
+        logits, deltas = heads.box_outputs(pyramid[:4], [boxes])
+        masks = heads.mask_predictor(heads.mask_head(heads.mask_roi_pool(pyramid[:4], [boxes]))).sigmoid()
+    np.testing.assert_allclose(logits.softmax(-1), outputs["given_scores"], atol=1e-3)
+    np.testing.assert_allclose(
+        deltas[:, ::20], outputs["given_deltas"], atol=1e-3 * np.abs(outputs["given_deltas"]).max()
+    )
+    np.testing.assert_allclose(masks[:, ::16, ::4, ::4], outputs["given_masks"], atol=1e-3)
+
+
+def test_proposals_and_detections_agree(detector: MaskRCNN, pyramid: list[Tensor]) -> None:
+    _, outputs = reference.reference("mask_rcnn")
+    with torch.inference_mode():
+        size = [(1024, 1024)]
+        listed = ImageList(torch.empty(1, 3, 1024, 1024), size)
+        proposals, _ = detector.rpn(listed, dict(enumerate(pyramid)))
+        (found,), _ = detector.roi_heads(pyramid[:4], proposals, size)
+    expected = torch.from_numpy(outputs["proposals"])
+    assert (_nearest(expected, proposals[0][:150]) <= 0.1).sum() >= 97
+    boxes, scores, classes = (torch.from_numpy(outputs[name]) for name in ("boxes", "scores", "classes"))
+    matched = 0
+    taken: set[int] = set()
+    for box, score, label in zip(boxes, scores, classes, strict=True):
+        close = (found["boxes"] - box).abs().amax(1) <= 0.1
+        close &= ((found["scores"] - score).abs() <= 1e-3) & (found["labels"] == label)
+        free = [index for index in torch.where(close)[0].tolist() if index not in taken]
+        taken.update(free[:1])
+        matched += bool(free)
+    assert matched >= 97
+    overlap = box_iou(boxes[:20], found["boxes"]) * (classes[:20, None] == found["labels"])
+    ours = found["masks"][overlap.argmax(1)]
+    different = (ours - torch.from_numpy(outputs["masks"])).abs().amax((1, 2)) > 0.01
+    assert not different.any()
+
+
+def _nearest(wanted: Tensor, found: Tensor) -> Tensor:
+    return (wanted[:, None] - found[None]).abs().amax(-1).amin(1)
