@@ -1,0 +1,252 @@
+"""Loads weights into a model: finds the matching names, resamples what depends on the grid, and reports every key."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from convmae.backbones.position import Grid, resample_bias_table, resample_pos_embed
+from convmae.backbones.weight_files import CheckpointError, find_weights, read_weights
+
+# A file that fits worse than this is of another model: a plain ViT, say, shares `pos_embed` and `norm` with ours.
+MIN_MATCH = 0.1
+
+# Inserted into names by wrappers of modules, anywhere in the name.
+_WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
+# Derived from the window's size, so made anew where they are needed at all.
+_INDEX_BUFFER = "relative_position_index"
+_BIAS_TABLE = "relative_position_bias_table"
+
+# A value in the model's shape, "resized", "converted" or "" for as it was, and how; or None, "" and why not.
+_Fitted = tuple[Tensor | None, str, str]
+
+
+@dataclass
+class LoadReport:
+    """What became of each key; `str()` of it is meant for people."""
+
+    missing: list[str]  # the model's names that the file did not fill
+    unexpected: list[str]  # the file's names that the model has no place for
+    resized: list[str]  # the model's names whose values were resampled to its grid
+    converted: list[str]  # the model's names whose values were fused, reshaped or cut
+    source: str  # the file, the key inside it, and the prefix taken off
+    ignored: list[str] = field(default_factory=list)  # the file's index buffers
+    notes: dict[str, str] = field(default_factory=dict)  # why or how, by name
+    loaded: int = 0  # tensors of the model that were filled
+    total: int = 0  # tensors of the model
+
+    def __str__(self) -> str:
+        lines = [f"{self.source}: {self.loaded} of the model's {self.total} tensors loaded"]
+        for title in ("missing", "unexpected", "resized", "converted", "ignored"):
+            names = getattr(self, title)
+            if names:
+                plain = [name for name in names if name not in self.notes]
+                shown = _ranges(plain) + [f"{name} ({self.notes[name]})" for name in names if name in self.notes]
+                lines.append(f"  {title} ({len(names)}): {', '.join(shown)}")
+        return "\n".join(lines)
+
+
+def load_checkpoint(
+    model: nn.Module, path_or_state_dict: str | Path | Mapping[str, Any], strict: bool = False
+) -> LoadReport:
+    """Loads weights of any known layout into `model`, in place, and says what became of every key.
+
+    The prefix that gives most matches is taken off the names. Positions are resampled to the model's grid (bicubic, in
+    fp32), relative position bias tables to its window; separate query, key and value projections are fused.
+
+    Args:
+        model: any encoder or pretraining model of this project, or a module whose names resemble theirs.
+        path_or_state_dict: a file (see `read_weights`), a state dict, or a checkpoint's content.
+        strict: missing and unexpected names are an error.
+
+    Raises:
+        CheckpointError: a file that can't be read safely, weights of another model, or an inexact match under `strict`.
+            The model is then left as it was.
+    """
+    if isinstance(path_or_state_dict, (str, Path)):
+        state, source = read_weights(path_or_state_dict)
+    else:
+        state, inside = find_weights(path_or_state_dict, "the state dict")
+        source = f"the state dict, under {inside}" if inside else "the state dict"
+    targets = {
+        _unwrapped(name): (name, value) for name, value in model.state_dict().items() if isinstance(value, Tensor)
+    }
+    prefix = best_prefix(state, targets)
+    report = LoadReport([], [], [], [], source + (f", prefix '{prefix}'" if prefix else ""), total=len(targets))
+
+    given = _match(state, targets, prefix, report)
+    fitted: dict[str, Tensor] = {}
+    for name, (origins, value) in given.items():
+        own_name, target = targets[name]
+        fit, kind, how = _fit(value, target, own_name, model)
+        if fit is None:
+            report.unexpected += origins
+            report.notes |= dict.fromkeys([name, *origins], how)
+            continue
+        fitted[own_name] = fit
+        if kind:
+            report.notes[name] = how
+            (report.resized if kind == "resized" else report.converted).append(name)
+    report.missing = [name for name, (own_name, _) in targets.items() if own_name not in fitted]
+    report.loaded = len(fitted)
+
+    if len(fitted) < max(1, MIN_MATCH * min(len(state), len(targets))):
+        raise CheckpointError(_another_model(state, targets, model, report))
+    if strict and (report.missing or report.unexpected):
+        raise CheckpointError(f"the weights don't match {type(model).__name__} exactly. {report}")
+    model.load_state_dict(fitted, strict=False)
+    return report
+
+
+def best_prefix(names: Iterable[str], targets: Iterable[str]) -> str:
+    """The prefix of `names` under which most of them are `targets`: "" or "module.", "backbone.bottom_up.", ..."""
+    targets = set(targets)
+    votes: Counter[str] = Counter({"": 0})
+    for name in map(_unwrapped, names):
+        starts = [0, *(match.end() for match in re.finditer(r"\.", name))]
+        votes.update(name[:start] for start in starts if name[start:] in targets)
+    return max(votes, key=lambda prefix: votes[prefix])  # of equals the first met
+
+
+def _match(
+    state: Mapping[str, Any], targets: Mapping[str, Any], prefix: str, report: LoadReport
+) -> dict[str, tuple[list[str], Tensor]]:
+    """The model's names with the file's names and values for them; what is left goes to the report."""
+    given: dict[str, tuple[list[str], Tensor]] = {}
+    rest: dict[str, tuple[str, Tensor]] = {}
+    for origin, content in state.items():
+        if not isinstance(content, (Tensor, np.ndarray, np.generic)):
+            report.unexpected.append(origin)
+            report.notes[origin] = f"a {type(content).__name__}, not a tensor"
+            continue
+        value = content.detach() if isinstance(content, Tensor) else torch.as_tensor(np.array(content))
+        name = _unwrapped(origin)
+        stripped = name.removeprefix(prefix)
+        if stripped.endswith(_INDEX_BUFFER) and stripped not in targets:
+            report.ignored.append(origin)
+        elif name.startswith(prefix) and stripped in targets:
+            given[stripped] = ([origin], value)
+        else:
+            rest[stripped] = (origin, value)
+    for name in targets:  # EasyCV keeps the decoder of pretraining in a module of its own
+        if name not in given and f"neck.{name}" in rest:
+            origin, value = rest.pop(f"neck.{name}")
+            given[name] = ([origin], value)
+    _fuse(targets, given, rest, report)
+    report.unexpected += [origin for origin, _ in rest.values()]
+    return given
+
+
+def _fuse(
+    targets: Mapping[str, Any],
+    given: dict[str, tuple[list[str], Tensor]],
+    rest: dict[str, tuple[str, Tensor]],
+    report: LoadReport,
+) -> None:
+    """Puts separate query, key and value projections together as `qkv` (a key's bias may be absent: it is zero)."""
+    for name in targets:
+        module, _, kind = name.rpartition("qkv.")
+        if not module or name in given:
+            continue
+        for spellings in ([f"q.{kind}", f"k.{kind}", f"v.{kind}"], [f"q_{kind}", f"k_{kind}", f"v_{kind}"]):
+            parts = [rest.pop(module + spelling, None) for spelling in spellings]
+            if parts[0] is None or parts[2] is None:
+                report.unexpected += [part[0] for part in parts if part is not None]
+                continue
+            query, key, value = parts[0], parts[1], parts[2]
+            key_values = torch.zeros_like(query[1]) if key is None else key[1]
+            given[name] = ([part[0] for part in parts if part], torch.cat([query[1], key_values, value[1]]))
+            report.converted.append(name)
+            report.notes[name] = "fused from " + ", ".join(part[0] for part in parts if part)
+
+
+def _fit(value: Tensor, target: Tensor, name: str, model: nn.Module) -> _Fitted:
+    """`value` in the shape of `target`."""
+    before, after = list(value.shape), list(target.shape)
+    if before == after:
+        return value, "", ""
+    owner = model.get_submodule(name.rpartition(".")[0])
+    if name.endswith("pos_embed") and hasattr(owner, "grid_size") and len(before) == 3 and before[2] == after[2]:
+        return _fit_positions(value, target.shape[1], owner.grid_size)
+    if name.endswith(_BIAS_TABLE) and hasattr(owner, "window") and before[1:] == after[1:]:
+        side = (square(before[0]) + 1) // 2
+        if not side:
+            return None, "", f"{before[0]} offsets in the file are no square window's"
+        new = owner.window
+        how = f"{side}x{side} -> {new[0]}x{new[1]} window"
+        return resample_bias_table(value.float(), (side, side), new), "resized", how
+    if [size for size in before if size != 1] == [size for size in after if size != 1]:
+        return (
+            value.reshape(target.shape),
+            "converted",
+            f"reshaped from {before}",
+        )  # a 1x1 convolution is a linear layer
+    return None, "", f"shape {before} in the file, {after} in the model"
+
+
+def _fit_positions(value: Tensor, wanted: int, grid: Grid) -> _Fitted:
+    """Positions [1, rows, C] at the model's grid; where one row is too many, the first is a class token's."""
+    rows, cut = value.shape[1], ""
+    if rows == wanted + 1 or (not square(rows) and square(rows - 1)):
+        value, rows, cut = value[:, 1:], rows - 1, "the class token's row cut off"
+    if rows == wanted:
+        return value, "converted", cut
+    side = square(rows)
+    if not side:
+        return (
+            None,
+            "",
+            f"{rows} positions in the file, {wanted} in the model: no square grid, so its sides can't be told",
+        )
+    how = f"{side}x{side} -> {grid[0]}x{grid[1]} grid"
+    return resample_pos_embed(value.float(), (side, side), grid), "resized", f"{how}, {cut}" if cut else how
+
+
+def square(count: int) -> int:
+    """The side of a square of `count` cells; 0 where it is none."""
+    side = math.isqrt(max(count, 0))
+    return side if side * side == count else 0
+
+
+def _unwrapped(name: str) -> str:
+    for wrapper in _WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name
+
+
+def _ranges(names: list[str]) -> list[str]:
+    """Shortens rows of names that differ by their first number only: a.0.b, a.1.b -> a.{0-1}.b."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for name in names:
+        match = re.search(r"(?<=\.)\d+(?=\.)", name)
+        head, number, tail = (name[: match.start()], int(match[0]), name[match.end() :]) if match else (name, -1, "")
+        groups.setdefault((head, tail), []).append(number)
+    shown = []
+    for (head, tail), numbers in groups.items():
+        if numbers == [-1]:
+            shown.append(head)
+        elif numbers == list(range(numbers[0], numbers[-1] + 1)) and len(numbers) > 1:
+            shown.append(f"{head}{{{numbers[0]}-{numbers[-1]}}}{tail}")
+        else:
+            shown += [f"{head}{number}{tail}" for number in numbers]
+    return shown
+
+
+def _another_model(state: Mapping[str, Any], targets: Mapping[str, Any], model: nn.Module, report: LoadReport) -> str:
+    found, expected = (", ".join(list(names)[:4]) for names in (state, targets))
+    reason = ""
+    if shape_notes := [f"{name}: {note}" for name, note in report.notes.items() if name in targets]:
+        reason = f" ({shape_notes[0]})"
+    return (
+        f"{report.source} holds weights of another model: {report.loaded} of its {len(state)} tensors fit "
+        f"{type(model).__name__}{reason}; found {found}, ...; expected {expected}, ..."
+    )

@@ -1,0 +1,109 @@
+"""What the shapes of a weight file tell of the model that it belongs to; and building that model from the file alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import nn
+
+from convmae.backbones.checkpoint import LoadReport, load_checkpoint, square
+from convmae.backbones.weight_files import CheckpointError, read_weights
+
+STRIDE = 16  # pixels of an image that one position stands for
+_FIRST = "patch_embed1.proj.weight"
+
+Built = TypeVar("Built", bound="FromCheckpoint")
+
+
+class FromCheckpoint(nn.Module):
+    """Adds `from_checkpoint` to an encoder whose constructor's first argument is `size`."""
+
+    load_report: LoadReport
+
+    @classmethod
+    def from_checkpoint(cls: type[Built], path: str | Path, strict: bool = False, **options: Any) -> Built:
+        """Builds the model that a weight file fits, and fills it; what became of each key is in `load_report`.
+
+        Widths, depths and MLP ratios are read from the shapes, and so are image size, window and classes where the file
+        has what tells them. Heads are read from a bias table, else they follow the width.
+
+        Args:
+            path: a file of any layout that `load_checkpoint` knows.
+            strict: missing and unexpected names are an error.
+            options: of the constructor; they win over what the file says.
+
+        Raises:
+            CheckpointError: a file that can't be read, or that holds no encoder of this family.
+        """
+        state, source = read_weights(path)
+        state = encoder_part(state, source)
+        found = {"size": dims_from_state_dict(state), **cls.options_from_state_dict(state)}
+        model = cls(**(found | options))
+        model.load_report = load_checkpoint(model, path, strict)
+        return model
+
+    @classmethod
+    def options_from_state_dict(cls, state: Mapping[str, Any]) -> dict[str, Any]:
+        """The constructor's options that the shapes of weights tell (named as the model names them), but for the size."""
+        return image_size(state)
+
+
+def encoder_part(state: Mapping[str, Any], source: str = "the state dict") -> dict[str, Any]:
+    """The weights that stand beside an encoder's, their common prefix taken off.
+
+    Raises:
+        CheckpointError: there is no encoder of this family.
+    """
+    prefixes = [name.removesuffix(_FIRST) for name in state if name == _FIRST or name.endswith(f".{_FIRST}")]
+    if not prefixes:
+        found = ", ".join(list(state)[:4])
+        raise CheckpointError(f"{source} holds no ConvViT: expected a name that ends in {_FIRST}; found {found}, ...")
+    prefix = min(prefixes, key=len)
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def dims_from_state_dict(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The dims of an encoder, as `Dims.of` takes them, from the shapes of its weights.
+
+    Raises:
+        CheckpointError: a weight that tells one of them is missing.
+    """
+    state = encoder_part(state)
+    try:
+        widths = tuple(state[f"patch_embed{stage}.proj.weight"].shape[0] for stage in (1, 2, 3))
+        hidden = [state[f"blocks{stage}.0.mlp.fc1.weight"].shape[0] for stage in (1, 2, 3)]
+    except KeyError as error:
+        raise CheckpointError(f"the weights hold no {error}; expected an encoder's three stages") from None
+    dims: dict[str, Any] = {
+        "embed_dims": widths,
+        "depths": tuple(block_count(state, f"blocks{stage}") for stage in (1, 2, 3)),
+        "mlp_ratios": tuple(size / width for size, width in zip(hidden, widths, strict=True)),
+    }
+    if tables := bias_tables(state):
+        dims["num_heads"] = tables[0].shape[1]
+    return dims
+
+
+def block_count(state: Mapping[str, Any], blocks: str) -> int:
+    """The number of modules in a list of that name."""
+    return len({match[1] for name in state if (match := re.match(rf"{blocks}\.(\d+)\.", name))})
+
+
+def bias_tables(state: Mapping[str, Any], module: str = "") -> list[Any]:
+    """The relative position bias tables, [(2 h - 1) * (2 w - 1), heads], of all modules or of one."""
+    return [v for name, v in state.items() if name.startswith(module) and name.endswith("relative_position_bias_table")]
+
+
+def image_size(state: Mapping[str, Any]) -> dict[str, Any]:
+    """`img_size` in pixels from a square grid of positions; nothing where they are none."""
+    rows = state["pos_embed"].shape[1] if "pos_embed" in state else 0
+    side = square(rows) or square(rows - 1)  # one more row is a class token's
+    return {"img_size": side * STRIDE} if side else {}
+
+
+def window_size(table: Any) -> int:
+    """The side of a square window, of its table's rows; 0 where it is no square."""
+    return (square(table.shape[0]) + 1) // 2
