@@ -1,7 +1,7 @@
 """Seeded textured scenes with instance masks, written as an image folder, as COCO and as ADE20K: the demo's data.
 
-Colour and texture are drawn without regard to the class, and the background's from the same distribution as the
-objects', so only shape tells what a pixel belongs to.
+Texture and colour are drawn without regard to the class: muted colours for the ground, vivid ones for the objects. So
+colour helps to find an object, and only its shape tells what it is.
 """
 
 from __future__ import annotations
@@ -22,14 +22,12 @@ from convmae.engine.errors import UserError
 
 CLASSES = ("disc", "ring", "square", "triangle", "star")
 OBJECTS = (2, 8)  # fewest and most objects in a scene
-EXTENT = (1 / 8, 1 / 2)  # smallest and largest diameter of an object, as a share of the picture's side
-MIN_VISIBLE = 0.3  # no object shows less of itself than this: a smaller piece no longer tells its class
-MIN_SIZE = 64  # at 64 px the smallest object is 8 px wide; below that a star is a disc
+EXTENT = (1 / 6, 2 / 3)  # smallest and largest diameter of an object, as a share of the picture's side
+MIN_VISIBLE = 0.4  # no object shows less of itself than this: a smaller piece no longer tells its class
+MIN_SIZE = 64  # at 64 px the smallest object is 8 px wide; below that a star is a blot
 CONTRAST = 90.0  # distance aimed at between any two colours of a scene, in 8-bit RGB units
-TEXTURE_SPAN = (
-    15.0,
-    55.0,
-)  # distance between the two colours of one texture: below CONTRAST, so that outlines stand out
+MUTED, VIVID = 40.0, 100.0  # largest spread over the channels of the ground's colour, smallest of an object's
+TEXTURE_SPAN = (15.0, 55.0)  # distance between a texture's two colours: below CONTRAST, so that outlines stand out
 NOISE = 4.0  # standard deviation of the pixel noise, 8-bit units
 SUPERSAMPLE = 4  # outlines are drawn at this many times the resolution
 MARKER = "scenes.json"  # written last: says what a folder holds, and that it is whole
@@ -78,9 +76,9 @@ def draw_scene(seed: int, split: str, index: int, size: int = 160) -> Scene:
     """Returns scene ``index`` of ``split``: a function of these four alone, whatever else is drawn before it."""
     rng = np.random.default_rng([seed, *split.encode(), index])
     objects = _place_objects(rng, size)
-    colours = _distinct_colours(rng, len(objects) + 1)
-    canvas = _texture(rng, colours[0], size, size)
-    for item, colour in zip(objects, colours[1:], strict=True):
+    ground, *colours = _colours_apart(rng, len(objects))
+    canvas = _texture(rng, ground, size, size)
+    for item, colour in zip(objects, colours, strict=True):
         left, top, right, bottom = item.box
         alpha = item.coverage[..., None]
         below = canvas[top:bottom, left:right]
@@ -188,7 +186,7 @@ def _place_objects(rng: np.random.Generator, size: int) -> list[_Object]:
 
 def _draw_object(rng: np.random.Generator, size: int) -> _Object:
     label = int(rng.integers(len(CLASSES)))
-    # log-uniform: as many from 1/8 to 1/4 as from 1/4 to 1/2
+    # log-uniform: as many of half the largest diameter and less as of more
     diameter = size * math.exp(rng.uniform(math.log(EXTENT[0]), math.log(EXTENT[1])))
     centre = rng.uniform(diameter / 4, size - diameter / 4, 2)
     corner = np.floor(centre - diameter / 2).astype(int)
@@ -227,18 +225,19 @@ def _draw_shape(draw: ImageDraw.ImageDraw, name: str, centre: NDArray[np.float64
     draw.polygon(points.ravel().tolist(), fill=255)
 
 
-def _distinct_colours(rng: np.random.Generator, count: int) -> Floats:
-    """[count, 3] colours apart from one another, in random order, so that none differs in distribution from another."""
-    chosen = rng.uniform(20, 235, (1, 3))
+def _colours_apart(rng: np.random.Generator, count: int) -> Floats:
+    """[1 + count, 3]: a muted colour, then vivid ones in random order, all apart from one another."""
+    chosen = rng.uniform(50, 205) + rng.uniform(-MUTED / 2, MUTED / 2, (1, 3))
     apart = CONTRAST
-    while len(chosen) < count:
-        candidates = rng.uniform(20, 235, (32, 3))
-        distances = np.linalg.norm(candidates[:, None] - chosen, axis=2).min(axis=1)
-        if distances.max() >= apart:
+    while len(chosen) <= count:
+        candidates = rng.uniform(10, 245, (64, 3))
+        candidates = candidates[np.ptp(candidates, axis=1) >= VIVID]
+        distances = np.linalg.norm(candidates[:, None] - chosen, axis=2).min(axis=1, initial=np.inf)
+        if distances.max(initial=0) >= apart:
             chosen = np.vstack([chosen, candidates[np.argmax(distances >= apart)]])
         else:
             apart *= 0.9  # the colour cube is nearly full
-    return rng.permutation(chosen).astype(np.float32)
+    return np.vstack([chosen[:1], rng.permutation(chosen[1:])]).astype(np.float32)
 
 
 def _texture(rng: np.random.Generator, colour: Floats, height: int, width: int) -> Floats:
