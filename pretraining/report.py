@@ -10,6 +10,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from convmae.engine.config import to_yaml
+from convmae.engine.drawing import column
 from convmae.engine.hooks import duration
 from convmae.engine.images import normalize, read_image, to_tensor
 from convmae.engine.report import Number, Page, Picture, curves, environment, read_scalars, write_metrics
@@ -58,7 +59,7 @@ def write_report(
     page.code("Configuration", to_yaml(config))
     page.write(work_dir / "report" / "index.html")
     write_metrics(work_dir / "metrics.json", metrics)
-    stack(strips).save(work_dir / "reconstructions.png")
+    column(strips).save(work_dir / "reconstructions.png")
     return [work_dir / "report" / "index.html", work_dir / "metrics.json", work_dir / "reconstructions.png"]
 
 
@@ -80,13 +81,3 @@ def reconstruct(model: ConvMAE, image: torch.Tensor, mask_ratio: float, seed: in
     model.train(was_training)
     return reconstruction_strip(image, out.mask[0].cpu(), out.pred[0].float().cpu(), model.norm_pix_loss)
 
-
-def stack(images: Sequence[Image.Image]) -> Image.Image:
-    """Returns pictures one below the other."""
-    width, height = max(image.width for image in images), sum(image.height for image in images)
-    canvas = Image.new("RGB", (width, height), "white")
-    top = 0
-    for image in images:
-        canvas.paste(image, (0, top))
-        top += image.height
-    return canvas

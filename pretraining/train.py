@@ -38,7 +38,9 @@ class PretrainingModel(BaseModel):
     def forward(self, images: torch.Tensor, noise: torch.Tensor, mode: str = "loss") -> dict[str, torch.Tensor]:
         """Returns ``{"loss": []}`` for bytes [B, 3, S, S] and noise [B, L]."""
         if mode != "loss":
-            raise ValueError(f"mode is {mode!r}, expected 'loss': pretraining predicts through convmae.pretraining.report")
+            raise ValueError(
+                f"mode is {mode!r}, expected 'loss': pretraining predicts through convmae.pretraining.report"
+            )
         return {"loss": self.model(normalize(images), self.mask_ratio, noise, predict="removed").loss}
 
 

@@ -1,6 +1,6 @@
 """Pretrain an encoder on plain images by ConvMAE or FastConvMAE.
 
-    python tools/pretrain.py --config fastconvmae_base_50e.yaml --cfg-options data.root=path/to/pictures
+python tools/pretrain.py --config fastconvmae_base_50e.yaml --cfg-options data.root=path/to/pictures
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from convmae.engine.cli import train_tool
 from convmae.pretraining.config import PretrainingConfig
 from convmae.pretraining.train import train
-from convmae.engine.cli import train_tool
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,6 +1,6 @@
 """Evaluate Mask R-CNN weights on COCO-format data and write a report.
 
-    python tools/test_det.py work_dirs/mask_rcnn_convmae_25e/model.pth
+python tools/test_det.py work_dirs/mask_rcnn_convmae_25e/model.pth
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Train Mask R-CNN on COCO-format data from a pretrained encoder.
 
-    python tools/train_det.py --config mask_rcnn_convmae_25e.yaml --cfg-options model.init=encoder.pth data.root=path/to/coco
+python tools/train_det.py --config mask_rcnn_convmae_25e.yaml --cfg-options model.init=encoder.pth data.root=path/to/coco
 """
 
 from __future__ import annotations

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from convmae.engine.cli import run_tool
+from convmae.engine.drawing import column
 from convmae.engine.errors import UserError
 from convmae.engine.images import list_images
-from convmae.pretraining.report import load_square, reconstruct, stack
+from convmae.pretraining.report import load_square, reconstruct
 from convmae.pretraining.weights import load_pretrained
 
 
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except ValueError as error:
             raise UserError(str(error)) from None
         args.output.parent.mkdir(parents=True, exist_ok=True)
-        stack(strips).save(args.output)
+        column(strips).save(args.output)
         print(f"written: {args.output}")
 
     return run_tool(run)
