@@ -11,6 +11,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 # The page replaces all of these by its own colours of the same order, so that a figure follows its light or dark theme.
@@ -65,6 +66,7 @@ def curves(rows: Sequence[Mapping[str, float]], keys: Mapping[str, str], ylabel:
         else:
             plot.plot(steps, values, color=color, label=label, marker="o", markersize=4)
     plot.set_xlabel("step")
+    plot.xaxis.set_major_locator(MaxNLocator(nbins=9, steps=[1, 2, 5, 10], integer=True))
     plot.set_ylabel(ylabel)
     if not any(lines.values()):
         plot.text(0.5, 0.5, "nothing was logged", transform=plot.transAxes, ha="center", va="center")
