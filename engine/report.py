@@ -69,13 +69,19 @@ class Page:
         self.title = title
         self.subtitle = subtitle
         self._blocks: list[dict[str, Any]] = []
-        self._in_part = False
+
+    @property
+    def numbers(self) -> list[Number]:
+        """The headline numbers so far."""
+        return [number for block in self._blocks if block["kind"] == "headline" for number in block["content"]]
+
+    def extend(self, other: Page) -> None:
+        """Takes over all that stands on another page but its title."""
+        self._blocks += other._blocks
 
     def part(self, title: str, introduction: str = "") -> None:
         """Opens a part: what follows belongs to it, until the next part opens."""
-        self._in_part = False
         self._add("part", title, introduction, None)
-        self._in_part = True
 
     def headline(self, numbers: Sequence[Number]) -> None:
         self._add("headline", "", "", list(numbers))
@@ -106,7 +112,7 @@ class Page:
 
     def figure(self, title: str, fig: Figure, caption: str = "") -> None:
         width = round(float(fig.get_figwidth()) * 96)
-        self._add("figure", title, caption, _svg(fig, f"f{len(self._blocks)}"), width=width)
+        self._add("figure", title, caption, _svg(fig), width=width)
 
     def pictures(
         self,
@@ -132,6 +138,7 @@ class Page:
     def write(self, path: Path) -> None:
         """Writes the page; a reader never meets half of it. Raises UserError where it can't be written."""
         source = resources.files("convmae.engine")
+        blocks = self._numbered()
         template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True).from_string(
             (source / "report.html").read_text(encoding="utf-8")
         )
@@ -139,35 +146,38 @@ class Page:
             title=self.title,
             subtitle=self.subtitle,
             css=Markup((source / "report.css").read_text(encoding="utf-8")),
-            contents=self._contents(),
-            blocks=self._blocks,
+            contents=_contents(blocks),
+            blocks=blocks,
             made_by=f"ConvMAE {_version('convmae')}",
             written=datetime.datetime.now().astimezone().strftime("%d %B %Y, %H:%M %Z"),
         )
         _write_whole(Path(path), page)
 
     def _add(self, kind: str, title: str, caption: str, content: Any, **more: Any) -> None:
-        anchor = f"{re.sub(r'[^a-z0-9]+', '-', title.lower()).strip('-')}-{len(self._blocks)}"
-        level = 3 if self._in_part else 2
-        self._blocks.append(
-            {
-                "kind": kind,
-                "title": title,
-                "anchor": anchor,
-                "level": level,
-                "caption": caption,
-                "content": content,
-                **more,
-            }
-        )
+        self._blocks.append({"kind": kind, "title": title, "caption": caption, "content": content, **more})
 
-    def _contents(self) -> list[dict[str, Any]]:
-        entries: list[dict[str, Any]] = []
-        for block in self._blocks:
-            if block["title"]:
-                entry = {"title": block["title"], "anchor": block["anchor"], "inner": []}
-                (entries if block["level"] == 2 else entries[-1]["inner"]).append(entry)
-        return entries
+    def _numbered(self) -> list[dict[str, Any]]:
+        """The blocks with what depends on their place: anchors, heading levels, ids within figures."""
+        blocks = []
+        in_part = False
+        for number, block in enumerate(self._blocks):
+            in_part = in_part or block["kind"] == "part"
+            name = re.sub(r"[^a-z0-9]+", "-", block["title"].lower()).strip("-")
+            level = 3 if in_part and block["kind"] != "part" else 2
+            numbered = {**block, "anchor": f"{name}-{number}", "level": level}
+            if block["kind"] == "figure":
+                numbered["content"] = Markup(_with_own_ids(block["content"], f"f{number}-"))
+            blocks.append(numbered)
+        return blocks
+
+
+def _contents(blocks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = []
+    for block in blocks:
+        if block["title"]:
+            entry = {"title": block["title"], "anchor": block["anchor"], "inner": []}
+            (entries if block["level"] == 2 else entries[-1]["inner"]).append(entry)
+    return entries
 
 
 def environment() -> dict[str, str]:
@@ -266,19 +276,23 @@ def _readable(value: float) -> str:
     return f"{value:,.3f}" if abs(value) < 100 else f"{value:,.1f}"
 
 
-def _svg(figure: Figure, prefix: str) -> Markup:
-    """The figure as inline SVG in the page's colours; ``prefix`` keeps its ids apart from those of other figures."""
+def _svg(figure: Figure) -> str:
+    """The figure as inline SVG in the page's colours; matplotlib escapes its labels."""
     buffer = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": prefix}):
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "convmae"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', text, count=1)
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, count=1, flags=re.DOTALL)
-    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", text).replace("xlink:href", "href")
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, count=1, flags=re.DOTALL).replace("xlink:href", "href")
     # Within style attributes only: a label that happens to read so stays as it is.
-    text = re.sub(r'style="[^"]*"', lambda style: _page_colours(style.group()), text)
-    return Markup(text)  # matplotlib escapes the labels
+    return re.sub(r'(?<= )style="[^"]*"', lambda style: _page_colours(style.group()), text)
+
+
+def _with_own_ids(svg: str, prefix: str) -> str:
+    """Keeps the ids of one figure apart from those of another."""
+    ids = re.compile(r'(\bid="|url\(#|href="#)')
+    return re.sub(r"<[^>]+>", lambda tag: ids.sub(rf"\g<1>{prefix}", tag.group()), svg)
 
 
 def _page_colours(style: str) -> str:

@@ -94,6 +94,18 @@ def test_contents_lead_to_every_titled_block_and_ids_are_unique(full_page: Page,
     assert {link.removeprefix("#") for link in outline.links} <= set(outline.ids)
 
 
+def test_pages_can_be_put_together(full_page: Page, tmp_path: Path) -> None:
+    page = Page("Both")
+    for name in ("first", "second"):
+        page.part(name)
+        page.extend(full_page)
+    assert [number.label for number in page.numbers] == ["AP", "AP"]
+    outline = Outline(write(page, tmp_path))
+    assert len(outline.ids) == len(set(outline.ids))
+    assert {link.removeprefix("#") for link in outline.links} <= set(outline.ids)
+    assert outline.elements.count("svg") == 4
+
+
 def test_whatever_users_write_is_shown_and_not_run(tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>\"' onload=x & so"
     page = Page(evil, evil)
