@@ -144,6 +144,7 @@ class ConvMAE(ConvViTEncoder):
             mean, deviation = patch_statistics(target)
             target = (target - mean) / deviation
         target = target.flatten(0, 1).index_select(0, rows % (images.shape[0] * mask.shape[1]))
-        error = (pred.float() - target.float()).square().mean(dim=1)
+        precision = torch.promote_types(pred.dtype, torch.float32)  # a half's square overflows
+        error = (pred.to(precision) - target.to(precision)).square().mean(dim=1)
         weight = mask.flatten().index_select(0, rows)
         return (error * weight).sum() / weight.sum()
