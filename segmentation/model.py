@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from mmengine.config import ConfigDict
 from mmengine.dist import get_world_size
 from mmengine.model import initialize
+from mmengine.registry import DefaultScope
 from torch import nn
 
-from convmae.backbones.convvit import SIZES
+from convmae.backbones import Dims
 from convmae.engine.errors import UserError
 from convmae.engine.images import IMAGENET_MEAN, IMAGENET_STD
 from convmae.engine.precision import resolve_device
@@ -59,8 +60,8 @@ class UPerNet(EncoderDecoder):
 def build_model(config: SegmentationConfig, num_classes: int) -> UPerNet:
     """Returns UPerNet with fresh weights; its names are the public ``backbone.*``, ``decode_head.*``, ``auxiliary_head.*``."""
     options, inference, crop = config.model, config.inference, config.data.crop
-    widths = SIZES[options.size].embed_dims
-    with warnings.catch_warnings():
+    widths = Dims.of(options.size).embed_dims
+    with DefaultScope.overwrite_default_scope("mmseg"), warnings.catch_warnings():  # a runner made earlier set its own
         # mmseg suggests one output for two classes, and another average over ignored pixels than the published runs used.
         warnings.filterwarnings("ignore", message=".*(binary segmentation|avg_non_ignore).*")
         model = UPerNet(

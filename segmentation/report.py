@@ -43,7 +43,6 @@ def write_report(
             Number("aAcc", f"{100 * metric.metrics['aAcc']:.2f} %", "part of all labelled pixels right"),
         ]
     )
-    _add_pictures(page, model, dataset, details, config)
     _add_classes(page, details)
     rows = read_scalars(work_dir)
     if rows:
@@ -52,6 +51,7 @@ def write_report(
         )
         page.figure("Validation", curves(rows, {name: name for name in metric.metrics}, "score, 0 to 1"))
     _add_confusion(page, details)
+    _add_pictures(page, model, dataset, details, config)
     page.facts("Data", {split.name: f"{split.describe()}, in {split.pairs[0].image.parent}" for split in found})
     page.facts("Run", {"weights": str(weights), "time": duration(seconds), **environment()})
     page.code("Configuration", to_yaml(config))

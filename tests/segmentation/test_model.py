@@ -153,7 +153,7 @@ def test_no_auxiliary_head_at_weight_0_and_plain_batch_norm_in_one_process(tiny_
     config.model.aux_weight = 0.0
     model = build_model(config, 2)
     assert not model.with_auxiliary_head
-    assert not any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
+    assert not any(isinstance(module, nn.SyncBatchNorm) for module in model.decode_head.modules())
 
 
 def test_options_that_leave_pixels_out_or_one_picture_a_part(tiny_config: MakeConfig) -> None:

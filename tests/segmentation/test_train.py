@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from convmae.backbones import CheckpointError
 from convmae.engine.config import load_config, shipped_recipes
 from convmae.engine.errors import UserError
 from convmae.segmentation.config import SegmentationConfig
@@ -83,7 +84,7 @@ def test_weights_of_other_classes_or_another_model_are_refused(tiny_config: Make
         run_test(tiny_config(), tmp_path / "five.pth", tmp_path)
     encoder = build_model(tiny_config(), 3).backbone.state_dict()
     torch.save({"model": encoder}, tmp_path / "encoder.pth")
-    with pytest.raises(UserError, match=r"encoder\.pth"):
+    with pytest.raises(CheckpointError, match=r"encoder\.pth"):
         run_test(tiny_config(), tmp_path / "encoder.pth", tmp_path)
 
 
