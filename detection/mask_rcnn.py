@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FeaturePyramidNetwork
@@ -65,6 +66,8 @@ class MaskRCNN(nn.Module):
             nms_threshold=options.nms_threshold,
             detections=options.detections,
         )
+        for part in (self.fpn, self.rpn, self.roi_heads):  # the encoder's maps are channels-last in memory
+            part.to(memory_format=torch.channels_last)
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Returns p2..p6 [B, fpn_channels, H / stride, W / stride] of normalised images [B, 3, H, W]."""
