@@ -1,0 +1,164 @@
+"""Every kind of weight file is read; none runs code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import mmengine.logging
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from convmae.backbones.weight_files import CheckpointError, read_weights
+
+STATE = {"a.weight": torch.arange(12.0).view(3, 4), "a.bias": torch.ones(3), "count": torch.tensor(3)}
+ARGS = argparse.Namespace(lr=1e-4, output_dir=Path("runs"), betas=(0.9, 0.95))
+
+
+def arrays() -> dict[str, np.ndarray]:
+    return {name: value.numpy() for name, value in STATE.items()}
+
+
+def dump(content: object, path: Path, protocol: int = 2) -> None:
+    with path.open("wb") as file:
+        pickle.dump(content, file, protocol=protocol)
+
+
+def mmengine_checkpoint() -> dict[str, object]:
+    hub = mmengine.logging.MessageHub("test_weight_files")
+    hub.update_scalar("train/loss", 1.5)
+    hub.update_info("iter", 7)
+    return {"meta": {"iter": 7, "seed": np.int64(3)}, "state_dict": STATE, "message_hub": hub.state_dict()}
+
+
+LAYOUTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "plain.pth": (lambda path: torch.save(STATE, path), ""),
+    "pretrained.pth": (
+        lambda path: torch.save(
+            {"model": STATE, "optimizer": {"state": {}}, "epoch": 3, "scaler": {"scale": 1.0}, "args": ARGS}, path
+        ),
+        "'model'",
+    ),
+    "before_1_6.pth": (
+        lambda path: torch.save({"model": STATE, "args": ARGS}, path, _use_new_zipfile_serialization=False),
+        "'model'",
+    ),
+    "mmseg.pth": (lambda path: torch.save({"meta": {"classes": ["a"]}, "state_dict": STATE}, path), "'state_dict'"),
+    "mmengine.pth": (lambda path: torch.save(mmengine_checkpoint(), path), "'state_dict'"),
+    "best_of.pth": (lambda path: torch.save({"model": STATE, "best": np.float64(0.5)}, path), "'model'"),
+    "nested.pth": (
+        lambda path: torch.save({"model": {"state_dict": STATE}, "epoch": 1}, path),
+        "'model', 'state_dict'",
+    ),
+    "plain.safetensors": (lambda path: save_file(STATE, path), ""),
+    "renamed.bin": (lambda path: save_file(STATE, path), ""),
+    "detectron2.pkl": (lambda path: dump({"model": arrays(), "__author__": "x"}, path), "'model'"),
+    "detectron2_protocol_5.pkl": (lambda path: dump({"model": arrays()}, path, 5), "'model'"),
+    "pickled_tensors.pkl": (lambda path: dump({"model": STATE}, path, 4), "'model'"),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_reads_every_layout(name: str, tmp_path: Path) -> None:
+    write, inside = LAYOUTS[name]
+    path = tmp_path / name
+    write(path)
+    state, source = read_weights(path)
+    assert source == (f"{path}, under {inside}" if inside else str(path))
+    assert set(state) == set(STATE)
+    for key, value in STATE.items():
+        assert isinstance(state[key], (Tensor, np.ndarray))
+        assert torch.equal(torch.as_tensor(state[key]), value)
+
+
+class Harmful:
+    """Runs a command when it is unpickled by a reader that trusts it."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return os.system, (f"touch {self.mark}",)
+
+
+class HarmfulInside:
+    """Hides a file of its own where PyTorch keeps a storage's bytes."""
+
+    def __init__(self, file: bytes) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return torch.storage._load_from_bytes, (self.file,)
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "pickle", "pickle in a storage", "encoder of bytes"])
+def test_code_in_a_file_is_refused_and_not_run(kind: str, tmp_path: Path) -> None:
+    mark, path = tmp_path / "executed", tmp_path / "harmful.pth"
+    content = {"model": STATE, "epoch": Harmful(mark)}
+    if kind in ("zip", "legacy", "pickle in a storage"):
+        torch.save(content, path, _use_new_zipfile_serialization=kind == "zip")
+        if kind == "pickle in a storage":
+            dump({"model": {"a": HarmfulInside(path.read_bytes())}}, path)
+    elif kind == "pickle":
+        dump(content, path)
+    else:
+        path.write_bytes(b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x04\x00\x00\x00zlib\x86R.")
+    with pytest.raises(CheckpointError) as caught:
+        read_weights(path)
+    message = str(caught.value)
+    assert str(path) in message
+    assert "refused" in message
+    assert "system" in message or kind == "encoder of bytes"
+    assert "\n" not in message
+    assert not mark.exists()
+    with path.open("rb") as file:  # the test itself can fail: a trusting reader does run it
+        if kind == "pickle":
+            pickle.load(file)
+            assert mark.exists()
+
+
+def test_a_pickled_module_is_refused(tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(2, 3), tmp_path / "module.pth")
+    with pytest.raises(CheckpointError, match=r"names torch\.nn\.modules\.linear\.Linear"):
+        read_weights(tmp_path / "module.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("text.pth", b"hello world", "begins with b'hello wo'"),
+        ("empty.pth", b"", "is an empty file"),
+        ("cut.safetensors", b"\x10\x00\x00\x00\x00\x00\x00\x00{", "damaged"),
+        ("cut.pth", b"PK\x03\x04abc", "damaged"),
+        ("cut.pkl", pickle.dumps({"model": {}}, 4)[:-5], "damaged"),
+    ],
+)
+def test_what_is_no_checkpoint_is_named(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        read_weights(tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [([1, 2], "holds one list"), ({"epoch": 3, "lr": 0.1}, "holds 'epoch', 'lr'"), ({}, "holds nothing")],
+)
+def test_a_file_without_weights_is_named(content: object, message: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=message):
+        read_weights(tmp_path / "a.pth")
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no file at .*none\.pth"):
+        read_weights(tmp_path / "none.pth")
+    with pytest.raises(CheckpointError, match="a folder at"):
+        read_weights(tmp_path)
