@@ -159,6 +159,7 @@ def start_processes(launcher: str, device: str) -> None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError("Several processes were started (WORLD_SIZE is set): add --launcher pytorch.")
         return
+    import torch
     from mmengine.dist import init_dist
 
     from convmae.engine.precision import resolve_device
@@ -170,7 +171,12 @@ def start_processes(launcher: str, device: str) -> None:
         raise UserError(
             f"--launcher {launcher} needs {', '.join(missing)} in the environment: start the tool by `{start}`."
         )
-    init_dist(launcher, backend="nccl" if resolve_device(device).type == "cuda" else "gloo")
+    if resolve_device(device).type == "cuda":
+        init_dist(launcher, backend="nccl")
+    elif launcher == "pytorch":
+        torch.distributed.init_process_group("gloo")  # mmengine's own would look for a GPU
+    else:
+        raise UserError("--launcher slurm needs CUDA devices; on CPUs start the tool by torchrun, with --launcher pytorch.")
 
 
 def _parser(description: str, schema: type) -> argparse.ArgumentParser:

@@ -24,14 +24,14 @@ def load_pretrained(path: Path, norm_pix_loss: bool | None = None) -> tuple[Conv
     options = PretrainingModelOptions(**known)
     if norm_pix_loss is not None:
         options.norm_pix_loss = norm_pix_loss
-    model, report = ConvMAE.from_checkpoint(path, norm_pix_loss=options.norm_pix_loss)
-    lacking = [name for name in report.missing if name.startswith(("decoder_", "mask_token"))]
+    model = ConvMAE.from_checkpoint(path, norm_pix_loss=options.norm_pix_loss)
+    lacking = [name for name in model.load_report.missing if name.startswith(("decoder_", "mask_token"))]
     if lacking:
         raise UserError(
             f"{path} holds no decoder ({lacking[0]} is missing), so it can't reconstruct; give the full checkpoint "
             "(pretrained.pth, not encoder.pth)."
         )
     if not known:
-        options.img_size = model.img_size
-        options.size = "published or custom"
+        options.method, options.size = type(model).__name__.lower(), "of its shapes"
+        options.img_size = 16 * model.grid_size[0]
     return model.eval(), options

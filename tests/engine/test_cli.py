@@ -1,0 +1,80 @@
+"""What a person at the command line meets: clear refusals, nothing overwritten unasked."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from convmae.engine.cli import prepare_work_dir, run_tool
+from convmae.engine.errors import UserError
+from convmae.tools import cli, pretrain
+
+
+def test_a_mistake_of_input_is_one_message_and_status_2(capsys: pytest.CaptureFixture) -> None:
+    def fail() -> None:
+        raise UserError("found this; expected that")
+
+    assert run_tool(fail) == 2
+    assert capsys.readouterr().err == "error: found this; expected that\n"
+
+
+def test_a_defect_of_ours_keeps_its_traceback() -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_tool(fail)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--config", "nowhere.yaml"], "No recipe 'nowhere.yaml'"),
+        (["--cfg-options", "optim.lrr=1"], "Did you mean 'lr'"),
+        (["--cfg-options", "data.root=nowhere"], "no folder nowhere"),
+        (["--cfg-options", "data.root=empty"], "holds no pictures"),
+        (["--cfg-options", "model.mask_ratio=0.999", "data.root=one"], "mask_ratio"),
+        (["--cfg-options", "model.init=text.pth", "data.root=one"], "text.pth"),
+        (["--resume", "--overwrite"], "give one of them"),
+        (["--work-dir", "text.pth/run"], "can't be written"),
+        (["--launcher", "pytorch"], "torchrun"),
+    ],
+)
+def test_pretraining_refuses_before_it_starts(
+    argv: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("empty", "one"):
+        (tmp_path / name).mkdir()
+    Image.new("RGB", (64, 64)).save(tmp_path / "one" / "a.png")
+    (tmp_path / "text.pth").write_text("no weights")
+    if "--config" not in argv:
+        argv = ["--config", "convmae_tiny_96px.yaml", *argv]
+    assert pretrain.main(argv) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not list(tmp_path.rglob("step_*.pth"))
+
+
+def test_an_earlier_run_is_neither_lost_nor_overwritten_unasked(tmp_path: Path) -> None:
+    (tmp_path / "log.txt").write_text("an earlier run")
+    (tmp_path / "mine.txt").write_text("something else")
+    with pytest.raises(UserError, match="--resume, replace it with --overwrite"):
+        prepare_work_dir(tmp_path, resume=False, overwrite=False)
+    prepare_work_dir(tmp_path, resume=True, overwrite=False)
+    assert (tmp_path / "log.txt").exists()
+    prepare_work_dir(tmp_path, resume=False, overwrite=True)
+    assert not (tmp_path / "log.txt").exists()
+    assert (tmp_path / "mine.txt").exists()
+
+
+def test_the_command_lists_its_tools_and_knows_no_others(capsys: pytest.CaptureFixture) -> None:
+    assert cli.main(["--help"]) == 0
+    assert cli.main(["pretian"]) == 2
+    assert "no tool 'pretian'" in capsys.readouterr().err
+    for name in cli.TOOLS:
+        with pytest.raises(SystemExit) as stop:
+            cli.main([name, "--help"])
+        assert stop.value.code == 0
+    assert "schedule.epochs" in capsys.readouterr().out

@@ -1,0 +1,73 @@
+"""Parameter groups: decay and layers, against METHOD's rules for this encoder."""
+
+import pytest
+import torch
+from torch import nn
+
+from convmae.backbones import ConvViT
+from convmae.engine.optim import build_optim_wrapper, param_groups, scaled_lr
+from convmae.engine.options import DataOptions, OptimOptions
+
+DIMS = {"embed_dims": (16, 16, 32), "depths": (1, 1, 3), "num_heads": 2}
+
+
+class Task(nn.Module):
+    """An encoder inside a task, with a neck beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = ConvViT(DIMS, num_classes=5, img_size=32)
+        self.neck = nn.Linear(32, 4)
+
+
+def by_name(groups: list) -> dict:
+    return {name: group for group in groups for name in group["names"]}
+
+
+def test_every_trainable_parameter_is_in_one_group() -> None:
+    model = Task()
+    model.backbone.pos_embed.requires_grad_(False)
+    groups = param_groups(model, OptimOptions(layer_decay=0.5))
+    names = [name for group in groups for name in group["names"]]
+    assert sorted(names) == sorted(name for name, p in model.named_parameters() if p.requires_grad)
+
+
+def test_vectors_and_positions_are_not_decayed() -> None:
+    groups = by_name(param_groups(Task(), OptimOptions(weight_decay=0.1)))
+    assert groups["backbone.pos_embed"]["weight_decay"] == 0
+    assert groups["backbone.blocks3.0.norm1.weight"]["weight_decay"] == 0
+    assert groups["neck.bias"]["weight_decay"] == 0
+    assert groups["backbone.blocks1.0.attn.weight"]["weight_decay"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("pos_embed", 0),
+        ("patch_embed4.weight", 0),
+        ("blocks1.0.conv1.weight", 0),
+        ("blocks2.0.mlp.fc1.weight", 0),
+        ("blocks3.0.attn.qkv.weight", 1),
+        ("blocks3.2.attn.qkv.weight", 3),
+        ("fc_norm.weight", 4),
+        ("head.weight", 4),
+    ],
+)
+def test_layers_decay_from_the_head_down(name: str, layer: int) -> None:
+    groups = by_name(param_groups(Task(), OptimOptions(layer_decay=0.5)))
+    assert groups[f"backbone.{name}"]["lr_scale"] == pytest.approx(0.5 ** (4 - layer))
+    assert groups["neck.weight"]["lr_scale"] == 1
+
+
+def test_the_learning_rate_follows_the_batch_if_the_recipe_names_one() -> None:
+    assert scaled_lr(OptimOptions(lr=1e-4, lr_batch=256), DataOptions(batch_size=1024)) == pytest.approx(4e-4)
+    assert scaled_lr(OptimOptions(lr=1e-4), DataOptions(batch_size=1024)) == pytest.approx(1e-4)
+
+
+def test_the_wrapper_clips_and_scales_each_group() -> None:
+    model = nn.Linear(2, 1, bias=False)
+    options = OptimOptions(lr=0.5, clip_grad=1.0)
+    groups = [{"params": [model.weight], "lr_scale": 0.1}]
+    wrapper = build_optim_wrapper(groups, options, DataOptions(), torch.device("cpu"), None)
+    assert wrapper.optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
+    assert wrapper.clip_grad_kwargs == {"max_norm": 1.0}
