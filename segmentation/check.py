@@ -1,5 +1,6 @@
 """Looks at every picture and label map before training starts, so that a bad file stops the run at once and by name."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,14 +56,28 @@ def check_pairs(name: str, pairs: list[Pair], num_classes: int, reduce_zero_labe
     found = Found(name, pairs)
     found.pixels, found.pictures = np.zeros(num_classes, dtype=np.int64), np.zeros(num_classes, dtype=np.int64)
     chosen = set(np.linspace(0, len(pairs) - 1, min(decode, len(pairs))).round().astype(int).tolist())
-    sizes: list[tuple[int, int]] = []
-    for index, pair in enumerate(pairs):
+
+    def look(index: int) -> tuple[tuple[int, int] | None, np.ndarray | None, str]:
+        """Returns the size, the count of each label value if decoded, and the problem."""
+        pair, size = pairs[index], None
         try:
-            sizes.append(_check_headers(pair))
+            size = _check_headers(pair)
             if index in chosen or not all(map(_ends_whole, pair)):
-                _count(found, pair, num_classes, reduce_zero_label)
+                return size, _count(pair, num_classes, reduce_zero_label), ""
         except UserError as error:
-            found.problems.append(str(error))
+            return size, None, str(error)
+        return size, None, ""
+
+    sizes: list[tuple[int, int]] = []
+    with ThreadPoolExecutor() as pool:  # decoding and waiting for a disk both let other threads run
+        for size, counts, problem in pool.map(look, range(len(pairs))):
+            sizes += [size] if size else []
+            found.problems += [problem] if problem else []
+            if counts is not None:
+                found.decoded += 1
+                found.pixels += counts[:num_classes]
+                found.pictures += counts[:num_classes] > 0
+                found.ignored += int(counts[IGNORE])
     if sizes:
         found.smallest = min(sizes, key=lambda size: size[0] * size[1])
         found.largest = max(sizes, key=lambda size: size[0] * size[1])
@@ -103,10 +118,6 @@ def _ends_whole(path: Path) -> bool:
         return file.read() == ending
 
 
-def _count(found: Found, pair: Pair, num_classes: int, reduce_zero_label: bool) -> None:
+def _count(pair: Pair, num_classes: int, reduce_zero_label: bool) -> np.ndarray:
     read_image(pair.image)
-    counts = np.bincount(read_label(pair.label, num_classes, reduce_zero_label).ravel(), minlength=256)
-    found.decoded += 1
-    found.pixels += counts[:num_classes]
-    found.pictures += counts[:num_classes] > 0
-    found.ignored += int(counts[IGNORE])
+    return np.bincount(read_label(pair.label, num_classes, reduce_zero_label).ravel(), minlength=256)

@@ -51,7 +51,7 @@ class SegmentationDataOptions(DataOptions):
     flip: float = option(0.5, "probability of a horizontal flip")
     photometric: bool = option(True, "distort brightness, contrast, saturation and hue")
     check_pixels: int = option(
-        3000, "pairs decoded whole before training starts; beyond, an even sample of them (headers are read of all)"
+        1000, "pairs decoded whole before training starts; beyond, an even sample of them (headers are read of all)"
     )
 
 

@@ -30,8 +30,8 @@ def write_report(
     work_dir: Path,
     seconds: float,
     weights: Path,
-) -> list[Path]:
-    """Writes ``metrics.json`` and ``report/index.html`` from the metric's last evaluation and returns their paths."""
+) -> tuple[Page, list[Path]]:
+    """Writes ``metrics.json`` and ``report/index.html`` from the metric's last evaluation; returns the page and the paths."""
     details = metric.details
     if details is None:
         raise ValueError("the metric has no details: evaluate before writing the report")
@@ -58,7 +58,7 @@ def write_report(
     metrics_path, page_path = work_dir / "metrics.json", work_dir / "report" / "index.html"
     write_metrics(metrics_path, {**metric.metrics, **_per_class(details)})
     page.write(page_path)
-    return [metrics_path, page_path]
+    return page, [metrics_path, page_path]
 
 
 def _add_pictures(

@@ -12,6 +12,7 @@ from convmae.engine.config import to_yaml
 from convmae.engine.errors import UserError
 from convmae.engine.files import save_weights
 from convmae.engine.hooks import duration
+from convmae.engine.report import Page
 from convmae.engine.seeding import INIT, seed_all
 from convmae.engine.train import evaluate
 from convmae.engine.train import train as run_training
@@ -26,9 +27,10 @@ from convmae.segmentation.report import write_report
 log = logging.getLogger("convmae")
 
 
-def train(config: SegmentationConfig, work_dir: Path, resume: bool) -> None:
+def train(config: SegmentationConfig, work_dir: Path, resume: bool) -> Page | None:
     """Trains UPerNet as the tree says; writes checkpoints, ``model.pth``, ``metrics.json`` and ``report/index.html``.
 
+    Returns the report's page (None on other processes than the first).
     Raises UserError for data and options that can't work, before the first step where it can be known then.
     """
     started = time.perf_counter()
@@ -54,11 +56,12 @@ def train(config: SegmentationConfig, work_dir: Path, resume: bool) -> None:
     if not metric.metrics:  # a finished run that was resumed has no step left to end with an evaluation
         evaluate(model, val_set, metrics=[metric], config=config, work_dir=work_dir, collate=pseudo_collate)
     if not is_main_process():
-        return
+        return None
     weights = save_weights(runner.bare_model.state_dict(), work_dir / "model.pth", to_yaml(config))
     seconds = time.perf_counter() - started
-    files = write_report(model, val_set, metric, config, [training, validation], work_dir, seconds, weights)
+    page, files = write_report(model, val_set, metric, config, [training, validation], work_dir, seconds, weights)
     _say_done(metric, [weights, *files], started)
+    return page
 
 
 def test(config: SegmentationConfig, checkpoint: Path, work_dir: Path) -> dict[str, float]:
@@ -76,7 +79,7 @@ def test(config: SegmentationConfig, checkpoint: Path, work_dir: Path) -> dict[s
     evaluate(model, val_set, metrics=[metric], config=config, work_dir=work_dir, collate=pseudo_collate)
     if is_main_process():
         seconds = time.perf_counter() - started
-        files = write_report(model, val_set, metric, config, [validation], work_dir, seconds, checkpoint)
+        _, files = write_report(model, val_set, metric, config, [validation], work_dir, seconds, checkpoint)
         _say_done(metric, files, started)
     return metric.metrics
 
