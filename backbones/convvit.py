@@ -110,8 +110,9 @@ class ConvViTEncoder(FromCheckpoint):
         self.patch_embed4 = nn.Linear(width3, width3)
         self.pos_embed = nn.Parameter(sincos_pos_embed(width3, self.grid_size))
 
-        rates = iter(torch.linspace(0, drop_path_rate, sum(dims.depths)).tolist())
         depth1, depth2, depth3 = dims.depths
+        last = max(1, sum(dims.depths) - 1)
+        rates = (drop_path_rate * index / last for index in range(sum(dims.depths)))
         ratio1, ratio2, ratio3 = dims.mlp_ratios
         self.blocks1 = nn.ModuleList(ConvBlock(width1, ratio1, next(rates)) for _ in range(depth1))
         self.blocks2 = nn.ModuleList(ConvBlock(width2, ratio2, next(rates)) for _ in range(depth2))
@@ -120,8 +121,10 @@ class ConvViTEncoder(FromCheckpoint):
         )
         self.apply(self.init_linear)
         # As a matrix, like a ViT's patch embedding; the other convolutions keep PyTorch's own initialisation.
-        nn.init.xavier_uniform_(self.patch_embed3.proj.weight.data.flatten(1))
-        nn.init.zeros_(self.patch_embed3.proj.bias)
+        proj = self.patch_embed3.proj
+        nn.init.xavier_uniform_(proj.weight.data.flatten(1))
+        if proj.bias is not None:
+            nn.init.zeros_(proj.bias)
 
     @staticmethod
     def init_linear(module: nn.Module) -> None:
@@ -207,7 +210,7 @@ class ConvViT(ConvViTEncoder):
         width = self.embed_dims[2]
         self.fc_norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
-        if num_classes:
+        if isinstance(self.head, nn.Linear):
             nn.init.trunc_normal_(self.head.weight, std=0.02)
             nn.init.zeros_(self.head.bias)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -83,7 +83,9 @@ class ConvViTSeg(ConvViTEncoder):
         """The grid and E4's kind of a segmenter's own weights; other weights are fitted to the usual ones."""
         if not bias_tables(state, "blocks3."):
             return {}
-        return super().options_from_state_dict(state) | {"downsample": "conv" if "fpn.0.weight" in state else "max_pool"}
+        return super().options_from_state_dict(state) | {
+            "downsample": "conv" if "fpn.0.weight" in state else "max_pool"
+        }
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Returns E1..E4 of [B, 3, H, W]: [B, C, ceil(H / s), ceil(W / s)] at strides s = 4, 8, 16, and E4 at about 32.
@@ -99,5 +101,6 @@ class ConvViTSeg(ConvViTEncoder):
 
     def forward_blocks3(self, x: Tensor, grid: Grid) -> Tensor:
         for block in self.blocks3:
-            x = self.run_block(block, x, partial(biased_attention, table=block.attn.bias(grid), grid=grid))
+            table = cast(BiasedAttention, block.attn).bias(grid)
+            x = self.run_block(block, x, partial(biased_attention, table=table, grid=grid))
         return x

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convmae.backbones.biased_attention import biased_attention, window_sizes, windowed_attention
 from convmae.backbones.convvit import ConvViTEncoder, Dims
-from convmae.backbones.layers import Attend
+from convmae.backbones.layers import Attend, TransformerBlock
 from convmae.backbones.position import Grid, RelativePositionBias
 from convmae.backbones.shapes import bias_tables, window_size
 
 
-def spread_blocks(depth: int, count: int = 4) -> tuple[int, ...]:
-    """Returns `count` block indices spread evenly from the first to the last: (0, 3, 6, 10) of 11."""
-    return tuple(sorted({index * (depth - 1) // (count - 1) for index in range(count)}))
+def spread_blocks(depth: int) -> tuple[int, ...]:
+    """Returns the blocks that are global by default: four, of fewer than eight half, spread evenly; (0, 3, 6, 10) of 11."""
+    count = min(4, depth // 2)
+    return tuple(index * (depth - 1) // (count - 1) for index in range(count)) if count > 1 else (depth - 1,)
 
 
 class ConvViTDet(ConvViTEncoder):
@@ -31,7 +32,7 @@ class ConvViTDet(ConvViTEncoder):
         size: a name of `SIZES`, a dict of dims or a `Dims`.
         img_size: pixels whose grid `pos_embed` and the global table are kept at; any other image fits them to its own.
         window_size: tokens, a side or height and width. The paper's text has 7, the released weights 16.
-        global_blocks: indices from 0; None spreads four evenly over the depth, 0, 3, 6, 10 of base's 11.
+        global_blocks: indices from 0; None spreads them evenly over the depth: see `spread_blocks`.
         drop_path_rate: of the last block.
         checkpoint_activations: recompute each block in the backward pass.
         attend_to_padding: where windows don't divide the grid, pad it with zero tokens and attend to them as to others, as
@@ -55,7 +56,8 @@ class ConvViTDet(ConvViTEncoder):
         self.global_blocks = spread_blocks(depth) if global_blocks is None else tuple(global_blocks)
         if outside := [index for index in self.global_blocks if not 0 <= index < depth]:
             raise ValueError(f"global_blocks {outside} don't exist: stage 3 has blocks 0 to {depth - 1}")
-        self.window_size: Grid = (window_size, window_size) if isinstance(window_size, int) else tuple(window_size)
+        height, width = (window_size, window_size) if isinstance(window_size, int) else window_size
+        self.window_size: Grid = (height, width)
         if min(self.window_size) < 1:
             raise ValueError(f"window_size must be at least 1 token, found {window_size}")
         self.attend_to_padding = attend_to_padding
@@ -82,9 +84,8 @@ class ConvViTDet(ConvViTEncoder):
             if index in self.global_blocks:
                 attend: Attend = attend_globally
             elif self.attend_to_padding:
-                attend = partial(
-                    _attend_padded, self.blocks3[index].attn.qkv, grid, self.window_size, attend_in_windows
-                )
+                qkv = cast(TransformerBlock, block).attn.qkv
+                attend = partial(_attend_padded, qkv, grid, self.window_size, attend_in_windows)
             else:
                 attend = attend_in_windows
             x = self.run_block(block, x, attend)
@@ -94,7 +95,7 @@ class ConvViTDet(ConvViTEncoder):
         """Attention within windows for a grid, or for that grid padded to whole windows."""
         if self.attend_to_padding:
             grid = _padded(grid, self.window_size)
-        sizes = {
+        sizes: dict[Grid, Attend] = {
             size: partial(biased_attention, table=self.windowed_rel_pos_bias(size), grid=size)
             for size in window_sizes(grid, self.window_size)
         }

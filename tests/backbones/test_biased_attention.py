@@ -1,0 +1,99 @@
+"""The lean biased attention against the textbook formula, in double precision, gradients included."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from convmae.backbones.biased_attention import biased_attention, window_sizes, windowed_attention
+from convmae.backbones.layers import Attend
+from convmae.backbones.position import bias_at_grid
+
+
+def biases(table: Tensor, grid: tuple[int, int]) -> Tensor:
+    """[heads, queries, keys]: the entry for how far below and right of the key the query is."""
+    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+    rows, columns = rows.flatten(), columns.flatten()
+    below, right = rows[:, None] - rows[None], columns[:, None] - columns[None]
+    return table[:, below + grid[0] - 1, right + grid[1] - 1]
+
+
+def plain(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+    scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5 + bias
+    return scores.softmax(-1) @ value
+
+
+def inputs(batch: int, heads: int, grid: tuple[int, int], offsets: tuple[int, int]) -> list[Tensor]:
+    torch.manual_seed(0)
+    tokens = [torch.randn(batch, heads, grid[0] * grid[1], 8, dtype=torch.double) for _ in range(3)]
+    return [x.requires_grad_() for x in (*tokens, torch.randn(heads, *offsets, dtype=torch.double))]
+
+
+def assert_same(ours: Tensor, expected: Tensor, leaves: list[Tensor]) -> None:
+    torch.testing.assert_close(ours, expected)
+    grad = torch.randn_like(expected)
+    for mine, wanted in zip(
+        torch.autograd.grad(ours, leaves, grad), torch.autograd.grad(expected, leaves, grad), strict=True
+    ):
+        torch.testing.assert_close(mine, wanted)
+
+
+@pytest.mark.parametrize("max_scores", [1, 3 * 5 * 35 * 2, 3 * 7 * 35 * 4, 2**24])
+@pytest.mark.parametrize("grid", [(5, 7), (1, 1), (1, 6), (8, 1)])
+def test_equals_the_formula_in_any_slices(grid: tuple[int, int], max_scores: int) -> None:
+    query, key, value, table = leaves = inputs(2, 3, grid, (2 * grid[0] - 1, 2 * grid[1] - 1))
+    expected = plain(query, key, value, biases(table, grid))
+    assert_same(biased_attention(*leaves, grid, max_scores), expected, leaves)
+    with torch.no_grad():
+        torch.testing.assert_close(biased_attention(query, key, value, table, grid, max_scores), expected)
+
+
+def padded_windows(leaves: list[Tensor], grid: tuple[int, int], window: tuple[int, int]) -> Tensor:
+    """Windows as usually made: the grid padded to whole ones, padded keys hidden by a score of minus infinity."""
+    rows, columns = (-(-side // length) for side, length in zip(grid, window, strict=True))
+    inside = torch.zeros(rows * window[0], columns * window[1], dtype=torch.bool)
+    inside[: grid[0], : grid[1]] = True
+
+    def cut(x: Tensor) -> Tensor:
+        """[..., H, W] -> [windows, ..., tokens]"""
+        x = x.unflatten(-1, (columns, window[1])).unflatten(-3, (rows, window[0]))
+        return x.movedim((-4, -2), (0, 1)).flatten(0, 1).flatten(-2)
+
+    def windows(x: Tensor) -> Tensor:
+        canvas = torch.full((*x.shape[:2], 8, *inside.shape), 7.0, dtype=x.dtype)  # what is padded with must not matter
+        canvas[..., : grid[0], : grid[1]] = x.unflatten(2, grid).permute(0, 1, 4, 2, 3)
+        return cut(canvas).transpose(-1, -2)  # [windows, B, heads, tokens, D]
+
+    bias = biases(leaves[3], window)
+    hidden = torch.zeros(inside.shape, dtype=torch.double).masked_fill(~inside, -torch.inf)
+    attended = plain(*(windows(x) for x in leaves[:3]), bias + cut(hidden)[:, None, None, None])
+    attended = attended.unflatten(0, (rows, columns)).unflatten(4, window)  # [rows, columns, B, heads, h, w, D]
+    whole = attended.permute(2, 3, 0, 4, 1, 5, 6).flatten(4, 5).flatten(2, 3)
+    return whole[:, :, : grid[0], : grid[1]].flatten(2, 3)
+
+
+@pytest.mark.parametrize("grid", [(6, 8), (7, 9), (5, 3), (2, 2), (9, 4)])
+@pytest.mark.parametrize("window", [(3, 4), (4, 4), (1, 2)])
+def test_windows_equal_padded_and_masked_ones(grid: tuple[int, int], window: tuple[int, int]) -> None:
+    leaves = inputs(2, 2, grid, (2 * window[0] - 1, 2 * window[1] - 1))
+    table = leaves[3].flatten(1).T
+
+    def attend(size: tuple[int, int]) -> Attend:
+        return lambda q, k, v: biased_attention(q, k, v, bias_at_grid(table, window, size), size)
+
+    sizes = {size: attend(size) for size in window_sizes(grid, window)}
+    ours = windowed_attention(*leaves[:3], grid, window, sizes)
+    assert_same(ours, padded_windows(leaves, grid, window), leaves)
+
+
+def test_backward_keeps_no_table_of_all_pairs() -> None:
+    grid, tokens = (24, 24), 24 * 24
+    query, key, value, table = (x.detach().float().requires_grad_() for x in inputs(1, 2, grid, (47, 47)))
+    saved = []
+
+    def note(x: Tensor) -> Tensor:
+        saved.append(x.numel())
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+        biased_attention(query, key, value, table, grid, max_scores=2 * 24 * tokens)
+    assert max(saved) < tokens * tokens / 8

@@ -1,0 +1,73 @@
+"""The channels-last layers against PyTorch's own convolutions, and tiles against whole maps."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from convmae.backbones.layers import Attention, ConvBlock, PatchConv, PatchEmbed, TransformerBlock
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_patch_conv_is_a_strided_convolution(size: int) -> None:
+    torch.manual_seed(0)
+    conv = PatchConv(3, 5, size).double()
+    x = torch.randn(2, 3, 8, 12, dtype=torch.double)
+    expected = F.conv2d(x, conv.weight, conv.bias, stride=size)
+    output = conv(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    torch.testing.assert_close(output, expected)
+
+
+def test_patch_embed_of_tiles_is_that_of_the_map() -> None:
+    torch.manual_seed(0)
+    embed = PatchEmbed(4, 6, 2).double()
+    x = torch.randn(1, 8, 8, 4, dtype=torch.double)
+    tiles = x.unflatten(2, (2, 4)).unflatten(1, (2, 4)).transpose(2, 3).reshape(4, 4, 4, 4)
+    whole = embed(x).unflatten(2, (2, 2)).unflatten(1, (2, 2)).transpose(2, 3).reshape(4, 2, 2, 6)
+    torch.testing.assert_close(embed(tiles), whole)
+
+
+def test_conv_block_is_its_formula() -> None:
+    torch.manual_seed(0)
+    block = ConvBlock(6, mlp_ratio=2).double()
+    x = torch.randn(2, 6, 9, 7, dtype=torch.double)
+
+    def norm(layer: torch.nn.LayerNorm, x: torch.Tensor) -> torch.Tensor:
+        return F.layer_norm(x.permute(0, 2, 3, 1), (6,), layer.weight, layer.bias, 1e-5).permute(0, 3, 1, 2)
+
+    def conv(layer: torch.nn.Conv2d, x: torch.Tensor, **kwargs: int) -> torch.Tensor:
+        return F.conv2d(x, layer.weight, layer.bias, **kwargs)
+
+    y = conv(block.conv1, norm(block.norm1, x))
+    y = x + conv(block.conv2, conv(block.attn, y, padding=2, groups=6))
+    expected = y + conv(block.mlp.fc2, F.gelu(conv(block.mlp.fc1, norm(block.norm2, y))))
+    torch.testing.assert_close(block(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), expected)
+
+
+def test_conv_block_takes_another_depthwise_step() -> None:
+    torch.manual_seed(0)
+    block = ConvBlock(4).double()
+    x = torch.randn(2, 5, 5, 4, dtype=torch.double)
+    rows = x.flatten(0, 2)
+
+    def scattered(rows: torch.Tensor) -> torch.Tensor:
+        return block.depthwise(rows.view(x.shape)).flatten(0, 2)
+
+    torch.testing.assert_close(block(rows, scattered), block(x).flatten(0, 2))
+
+
+def test_no_permute_copies_in_the_convolution_stages() -> None:
+    block = ConvBlock(8)
+    x = torch.randn(2, 6, 6, 8)
+    assert block.depthwise(x).is_contiguous()
+
+
+def test_layer_scale_scales_both_branches() -> None:
+    torch.manual_seed(0)
+    block = TransformerBlock(8, 2, layer_scale=0.0)
+    x = torch.randn(2, 5, 8)
+    torch.testing.assert_close(block(x), x)
+
+
+def test_width_that_heads_do_not_divide_is_refused() -> None:
+    with pytest.raises(ValueError, match="10 can't be split into 3 heads"):
+        Attention(10, 3)
