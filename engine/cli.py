@@ -42,7 +42,7 @@ def run_tool(main: Callable[[], None]) -> int:
 def train_tool(
     argv: Sequence[str] | None,
     schema: type,
-    train: Callable[[Any, Path, bool], None],
+    train: Callable[[Any, Path, bool], Any],
     *,
     description: str,
     recipe: str,
@@ -119,7 +119,12 @@ def test_tool(
 def add_overrides(parser: argparse.ArgumentParser) -> None:
     """Adds --cfg-options."""
     parser.add_argument(
-        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="values that replace the recipe's, as a.b=c"
+        "--cfg-options",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="values that replace the recipe's, as a.b=c",
     )
 
 
@@ -176,7 +181,9 @@ def start_processes(launcher: str, device: str) -> None:
     elif launcher == "pytorch":
         torch.distributed.init_process_group("gloo")  # mmengine's own would look for a GPU
     else:
-        raise UserError("--launcher slurm needs CUDA devices; on CPUs start the tool by torchrun, with --launcher pytorch.")
+        raise UserError(
+            "--launcher slurm needs CUDA devices; on CPUs start the tool by torchrun, with --launcher pytorch."
+        )
 
 
 def _parser(description: str, schema: type) -> argparse.ArgumentParser:

@@ -28,8 +28,8 @@ def write_report(
     device: torch.device,
     work_dir: Path,
     seconds: float,
-) -> list[Path]:
-    """Writes ``report/index.html``, ``metrics.json`` and ``reconstructions.png`` and returns their paths."""
+) -> tuple[Page, list[Path]]:
+    """Writes ``report/index.html``, ``metrics.json`` and ``reconstructions.png``; returns the page and their paths."""
     rows = [row for row in read_scalars(work_dir) if "loss" in row]
     chosen = [paths[i * len(paths) // SHOWN] for i in range(min(SHOWN, len(paths)))] if len(paths) > SHOWN else paths
     strips = [
@@ -60,7 +60,7 @@ def write_report(
     page.write(work_dir / "report" / "index.html")
     write_metrics(work_dir / "metrics.json", metrics)
     column(strips).save(work_dir / "reconstructions.png")
-    return [work_dir / "report" / "index.html", work_dir / "metrics.json", work_dir / "reconstructions.png"]
+    return page, [work_dir / name for name in ("report/index.html", "metrics.json", "reconstructions.png")]
 
 
 def load_square(path: Path, size: int) -> torch.Tensor:
@@ -80,4 +80,3 @@ def reconstruct(model: ConvMAE, image: torch.Tensor, mask_ratio: float, seed: in
     out = model(image[None].to(device), mask_ratio, noise.to(device), predict="all")
     model.train(was_training)
     return reconstruction_strip(image, out.mask[0].cpu(), out.pred[0].float().cpu(), model.norm_pix_loss)
-

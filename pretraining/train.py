@@ -17,6 +17,7 @@ from convmae.engine.errors import UserError
 from convmae.engine.files import save_weights
 from convmae.engine.hooks import duration
 from convmae.engine.images import normalize
+from convmae.engine.report import Page
 from convmae.engine.train import train as run_training
 from convmae.pretraining.config import PretrainingConfig, PretrainingModelOptions
 from convmae.pretraining.convmae import ConvMAE
@@ -66,8 +67,8 @@ def build_model(options: PretrainingModelOptions, checkpoint_activations: bool =
     return model
 
 
-def train(config: PretrainingConfig, work_dir: Path, resume: bool) -> None:
-    """Pretrains as the tree says; writes weights, full and of the encoder alone, and a report with reconstructions."""
+def train(config: PretrainingConfig, work_dir: Path, resume: bool) -> Page | None:
+    """Pretrains as the tree says; writes weights, full and of the encoder alone, and a report, whose page it returns."""
     started = time.perf_counter()
     pictures = PictureFolder(config.data, config.model.img_size)
     log.info(f"data: {len(pictures)} pictures below {config.data.root}")
@@ -80,12 +81,13 @@ def train(config: PretrainingConfig, work_dir: Path, resume: bool) -> None:
         PretrainingModel(model, config.model.mask_ratio), pictures, config=config, work_dir=work_dir, resume=resume
     )
     if not is_main_process():
-        return
+        return None
     files = export(model, work_dir, to_yaml(config))
-    files += write_report(model, config, pictures.paths, runner.device, work_dir, time.perf_counter() - started)
+    page, written = write_report(model, config, pictures.paths, runner.device, work_dir, time.perf_counter() - started)
     log.info(f"done in {duration(time.perf_counter() - started)}; written:")
-    for path in files:
+    for path in [*files, *written]:
         log.info(f"  {path}")
+    return page
 
 
 def export(model: ConvMAE, work_dir: Path, config: str) -> list[Path]:

@@ -73,17 +73,12 @@ def run(work_dir: Path, overwrite: bool, precision: str, device: str, seed: int,
     runtime = [f"runtime.precision={precision}", f"runtime.device={device}", f"runtime.seed={seed}"]
     init = f"model.init={work_dir / 'pretraining' / 'encoder.pth'}"
     pages, times = {}, {}
-    for part, recipe, schema, function, overrides in (
-        ("pretraining", "demo_pretraining.yaml", PretrainingConfig, pretrain, [f"data.root={scenes.images}"]),
-        ("detection", "demo_detection.yaml", DetectionConfig, train_detection, [f"data.root={scenes.coco}", init]),
-        (
-            "segmentation",
-            "demo_segmentation.yaml",
-            SegmentationConfig,
-            train_segmentation,
-            [f"data.root={scenes.ade20k}", init],
-        ),
+    for part, schema, function, overrides in (
+        ("pretraining", PretrainingConfig, pretrain, [f"data.root={scenes.images}"]),
+        ("detection", DetectionConfig, train_detection, [f"data.root={scenes.coco}", init]),
+        ("segmentation", SegmentationConfig, train_segmentation, [f"data.root={scenes.ade20k}", init]),
     ):
+        recipe = f"demo_{part}.yaml"
         config = load_config(schema, recipe, [*runtime, *overrides])
         shorten(config.schedule, scale)
         log.info(f"\n{part}: {recipe}")
@@ -112,10 +107,12 @@ def write_report(
     page = Page(
         "ConvMAE from pictures to reports", f"Generated scenes of {len(CLASSES)} shapes, everything trained here"
     )
-    page.headline(
-        [number for part in ("detection", "segmentation") for number in pages[part].numbers[:2]]
-        + [Number("Time", duration(seconds), f"{where}, {precision_name(resolve_precision(precision, where))}")]
-    )
+    headline = ("box AP", "mask AP", "mIoU")
+    numbers = [number for part in pages.values() for number in part.numbers if number.label in headline]
+    headline = ("box AP", "mask AP", "mIoU")
+    numbers = [number for part in pages.values() for number in part.numbers if number.label in headline]
+    precision = precision_name(resolve_precision(precision, where))
+    page.headline([*numbers, Number("Time", duration(seconds), f"on {where}, in {precision}")])
     for part, text in (
         ("pretraining", "FastConvMAE learns from unlabelled pictures by reconstructing what it does not see."),
         ("detection", "Mask R-CNN starts from that encoder and is tested on scenes that neither run has seen."),

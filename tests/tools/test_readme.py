@@ -1,0 +1,87 @@
+"""The README's commands run, in its order, shortened."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from convmae.backbones import ConvViT
+from convmae.pretraining import ConvMAE
+from convmae.tools import cli, scenes
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+TINY = {"embed_dims": (16, 16, 32), "depths": (1, 1, 2), "num_heads": 2}
+SHORT = ["data.workers=0", "schedule.epochs=null", "schedule.steps=2", "schedule.warmup=0", "data.batch_size=2"]
+SHORTENED = {
+    "pretrain": [*SHORT, "model.size=tiny", "model.img_size=32"],
+    "train_det": [*SHORT, "model.size=tiny", "data.img_size=64", "model.fpn_channels=16", "model.norm=gn"],
+    "train_seg": [*SHORT, "model.size=tiny", "data.crop=64", "data.scale=[128,64]", "inference.crop=64"]
+    + ["inference.stride=48", "model.decode_channels=16", "model.aux_channels=16"],
+    "test_det": ["data.workers=0"],
+    "test_seg": ["data.workers=0"],
+}
+
+
+def blocks(language: str = "") -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def commands(first: str) -> list[list[str]]:
+    lines = [line for block in blocks() for line in block.splitlines()]
+    return [shlex.split(line) for line in lines if line.startswith(first)]
+
+
+@pytest.fixture
+def in_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with data where the README's commands expect it."""
+    made = scenes.generate(tmp_path / "made", train=4, val=2, size=64)
+    (tmp_path / "data").mkdir()
+    for name, folder in (("images", made.images), ("coco", made.coco), ("ade20k", made.ade20k)):
+        (tmp_path / "data" / name).symlink_to(folder)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_tools_run_as_the_readme_says(in_project: Path) -> None:
+    done = []
+    for _, script, *options in commands("python tools/"):
+        tool = Path(script).stem
+        short = ["--cfg-options", *SHORTENED[tool]] if tool in SHORTENED else ["--size", "32", "--limit", "2"]
+        assert cli.main([tool, *options, *short]) == 0, options
+        done.append(tool)
+    assert done == ["pretrain", "visualize", "pretrain", "pretrain", "train_det", "test_det", "train_seg", "test_seg"]
+    for name in ("pretrain/report", "det/report", "det/test/report", "seg/report", "seg/test/report"):
+        assert (in_project / "work_dirs" / name / "index.html").stat().st_size > 10_000
+    assert (in_project / "reconstructions.png").is_file()
+
+
+def test_the_commands_for_many_processes_name_tools_and_recipes_that_exist() -> None:
+    launched = commands("torchrun") + commands("srun")
+    assert len(launched) == 2
+    for words in launched:
+        script = next(word for word in words if word.endswith(".py"))
+        assert (README.parent / script).is_file()
+        assert "--launcher" in words
+        for recipe in (word for word in words if word.endswith(".yaml")):
+            assert (README.parent / "configs" / recipe).is_file()
+
+
+def test_recipes_and_documents_that_the_readme_names_exist() -> None:
+    text = README.read_text(encoding="utf-8")
+    for recipe in re.findall(r"`(\w+\.yaml)`", text):
+        assert recipe == "config.yaml" or (README.parent / "configs" / recipe).is_file(), recipe
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", text):
+        assert (README.parent / target).exists(), target
+
+
+def test_the_python_example_runs(tmp_path: Path) -> None:
+    torch.save({"model": ConvViT(TINY, num_classes=3).state_dict()}, tmp_path / "convmae_base_finetuned.pth")
+    torch.save({"model": ConvMAE("base").state_dict()}, tmp_path / "convmae_base.pth")
+    (example,) = blocks("python")
+    done = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "resized" in done.stdout
