@@ -55,7 +55,7 @@ class TrainSet(Dataset):
         return {"image": image, "target": place_objects(geometry, self.data.training_objects(record), self.masks)}
 
 
-class TestSet(Dataset):
+class EvalSet(Dataset):
     """uint8 squares [3, size, size] that hold the whole picture, and the way back."""
 
     def __init__(self, data: CocoData, img_size: int) -> None:

@@ -47,8 +47,8 @@ def write_report(
     work_dir: Path,
     seconds: float,
     weights: Path,
-) -> list[Path]:
-    """Writes ``metrics.json`` and ``report/index.html`` from the metric's last evaluation and returns their paths."""
+) -> tuple[Page, list[Path]]:
+    """Writes ``metrics.json`` and ``report/index.html`` from the metric's last evaluation; returns the page and the paths."""
     page = Page("Object detection", f"Mask R-CNN on ConvMAE-{config.model.size}, {metric.data.annotations}")
     add_results(page, metric)
     rows = read_scalars(work_dir)
@@ -64,7 +64,7 @@ def write_report(
     metrics_path, page_path = work_dir / "metrics.json", work_dir / "report" / "index.html"
     write_metrics(metrics_path, {**metric.numbers, "classes": _class_numbers(metric)})
     page.write(page_path)
-    return [metrics_path, page_path]
+    return page, [metrics_path, page_path]
 
 
 def add_results(page: Page, metric: CocoMetric) -> None:
@@ -72,8 +72,8 @@ def add_results(page: Page, metric: CocoMetric) -> None:
     page.headline(
         [
             Number(f"{KINDS[kind]} {name}", f"{100 * metric.numbers[f'{kind}_{key}']:.1f}", note)
-            for kind in metric.details
             for name, key, note in (("AP", "mAP", "mean over IoU 0.50 to 0.95"), ("AP50", "AP50", "at IoU 0.50"))
+            for kind in metric.details
         ]
     )
     page.table(

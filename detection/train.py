@@ -10,7 +10,7 @@ from mmengine.dist import is_main_process
 
 from convmae.detection.config import DetectionConfig
 from convmae.detection.dataset import (
-    TestSet,
+    EvalSet,
     TrainSet,
     check_pictures,
     collate_test,
@@ -25,6 +25,7 @@ from convmae.detection.weights import init_weights, load_detector
 from convmae.engine.config import to_yaml
 from convmae.engine.files import save_weights
 from convmae.engine.hooks import duration
+from convmae.engine.report import Page
 from convmae.engine.seeding import INIT, seed_all
 from convmae.engine.train import evaluate
 from convmae.engine.train import train as run_training
@@ -32,15 +33,16 @@ from convmae.engine.train import train as run_training
 log = logging.getLogger("convmae")
 
 
-def train(config: DetectionConfig, work_dir: Path, resume: bool) -> None:
+def train(config: DetectionConfig, work_dir: Path, resume: bool) -> Page | None:
     """Trains Mask R-CNN as the tree says; writes checkpoints, ``model.pth``, ``metrics.json`` and ``report/index.html``.
 
+    Returns the report's page (None on other processes than the first).
     Raises UserError for data and options that can't work, before the first step where it can be known then.
     """
     started = time.perf_counter()
     masks = config.model.masks
     train_data, val_data = read_splits(config.data, masks)
-    train_set, val_set = TrainSet(train_data, config.data, masks), TestSet(val_data, config.data.img_size)
+    train_set, val_set = TrainSet(train_data, config.data, masks), EvalSet(val_data, config.data.img_size)
     seed_all(config.runtime.seed, INIT)
     model = DetectionModel(config, train_data.categories)
     if config.model.init:
@@ -60,12 +62,14 @@ def train(config: DetectionConfig, work_dir: Path, resume: bool) -> None:
     )
     if not metric.numbers:  # a finished run that was resumed has no step left to end with an evaluation
         evaluate(model, val_set, metrics=[metric], config=config, work_dir=work_dir, collate=collate_test)
-    if is_main_process():
-        weights = save_weights(runner.bare_model.state_dict(), work_dir / "model.pth", to_yaml(config))
-        splits = {"training": train_data, "validation": val_data}
-        seconds = time.perf_counter() - started
-        files = write_report(metric, config, splits, work_dir, seconds, weights)
-        _say_done(metric, [weights, *files], started)
+    if not is_main_process():
+        return None
+    weights = save_weights(runner.bare_model.state_dict(), work_dir / "model.pth", to_yaml(config))
+    splits = {"training": train_data, "validation": val_data}
+    seconds = time.perf_counter() - started
+    page, files = write_report(metric, config, splits, work_dir, seconds, weights)
+    _say_done(metric, [weights, *files], started)
+    return page
 
 
 def test(config: DetectionConfig, checkpoint: Path, work_dir: Path) -> dict[str, float]:
@@ -79,11 +83,11 @@ def test(config: DetectionConfig, checkpoint: Path, work_dir: Path) -> dict[str,
     check_pictures(data, config.data.check_pictures)
     model = DetectionModel(config, data.categories)
     load_detector(model, checkpoint)
-    metric, val_set = CocoMetric(data, config.model.masks), TestSet(data, config.data.img_size)
+    metric, val_set = CocoMetric(data, config.model.masks), EvalSet(data, config.data.img_size)
     evaluate(model, val_set, metrics=[metric], config=config, work_dir=work_dir, collate=collate_test)
     if is_main_process():
         seconds = time.perf_counter() - started
-        files = write_report(metric, config, {"validation": data}, work_dir, seconds, checkpoint)
+        _, files = write_report(metric, config, {"validation": data}, work_dir, seconds, checkpoint)
         _say_done(metric, files, started)
     return metric.numbers
 
