@@ -16,18 +16,19 @@ from convmae.tools import cli, scenes
 README = Path(__file__).resolve().parents[2] / "README.md"
 TINY = {"embed_dims": (16, 16, 32), "depths": (1, 1, 2), "num_heads": 2}
 SHORT = ["data.workers=0", "schedule.epochs=null", "schedule.steps=2", "schedule.warmup=0", "data.batch_size=2"]
+SMALL_HEADS = ["inference.stride=48", "model.decode_channels=16", "model.aux_channels=16"]
 SHORTENED = {
     "pretrain": [*SHORT, "model.size=tiny", "model.img_size=32"],
     "train_det": [*SHORT, "model.size=tiny", "data.img_size=64", "model.fpn_channels=16", "model.norm=gn"],
-    "train_seg": [*SHORT, "model.size=tiny", "data.crop=64", "data.scale=[128,64]", "inference.crop=64"]
-    + ["inference.stride=48", "model.decode_channels=16", "model.aux_channels=16"],
+    "train_seg": [*SHORT, "model.size=tiny", "data.crop=64", "data.scale=[128,64]", "inference.crop=64", *SMALL_HEADS],
     "test_det": ["data.workers=0"],
     "test_seg": ["data.workers=0"],
 }
 
 
 def blocks(language: str = "") -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [text for kind, text in found if kind == language]
 
 
 def commands(first: str) -> list[list[str]]:
