@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 from torch import Tensor, stack
 from torch.utils.data import Dataset
 
+from convmae.detection.check import check_pictures, check_size
 from convmae.detection.coco import CocoData, ImageRecord, check_same_classes, read_coco
 from convmae.detection.config import DetectionDataOptions
 from convmae.detection.transforms import Geometry, fit, large_scale_jitter, place_objects
@@ -20,9 +20,6 @@ from convmae.engine.errors import UserError
 from convmae.engine.images import read_image
 
 log = logging.getLogger("convmae")
-
-_EXIF_ORIENTATION = 0x0112
-_ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # last bytes of a whole file
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,6 @@ def collate_test(batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def read_splits(options: DetectionDataOptions, masks: bool) -> tuple[CocoData, CocoData]:
     """Returns the training and the validation split, checked before anything runs, and logs what was found."""
-    _check_options(options)
     train = read_coco(_under(options, options.train_annotations), _under(options, options.train_images), masks)
     train = train.subset(options.limit)
     if options.limit:
@@ -102,37 +98,10 @@ def read_splits(options: DetectionDataOptions, masks: bool) -> tuple[CocoData, C
 
 def read_split(options: DetectionDataOptions, masks: bool) -> CocoData:
     """Returns the split to test on."""
-    _check_options(options)
     if options.limit:
         annotations, images = options.train_annotations, options.train_images
         return read_coco(_under(options, annotations), _under(options, images), masks).subset(options.limit)
     return read_coco(_under(options, options.val_annotations), _under(options, options.val_images), masks)
-
-
-def check_pictures(data: CocoData, count: int) -> None:
-    """Looks at ``count`` pictures spread evenly; raises UserError for one that is none, is cut off, or has another size."""
-    chosen = np.linspace(0, len(data.images) - 1, min(count, len(data.images))).round().astype(int)
-    for record in (data.images[number] for number in chosen.tolist()):
-        path = data.path(record)
-        try:
-            with Image.open(path) as image:
-                turned = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
-                size = image.size[::-1] if turned else image.size
-                ending = _ENDINGS.get(image.format or "")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise UserError(f"{path} can't be read as a picture ({error}); replace or remove the file.") from None
-        _check_size(size, record, data)
-        if ending is None or not _ends_with(path, ending):
-            read_image(path)
-
-
-def _check_options(options: DetectionDataOptions) -> None:
-    if options.img_size < 32:
-        raise UserError(f"data.img_size is {options.img_size}; expected at least 32 pixels.")
-    if len(options.jitter) != 2 or not 0 < options.jitter[0] <= options.jitter[1]:
-        raise UserError(
-            f"data.jitter is {options.jitter}; expected the smallest and the largest factor, such as [0.1, 2.0]."
-        )
 
 
 def _under(options: DetectionDataOptions, path: str) -> Path:
@@ -141,23 +110,8 @@ def _under(options: DetectionDataOptions, path: str) -> Path:
 
 def _read(data: CocoData, record: ImageRecord) -> Image.Image:
     image = read_image(data.path(record))
-    _check_size(image.size, record, data)
+    check_size(image.size, record, data)
     return image
-
-
-def _check_size(size: tuple[int, int], record: ImageRecord, data: CocoData) -> None:
-    if size != (record.width, record.height):
-        raise UserError(
-            f"{data.path(record)} is {size[0]} x {size[1]} pixels (turned as its EXIF data says), but {data.annotations} says "
-            f"{record.width} x {record.height} for image {record.id}; expected the same size."
-        )
-
-
-def _ends_with(path: Path, ending: bytes) -> bool:
-    with path.open("rb") as file:
-        file.seek(0, 2)
-        file.seek(max(0, file.tell() - len(ending)))
-        return file.read() == ending
 
 
 def _stack(batch: Sequence[dict[str, Any]]) -> Tensor:

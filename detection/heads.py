@@ -13,7 +13,14 @@ from torchvision.models.detection.rpn import RPNHead
 
 def norm_layer(name: str) -> Callable[[int], nn.Module] | None:
     """Returns what makes the norm of a number of channels: bn, syncbn, gn, ln (over channels), or None for none."""
-    return {"bn": nn.BatchNorm2d, "syncbn": nn.SyncBatchNorm, "gn": _group_norm, "ln": LayerNorm2d, "none": None}[name]
+    layers: dict[str, Callable[[int], nn.Module] | None] = {
+        "bn": nn.BatchNorm2d,
+        "syncbn": nn.SyncBatchNorm,
+        "gn": _group_norm,
+        "ln": LayerNorm2d,
+        "none": None,
+    }
+    return layers[name]
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from mmengine.dist import is_main_process
 
+from convmae.detection.check import check_options, check_pictures
 from convmae.detection.config import DetectionConfig
 from convmae.detection.dataset import (
     EvalSet,
     TrainSet,
-    check_pictures,
     collate_test,
     collate_train,
     read_split,
@@ -40,6 +40,7 @@ def train(config: DetectionConfig, work_dir: Path, resume: bool) -> Page | None:
     Raises UserError for data and options that can't work, before the first step where it can be known then.
     """
     started = time.perf_counter()
+    check_options(config)
     masks = config.model.masks
     train_data, val_data = read_splits(config.data, masks)
     train_set, val_set = TrainSet(train_data, config.data, masks), EvalSet(val_data, config.data.img_size)
@@ -78,6 +79,7 @@ def test(config: DetectionConfig, checkpoint: Path, work_dir: Path) -> dict[str,
     Raises UserError for data that can't be read and for weights that don't fill the model.
     """
     started = time.perf_counter()
+    check_options(config)
     data = read_split(config.data, config.model.masks)
     log.info(f"validation data: {data.describe()} ({data.annotations})")
     check_pictures(data, config.data.check_pictures)

@@ -79,16 +79,12 @@ class Geometry:
         """Returns masks [N, size, size] of zeros and ones; polygons are drawn at the new scale, so they stay sharp."""
         height, width = self.content
         masks = np.zeros((len(segmentations), self.size, self.size), dtype=np.uint8)
-        polygons = [number for number, found in enumerate(segmentations) if isinstance(found, list)]
-        if polygons:
-            drawn = [
-                mask_api.merge(mask_api.frPyObjects(self._polygons(segmentations[number]), height, width))
-                for number in polygons
-            ]  # type: ignore[arg-type]
-            masks[polygons, :height, :width] = mask_api.decode(drawn).transpose(2, 0, 1)
-        for number, found in enumerate(segmentations):
+        for mask, found in zip(masks, segmentations, strict=True):
             if isinstance(found, dict):
-                masks[number, :height, :width] = self._resample(mask_api.decode(found))
+                mask[:height, :width] = self._resample(mask_api.decode(found))
+            else:
+                drawn = mask_api.merge(mask_api.frPyObjects(self._polygons(found), height, width))
+                mask[:height, :width] = mask_api.decode(drawn)
         return masks
 
     def _polygons(self, polygons: list[list[float]]) -> list[list[float]]:
@@ -143,7 +139,8 @@ def place_objects(geometry: Geometry, objects: Sequence[ObjectRecord], masks: bo
         keep = ((clipped[:, 2:] - clipped[:, :2]) >= 1).all(axis=1)
         return {"boxes": torch.from_numpy(clipped[keep].astype(np.float32)), "labels": torch.from_numpy(labels[keep])}
     inside = np.flatnonzero(((clipped[:, 2:] - clipped[:, :2]) > 0).all(axis=1))
-    drawn = geometry.masks([objects[number].segmentation for number in inside])  # type: ignore[misc]
+    outlines = [objects[number].segmentation for number in inside.tolist()]
+    drawn = geometry.masks([outline for outline in outlines if outline is not None])
     visible = drawn.any(axis=(1, 2))
     drawn, inside = drawn[visible], inside[visible]
     return {
@@ -155,7 +152,7 @@ def place_objects(geometry: Geometry, objects: Sequence[ObjectRecord], masks: bo
 
 def _tighten(boxes: NDArray[np.float64], masks: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Returns boxes moved to their mask's outline on sides that a crop cut; others keep their place between pixels."""
-    columns, rows = masks.any(axis=1), masks.any(axis=2)
+    columns, rows = masks.max(axis=1), masks.max(axis=2)
     size = masks.shape[-1]
     outline = np.stack(
         [

@@ -8,9 +8,10 @@ import pytest
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
+from convmae.detection.check import check_pictures
 from convmae.detection.coco import check_same_classes, read_coco, to_rle
 from convmae.detection.config import DetectionDataOptions
-from convmae.detection.dataset import TrainSet, check_pictures, read_splits
+from convmae.detection.dataset import TrainSet, read_splits
 from convmae.engine.errors import UserError
 
 Change = Callable[[Callable[[dict], object]], Path]

@@ -1,0 +1,78 @@
+"""What can be known to be wrong before a run starts: options that make no detector, pictures that can't be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from convmae.detection.coco import CocoData, ImageRecord
+from convmae.detection.config import DetectionConfig
+from convmae.engine.errors import UserError
+from convmae.engine.images import read_image
+
+_EXIF_ORIENTATION = 0x0112
+_ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # last bytes of a whole file
+_LEVELS = 5  # p2..p6
+
+
+def check_options(config: DetectionConfig) -> None:
+    """Raises UserError for options that can't work, naming the option."""
+    model, data = config.model, config.data
+    if data.img_size < 32:
+        raise UserError(f"data.img_size is {data.img_size}; expected at least 32 pixels.")
+    if len(data.jitter) != 2 or not 0 < data.jitter[0] <= data.jitter[1]:
+        raise UserError(
+            f"data.jitter is {data.jitter}; expected the smallest and the largest factor, such as [0.1, 2.0]."
+        )
+    if len(model.anchor_sizes) != _LEVELS or min(model.anchor_sizes) <= 0:
+        raise UserError(f"model.anchor_sizes is {model.anchor_sizes}; expected five sizes in pixels, for p2 to p6.")
+    if not model.anchor_ratios or min(model.anchor_ratios) <= 0:
+        raise UserError(f"model.anchor_ratios is {model.anchor_ratios}; expected ratios such as [0.5, 1.0, 2.0].")
+    if not model.box_hidden:
+        raise UserError("model.box_hidden is empty; expected the width of at least one linear layer, such as [1024].")
+    for name in (
+        "fpn_channels",
+        "window_size",
+        "roi_sampled",
+        "rpn_sampled",
+        "pre_nms_train",
+        "post_nms_train",
+        "detections",
+    ):
+        if getattr(model, name) < 1:
+            raise UserError(f"model.{name} is {getattr(model, name)}; expected at least 1.")
+
+
+def check_pictures(data: CocoData, count: int) -> None:
+    """Looks at ``count`` pictures spread evenly; raises UserError for one that is none, is cut off, or has another size."""
+    chosen = np.linspace(0, len(data.images) - 1, min(count, len(data.images))).round().astype(int)
+    for record in (data.images[number] for number in chosen.tolist()):
+        path = data.path(record)
+        try:
+            with Image.open(path) as image:
+                turned = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+                size = image.size[::-1] if turned else image.size
+                ending = _ENDINGS.get(image.format or "")
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise UserError(f"{path} can't be read as a picture ({error}); replace or remove the file.") from None
+        check_size(size, record, data)
+        if ending is None or not _ends_with(path, ending):
+            read_image(path)
+
+
+def check_size(size: tuple[int, int], record: ImageRecord, data: CocoData) -> None:
+    """Raises UserError unless a picture has the size that the JSON file says."""
+    if size != (record.width, record.height):
+        raise UserError(
+            f"{data.path(record)} is {size[0]} x {size[1]} pixels (turned as its EXIF data says), but {data.annotations} says "
+            f"{record.width} x {record.height} for image {record.id}; expected the same size."
+        )
+
+
+def _ends_with(path: Path, ending: bytes) -> bool:
+    with path.open("rb") as file:
+        file.seek(0, 2)
+        file.seek(max(0, file.tell() - len(ending)))
+        return file.read() == ending

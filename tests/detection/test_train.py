@@ -1,0 +1,97 @@
+"""Whole runs on a handful of pictures: files made, resuming, testing, recipes, and mistakes that stop before training."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from convmae.detection.config import DetectionConfig
+from convmae.detection.mask_rcnn import MaskRCNN
+from convmae.detection.train import test as run_test
+from convmae.detection.train import train
+from convmae.engine.config import load_config, shipped_recipes
+from convmae.engine.errors import UserError
+
+RECIPES = [name for name in shipped_recipes() if name.startswith("mask_rcnn_")]
+
+
+def tiny_config(split: Path, *overrides: str) -> DetectionConfig:
+    return load_config(
+        DetectionConfig,
+        "mask_rcnn_tiny_256px.yaml",
+        [
+            f"data.root={split}", "data.train_images=images", "data.train_annotations=instances.json",
+            "data.val_images=images", "data.val_annotations=instances.json", "data.img_size=64", "data.batch_size=2",
+            "data.workers=0", "model.fpn_channels=16", "model.box_hidden=[16]", "model.mask_convs=[16]",
+            "model.roi_sampled=16", "model.score_threshold=0.01", "model.detections=5", "schedule.epochs=null",
+            "schedule.steps=2", "schedule.warmup=1", "schedule.eval_every=0", "runtime.precision=fp32",
+            "runtime.device=cpu", *overrides,
+        ],
+    )  # fmt: skip
+
+
+def test_a_run_then_a_test_of_its_weights_give_the_same_numbers_and_a_report(split: Path, tmp_path: Path) -> None:
+    work_dir, again = split / "run", split / "test"
+    work_dir.mkdir()
+    again.mkdir()
+    train(tiny_config(split), work_dir, resume=False)
+    metrics = json.loads((work_dir / "metrics.json").read_text())
+    assert {"bbox_mAP", "segm_AR_100", "classes"} <= metrics.keys()
+    page = (work_dir / "report/index.html").read_text()
+    for text in (
+        "COCO's twelve numbers",
+        "Precision over recall, mask",
+        "ground truth",
+        "deep/2.png",
+        "fpn_channels",
+        "disc",
+    ):
+        assert text.replace("'", "&#39;") in page or text in page
+    rerun = run_test(tiny_config(split), work_dir / "model.pth", again)
+    assert rerun == {name: pytest.approx(value) for name, value in metrics.items() if name != "classes"}
+    assert run_test(tiny_config(split), work_dir / "step_2.pth", again) == rerun
+    assert (again / "report/index.html").is_file()
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(split: Path) -> None:
+    for name in ("whole", "parts"):
+        (split / name).mkdir()
+    overrides = ("schedule.save_every=1", "schedule.policy=constant", "schedule.warmup=0", "model.drop_path=0.2")
+    train(tiny_config(split, *overrides), split / "whole", resume=False)
+    train(tiny_config(split, *overrides, "schedule.steps=1"), split / "parts", resume=False)
+    train(tiny_config(split, *overrides), split / "parts", resume=True)
+    whole, parts = (torch.load(split / name / "model.pth", weights_only=True)["model"] for name in ("whole", "parts"))
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(value, parts[name]) for name, value in whole.items())
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_builds_its_model(recipe: str) -> None:
+    config = load_config(DetectionConfig, recipe)
+    with torch.device("meta"):
+        model = MaskRCNN(config.model, classes=80, img_size=config.data.img_size)
+    assert model.roi_heads.has_mask()
+
+
+def test_the_papers_settings_stand_in_its_recipes() -> None:
+    paper, released = (load_config(DetectionConfig, f"mask_rcnn_convmae_{name}.yaml") for name in ("25e", "w16_25e"))
+    assert (paper.model.window_size, released.model.window_size) == (7, 16)
+    assert (paper.optim.lr, paper.optim.weight_decay, paper.data.batch_size) == (8e-5, 0.1, 32)
+    assert (paper.model.drop_path, paper.schedule.epochs, paper.optim.layer_decay) == (0.1, 25, 1.0)
+    assert paper.schedule.warmup == 0.005 * paper.schedule.epochs
+    assert (paper.data.img_size, paper.data.jitter) == (1024, [0.1, 2.0])
+    assert paper == load_config(DetectionConfig, None, ["data.keep_empty=false"])
+
+
+def test_mistakes_stop_a_run_before_its_first_step(split: Path) -> None:
+    for override, said in (
+        ("data.root=nowhere", "There is no annotation file"),
+        ("data.val_annotations=gone.json", "There is no annotation file"),
+        ("data.jitter=[2.0,0.5]", "data.jitter is"),
+        ("model.anchor_sizes=[16,32]", "anchor_sizes"),
+        ("data.img_size=8", "data.img_size is 8"),
+    ):
+        with pytest.raises(UserError, match=said.replace("[", r"\[")):
+            train(tiny_config(split, override), split, resume=False)
+    assert not list(split.glob("step_*"))
