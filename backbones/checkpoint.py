@@ -175,15 +175,16 @@ def _fit(value: Tensor, target: Tensor, name: str, model: nn.Module) -> _Fitted:
     if before == after:
         return value, "", ""
     owner = model.get_submodule(name.rpartition(".")[0])
-    if name.endswith("pos_embed") and hasattr(owner, "grid_size") and len(before) == 3 and before[2] == after[2]:
-        return _fit_positions(value, target.shape[1], owner.grid_size)
-    if name.endswith(_BIAS_TABLE) and hasattr(owner, "window") and before[1:] == after[1:]:
+    grid: Grid | None = getattr(owner, "grid_size", None)
+    window: Grid | None = getattr(owner, "window", None)
+    if name.endswith("pos_embed") and grid and len(before) == 3 and before[2] == after[2]:
+        return _fit_positions(value, target.shape[1], grid)
+    if name.endswith(_BIAS_TABLE) and window and before[1:] == after[1:]:
         side = (square(before[0]) + 1) // 2
         if not side:
             return None, "", f"{before[0]} offsets in the file are no square window's"
-        new = owner.window
-        how = f"{side}x{side} -> {new[0]}x{new[1]} window"
-        return resample_bias_table(value.float(), (side, side), new), "resized", how
+        how = f"{side}x{side} -> {window[0]}x{window[1]} window"
+        return resample_bias_table(value.float(), (side, side), window), "resized", how
     if [size for size in before if size != 1] == [size for size in after if size != 1]:
         return (
             value.reshape(target.shape),

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 
 HALO = 2  # pixels beyond a tile's edge that a 5x5 kernel reaches
 
@@ -58,11 +59,15 @@ class _TileDepthwise(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             turned = weight.flip(2, 3)
             grad_tiles = F.conv2d(_with_halo(grad, halo), turned, groups=channels).permute(0, 2, 3, 1)
-        if ctx.needs_input_grad[1]:  # gathered again: the halo is up to nine times the tiles, too much to keep
-            grad_out = grad.permute(0, 3, 1, 2)
-            grad_weight = torch.nn.grad.conv2d_weight(
-                _with_halo(tiles, halo), list(weight.shape), grad_out, groups=channels
-            )
+        if ctx.needs_input_grad[1]:
+            # The halo is gathered again: it is up to nine times the tiles, too much to keep. In fp32, as a sum over all
+            # positions loses in bf16, and CPUs have no fast kernel for it there.
+            grad_weight = conv2d_weight(
+                _with_halo(_widened(tiles), halo),
+                list(weight.shape),
+                _widened(grad).permute(0, 3, 1, 2),
+                groups=channels,
+            ).to(weight.dtype)
         if ctx.needs_input_grad[2]:
             grad_bias = grad.sum((0, 1, 2))
         return grad_tiles, grad_weight, grad_bias, None
@@ -73,3 +78,7 @@ def _with_halo(tiles: Tensor, halo: Tensor) -> Tensor:
     channels, width = tiles.shape[3], tiles.shape[1] + 2 * HALO
     table = torch.cat([tiles.reshape(-1, channels), tiles.new_zeros(1, channels)])
     return table.index_select(0, halo).view(-1, width, width, channels).permute(0, 3, 1, 2)
+
+
+def _widened(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
