@@ -68,7 +68,7 @@ def train_tool(
     def main() -> None:
         overrides = list(args.cfg_options)
         overrides += ["runtime.precision=bf16"] * args.amp + ["runtime.compile=true"] * args.compile
-        config = load_config(schema, args.config, overrides)
+        config: Any = load_config(schema, args.config, overrides)
         start_processes(args.launcher, config.runtime.device)
         work_dir = args.work_dir or Path("work_dirs") / Path(args.config).stem
         prepare_work_dir(work_dir, args.resume, args.overwrite)
@@ -106,7 +106,7 @@ def test_tool(
         if not args.checkpoint.is_file():
             raise UserError(f"There is no checkpoint {args.checkpoint}.")
         beside = args.checkpoint.parent / "config.yaml"
-        config = load_config(schema, args.config or (beside if beside.is_file() else recipe), args.cfg_options)
+        config: Any = load_config(schema, args.config or (beside if beside.is_file() else recipe), args.cfg_options)
         start_processes(args.launcher, config.runtime.device)
         work_dir = args.work_dir or args.checkpoint.parent / "test"
         prepare_work_dir(work_dir, False, args.overwrite)

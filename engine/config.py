@@ -154,9 +154,9 @@ def _merge(tree: DictConfig, update: Any, source: str) -> DictConfig:
         full = str(error.full_key or error.key)
         parent, _, name = full.rpartition(".")
         node = OmegaConf.select(tree, parent) if parent else tree
-        siblings = list(node.keys()) if isinstance(node, DictConfig) else []
+        siblings = [str(key) for key in node] if isinstance(node, DictConfig) else []
         hint = nearest(name, siblings) or nearest(name, [key.rpartition(".")[2] for key, *_ in _walk(tree, "")])
-        known = f"Did you mean {hint!r}?" if hint else "Known here: " + ", ".join(map(str, siblings)) + "."
+        known = f"Did you mean {hint!r}?" if hint else "Known here: " + ", ".join(siblings) + "."
         raise UserError(f"{source}: there is no option {full!r}. {known}") from None
     except OmegaConfBaseException as error:
         where = f" ({error.full_key})" if error.full_key else ""

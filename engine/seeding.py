@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,8 @@ from torch.utils.data import Dataset, Sampler
 INIT, SAMPLE, STEP = 0, 1, 2  # what a draw is for
 
 
-class SampleKey(NamedTuple):
+@dataclass(frozen=True)
+class SampleKey:
     """A picture in a certain pass over the data."""
 
     epoch: int
@@ -45,10 +47,9 @@ class SeededDataset(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: SampleKey | int) -> Any:
-        epoch, index = key if isinstance(key, tuple) else (0, key)
-        seed_all(self.seed, SAMPLE, epoch, index)
-        return self.dataset[index]
+    def __getitem__(self, key: SampleKey) -> Any:
+        seed_all(self.seed, SAMPLE, key.epoch, key.index)
+        return self.dataset[key.index]
 
 
 class StepSampler(Sampler[list[SampleKey]]):

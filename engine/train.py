@@ -175,7 +175,7 @@ def _evaluation(
     loader = DataLoader(
         dataset,
         batch_size=batch_size,
-        sampler=DefaultSampler(dataset, shuffle=False),  # type: ignore[arg-type]
+        sampler=DefaultSampler(dataset, shuffle=False),
         collate_fn=collate,
         **_workers(config.data),
     )

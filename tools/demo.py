@@ -10,8 +10,9 @@ import inspect
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from convmae.detection.config import DetectionConfig
 from convmae.detection.train import train as train_detection
@@ -19,6 +20,7 @@ from convmae.engine.cli import prepare_work_dir, run_tool
 from convmae.engine.config import load_config
 from convmae.engine.errors import UserError
 from convmae.engine.hooks import duration
+from convmae.engine.options import ScheduleOptions
 from convmae.engine.precision import precision_name, resolve_device, resolve_precision
 from convmae.engine.report import Number, Page, environment
 from convmae.engine.seeding import INIT, seed_all
@@ -72,31 +74,36 @@ def run(work_dir: Path, overwrite: bool, precision: str, device: str, seed: int,
     log.info(f"scenes: {scenes.images.parent} ({duration(time.perf_counter() - started)})")
     runtime = [f"runtime.precision={precision}", f"runtime.device={device}", f"runtime.seed={seed}"]
     init = f"model.init={work_dir / 'pretraining' / 'encoder.pth'}"
-    pages, times = {}, {}
-    for part, schema, function, overrides in (
+    pages: dict[str, Page] = {}
+    times: dict[str, float] = {}
+    parts: list[tuple[str, type, Callable[[Any, Path, bool], Page | None], list[str]]] = [
         ("pretraining", PretrainingConfig, pretrain, [f"data.root={scenes.images}"]),
         ("detection", DetectionConfig, train_detection, [f"data.root={scenes.coco}", init]),
         ("segmentation", SegmentationConfig, train_segmentation, [f"data.root={scenes.ade20k}", init]),
-    ):
+    ]
+    for part, schema, function, overrides in parts:
         recipe = f"demo_{part}.yaml"
-        config = load_config(schema, recipe, [*runtime, *overrides])
+        config: Any = load_config(schema, recipe, [*runtime, *overrides])
         shorten(config.schedule, scale)
         log.info(f"\n{part}: {recipe}")
         seed_all(seed, INIT)
         begun = time.perf_counter()
-        pages[part] = function(config, work_dir / part, False)
+        page = function(config, work_dir / part, False)
+        assert page is not None  # one process
+        pages[part] = page
         times[part] = time.perf_counter() - begun
     report = work_dir / "report" / "index.html"
     write_report(report, pages, times, time.perf_counter() - started, precision, device)
     log.info(f"\ndemo done in {duration(time.perf_counter() - started)}; the report: {report}")
 
 
-def shorten(schedule: object, scale: float) -> None:
+def shorten(schedule: ScheduleOptions, scale: float) -> None:
     """Scales the length of a schedule given in steps."""
-    for name in ("steps", "warmup", "eval_every", "save_every"):
-        value = getattr(schedule, name)
-        setattr(schedule, name, max(1, round(value * scale)) if name == "steps" else value * scale)
-    schedule.warmup = min(schedule.warmup, schedule.steps - 1)  # type: ignore[attr-defined]
+    assert schedule.steps is not None
+    schedule.steps = max(1, round(schedule.steps * scale))
+    schedule.warmup = min(schedule.warmup * scale, schedule.steps - 1)
+    schedule.eval_every *= scale
+    schedule.save_every *= scale
 
 
 def write_report(
