@@ -18,6 +18,11 @@ DIMS = {"embed_dims": (8, 12, 16), "depths": (2, 2, 2), "num_heads": 2}
 TOLERANCE = 1e-9  # in float64, relative to values of order one
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
 def small_encoder(height: int, width: int) -> ConvViTEncoder:
     """An encoder in float64 whose every parameter matters."""
     torch.manual_seed(0)

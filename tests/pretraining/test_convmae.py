@@ -20,6 +20,11 @@ DIMS = {"embed_dims": (8, 12, 16), "depths": (1, 1, 2), "num_heads": 2}
 SMALL = {"decoder_dim": 16, "decoder_depth": 2, "decoder_heads": 2}
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
 def small(kind: type[ConvMAE], img_size: int = 64, **options: object) -> ConvMAE:
     torch.manual_seed(0)
     return kind(DIMS, img_size=img_size, **SMALL, **options)

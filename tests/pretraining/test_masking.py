@@ -10,6 +10,11 @@ from hypothesis import strategies as st
 from convmae.pretraining.masking import complementary_masking, group_count, random_masking
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
 def test_least_noise_is_kept_as_in_mae() -> None:
     noise = torch.tensor([[0.9, 0.1, 0.8, 0.2], [0.3, 0.7, 0.1, 0.5]])
     (keep,) = random_masking(noise, 0.5)
