@@ -72,7 +72,7 @@ class DetectionHeads(RoIHeads):
 
     def mask_outputs(self, features: Sequence[Tensor], boxes: Sequence[Tensor], labels: Tensor) -> Tensor:
         """Returns mask logits [N, side, side] of the given class of each box."""
-        if not len(labels):
+        if not len(labels):  # norms refuse an empty batch
             side = 2 * self.mask_roi_pool.size
             return features[0].new_zeros((0, side, side), dtype=torch.float32)
         logits = self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes)))
@@ -95,9 +95,13 @@ class DetectionHeads(RoIHeads):
         }
         if self.has_mask():
             mask_boxes = [found[index] for found, index in zip(boxes, foreground, strict=True)]
-            masks = self.mask_outputs(features, mask_boxes, classes[positive])
             of_object = [found[index] for found, index in zip(matched, foreground, strict=True)]
-            losses["loss_mask"] = mask_loss(masks, mask_boxes, of_object, [target["masks"] for target in targets])
+            if len(positive):
+                masks = self.mask_outputs(features, mask_boxes, classes[positive])
+                losses["loss_mask"] = mask_loss(masks, mask_boxes, of_object, [target["masks"] for target in targets])
+            else:  # zero, with a gradient of zero: across processes every parameter must have one
+                parts = (*self.mask_head.parameters(), *self.mask_predictor.parameters())
+                losses["loss_mask"] = 0.0 * sum(part.sum() for part in parts)
         return losses
 
     def select(
@@ -122,8 +126,6 @@ def mask_loss(logits: Tensor, boxes: list[Tensor], objects: list[Tensor], masks:
 
     boxes, objects: for each picture the boxes [n, 4] and the object of each [n]; masks: its objects' masks [m, H, W].
     """
-    if not len(logits):
-        return logits.sum()
     side = logits.shape[-1]
     targets = [
         roi_align(found[:, None].float(), torch.cat([index[:, None].to(box.dtype), box], 1), side, 1.0, 0, aligned=True)

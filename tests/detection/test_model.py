@@ -72,6 +72,7 @@ def test_a_batch_without_objects_trains_and_without_detections_predicts(split: P
     losses = model(**batch_of(split, config, (3, 3)), mode="loss")
     assert losses["loss_box"] == losses["loss_mask"] == 0
     sum(losses.values()).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())  # as training across processes needs
     model.eval()
     with torch.no_grad():
         (found,) = model(**collate_test([EvalSet(data, SIZE)[0]]), mode="predict")
