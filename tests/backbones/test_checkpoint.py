@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -300,6 +301,32 @@ def test_a_model_is_built_from_its_file(model: torch.nn.Module, attributes: list
     assert again.grid_size == model.grid_size
     assert [getattr(again, name) for name in attributes] == [getattr(model, name) for name in attributes]
     assert same(again, state)
+
+
+@pytest.mark.parametrize(
+    ("published", "prefix", "kind", "missing"),
+    [
+        ("detection", "backbone.bottom_up.", ConvViTDet, []),
+        ("segmentation", "backbone.", ConvViTSeg, []),
+        ("classifier", "", ConvViT, []),
+        ("convmae", "", ConvViTDet, ["windowed_rel_pos_bias.", "global_rel_pos_bias."]),
+    ],
+)
+def test_published_names_have_a_place(
+    published: str, prefix: str, kind: type[torch.nn.Module], missing: list[str], tmp_path: Path
+) -> None:
+    shapes = json.loads((Path(__file__).parents[1] / "data" / f"{published}.keys.json").read_text())
+    state = {prefix + name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}
+    torch.save(
+        {"model": {name: value.half().clone() for name, value in state.items() if "index" not in name}},
+        tmp_path / "a.pth",
+    )
+    model = kind.from_checkpoint(tmp_path / "a.pth")  # type: ignore[attr-defined]
+    report = model.load_report
+    assert [name.rpartition("relative")[0] for name in report.missing] == missing
+    decoder = ("decoder_", "mask_token", "norm.", "stage")
+    assert [name for name in report.unexpected if not name.startswith(decoder)] == []
+    assert report.resized == (["pos_embed"] if missing else [])
 
 
 def test_a_detector_built_from_pretraining_weights_keeps_its_usual_grid(tmp_path: Path) -> None:
