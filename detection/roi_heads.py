@@ -101,7 +101,7 @@ class DetectionHeads(RoIHeads):
                 losses["loss_mask"] = mask_loss(masks, mask_boxes, of_object, [target["masks"] for target in targets])
             else:  # zero, with a gradient of zero: across processes every parameter must have one
                 parts = (*self.mask_head.parameters(), *self.mask_predictor.parameters())
-                losses["loss_mask"] = 0.0 * sum(part.sum() for part in parts)
+                losses["loss_mask"] = 0.0 * torch.stack([part.sum() for part in parts]).sum()
         return losses
 
     def select(
