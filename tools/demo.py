@@ -33,7 +33,7 @@ from convmae.tools.scenes import CLASSES, generate
 
 log = logging.getLogger("convmae")
 
-TRAIN, VAL, UNLABELLED, SIZE = 300, 60, 300, 160
+TRAIN, VAL, UNLABELLED, SIZE = 400, 60, 400, 128
 
 
 def main(argv: Sequence[str] | None = None) -> int:
