@@ -53,8 +53,10 @@ class Details:
 class CocoMetric(BaseMetric):
     """COCO's numbers as bbox_mAP, bbox_AP50, ..., segm_mAP, ...; what it found stays on it for the report."""
 
+    default_prefix = ""  # the names are as they are
+
     def __init__(self, data: CocoData, masks: bool = True, collect_device: str = "cpu") -> None:
-        super().__init__(collect_device=collect_device, prefix="")
+        super().__init__(collect_device=collect_device)
         self.data, self.kinds = data, ("bbox", "segm") if masks else ("bbox",)
         self.numbers: dict[str, float] = {}
         self.details: dict[str, Details] = {}

@@ -60,19 +60,17 @@ def from_detectron2(state: Mapping[str, Any]) -> dict[str, Any]:
 
 def init_weights(model: DetectionModel, path: str) -> None:
     """Fills what it can of a model from a detector's or an encoder's weights and logs what became of every key."""
-    state, _ = _read(Path(path))
-    if any(name.startswith(("rpn.", "model.rpn.")) for name in state):
-        log.info(str(load_checkpoint(model.model, state)))
-    else:
-        log.info(str(load_checkpoint(model.model.backbone, state)))
+    weights, names, _ = _open(Path(path))
+    whole = any(name.startswith(("rpn.", "model.rpn.")) for name in names)
+    log.info(str(load_checkpoint(model.model if whole else model.model.backbone, weights)))
 
 
 def load_detector(model: DetectionModel, path: Path) -> None:
     """Fills a whole model. Raises UserError for weights of another detector or of other classes."""
-    state, categories = _read(path)
+    weights, _, categories = _open(path)
     if categories is not None:
         _check_classes(categories, model.categories, path)
-    report = load_checkpoint(model.model, state)
+    report = load_checkpoint(model.model, weights)
     log.info(str(report))
     missing = [name for name in report.missing if not name.endswith("num_batches_tracked")]
     if any(name.startswith("roi_heads.box_predictor.") for name in missing):
@@ -88,12 +86,14 @@ def load_detector(model: DetectionModel, path: Path) -> None:
         )
 
 
-def _read(path: Path) -> tuple[dict[str, Any], list[Category] | None]:
+def _open(path: Path) -> tuple[Path | dict[str, Any], list[str], list[Category] | None]:
+    """Returns what to load (the file, or weights under our names where its are detectron2's), the names, and the classes."""
     state, _ = read_weights(path)
-    extra = state.pop("_extra_state", None)
+    extra = state.get("_extra_state")
+    weights: Path | dict[str, Any] = path
     if any(name.startswith("proposal_generator.") for name in state):
-        state = from_detectron2(state)
-    return state, None if extra is None else read_categories(extra)
+        state = weights = from_detectron2(state)
+    return weights, list(state), None if extra is None else read_categories(extra)
 
 
 def _check_classes(found: list[Category], expected: list[Category], path: Path) -> None:
