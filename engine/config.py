@@ -44,7 +44,8 @@ def load_config(schema: type[Schema], recipe: str | Path | None, overrides: typi
             # Not OmegaConf.from_dotlist, whose YAML reader takes 1e-4 for a word.
             key, value = override.split("=", 1)
             update = OmegaConf.create()
-            OmegaConf.update(update, key, yaml.load(value, Loader=_Loader), force_add=True)
+            # Nothing after = is an empty text; null is said in full.
+            OmegaConf.update(update, key, yaml.load(value, Loader=_Loader) if value else "", force_add=True)
         except yaml.YAMLError as error:
             raise UserError(f"--cfg-options {override!r}: the value is not YAML ({_one_line(error)}).") from None
         tree = _merge(tree, OmegaConf.to_container(update), f"--cfg-options {override}")

@@ -15,6 +15,7 @@ class Small:
     optim: OptimOptions = field(default_factory=OptimOptions)
     schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
     name: str = option("a", "a name", ("a", "b"))
+    init: str = option("x", "a file")
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,7 @@ def test_values_are_read_as_a_person_means_them() -> None:
     config = load_config(Small, None, ["optim.lr=1e-4", "schedule.epochs=3", "schedule.milestones=[1, 2.5]"])
     assert (config.optim.lr, config.schedule.epochs, config.schedule.milestones) == (1e-4, 3.0, [1.0, 2.5])
     assert load_config(Small, None, ["schedule.epochs=null"]).schedule.epochs is None
+    assert load_config(Small, None, ["init="]).init == ""
 
 
 def test_bases_are_merged_and_the_nearer_file_wins(tmp_path: Path) -> None:
