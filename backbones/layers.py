@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
-from timm.layers import DropPath
 from torch import Tensor, nn
 
 # (query, key, value), each [B, heads, L, D], to the attended values [B, heads, L, D].
@@ -18,6 +18,30 @@ def split_tiles(x: Tensor, size: int) -> Tensor:
     *lead, height, width, channels = x.shape
     x = x.reshape(*lead, height // size, size, width // size, size, channels)
     return x.transpose(-4, -3).flatten(-3)
+
+
+class DropPath(nn.Module):
+    """Drops a residual branch of whole samples (stochastic depth), and scales the others by 1 / (1 - rate).
+
+    Each process draws for the global batch and takes its share, so that processes that draw from the same seed do together
+    what one would do alone.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return x
+        many = dist.is_available() and dist.is_initialized()
+        rank, world = (dist.get_rank(), dist.get_world_size()) if many else (0, 1)
+        drawn = torch.rand(world, x.shape[0], device=x.device)[rank]
+        kept = (drawn >= self.rate).to(x.dtype) / (1 - self.rate)
+        return x * kept.view(-1, *[1] * (x.ndim - 1))
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:g}"
 
 
 class PatchConv(nn.Conv2d):

@@ -25,7 +25,8 @@ def run_tool(main: Callable[[], None]) -> int:
     try:
         main()
     except (UserError, CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        # From a loader process the message comes with that process's traceback before it.
+        print(f"error: {str(error).rpartition(f'{type(error).__name__}: ')[2].strip()}", file=sys.stderr)
         return 2
     except Interrupted as stop:
         print(stop, file=sys.stderr)

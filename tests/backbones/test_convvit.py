@@ -114,7 +114,7 @@ def test_checkpointed_activations_change_nothing(cls: type[nn.Module]) -> None:
 def test_drop_path_grows_over_the_blocks_of_all_stages() -> None:
     model = ConvViT(DIMS, drop_path_rate=0.5)
     blocks = [*model.blocks1, *model.blocks2, *model.blocks3]
-    rates = [getattr(block.drop_path, "drop_prob", 0.0) for block in blocks]
+    rates = [getattr(block.drop_path, "rate", 0.0) for block in blocks]
     assert rates == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5])
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from convmae.backbones.layers import Attention, ConvBlock, PatchConv, PatchEmbed, TransformerBlock
+from convmae.backbones.layers import Attention, ConvBlock, DropPath, PatchConv, PatchEmbed, TransformerBlock
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
@@ -71,3 +71,22 @@ def test_layer_scale_scales_both_branches() -> None:
 def test_width_that_heads_do_not_divide_is_refused() -> None:
     with pytest.raises(ValueError, match="10 can't be split into 3 heads"):
         Attention(10, 3)
+
+
+def test_drop_path_of_many_processes_is_that_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    drop = DropPath(0.5).train()
+    x = torch.randn(8, 3, 2)
+
+    def of_process(rank: int, world: int) -> torch.Tensor:
+        monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+        monkeypatch.setattr("torch.distributed.get_rank", lambda: rank)
+        monkeypatch.setattr("torch.distributed.get_world_size", lambda: world)
+        torch.manual_seed(0)
+        return drop(x.chunk(world)[rank])
+
+    whole = of_process(0, 1)
+    assert torch.equal(torch.cat([of_process(0, 2), of_process(1, 2)]), whole)
+    kept = whole.flatten(1).abs().sum(1) > 0
+    assert 0 < kept.sum() < 8
+    torch.testing.assert_close(whole[kept], 2 * x[kept])
+    assert drop.eval()(x) is x

@@ -18,6 +18,21 @@ def test_a_mistake_of_input_is_one_message_and_status_2(capsys: pytest.CaptureFi
     assert capsys.readouterr().err == "error: found this; expected that\n"
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_that_is_cut_off_is_named_without_a_traceback(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    Image.effect_noise((64, 64), 50).save(tmp_path / "whole.jpg")
+    (tmp_path / "pictures" / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:700])
+    options = ["data.root=pictures", "data.batch_size=1", f"data.workers={workers}", "model.img_size=32"]
+    assert pretrain.main(["--config", "convmae_tiny_96px.yaml", "--cfg-options", *options]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: pictures/cut.jpg can't be read as a picture")
+    assert error.count("\n") == 1
+
+
 def test_a_defect_of_ours_keeps_its_traceback() -> None:
     def fail() -> None:
         raise ZeroDivisionError
