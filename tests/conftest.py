@@ -16,7 +16,9 @@ def data_dir() -> Path:
     given = os.environ.get("CONVMAE_TEST_DATA")
     folder = Path(given) if given else Path(__file__).resolve().parents[2] / "shared" / "data"
     if not folder.is_dir():
-        pytest.skip(f"no real data at {folder}: set CONVMAE_TEST_DATA to a folder that holds coco_mini, camvid_mini, ...")
+        pytest.skip(
+            f"no real data at {folder}: set CONVMAE_TEST_DATA to a folder that holds coco_mini, camvid_mini, ..."
+        )
     return folder
 
 
