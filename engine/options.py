@@ -62,4 +62,4 @@ class RuntimeOptions:
     checkpoint_activations: bool = option(
         False, "recompute activations in backward: less memory, about a third more time"
     )
-    log_every: int = option(0, "steps between two log lines; 0: about two hundred over the run", low=0)
+    log_every: int = option(0, "steps between two log lines; 0: about a hundred over the run", low=0)

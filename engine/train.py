@@ -85,7 +85,7 @@ def train(
         **_workers(config.data),
     )
     groups = param_groups(model, config.optim) if groups is None else groups
-    every = config.runtime.log_every or max(1, schedule.total // 200)
+    every = config.runtime.log_every or max(1, schedule.total // 100)
     runner = Runner(
         device=device,
         dtype=dtype,
