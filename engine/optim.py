@@ -57,7 +57,7 @@ def build_optim_wrapper(
     lr = scaled_lr(options, data)
     for group in groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
-    optimizer = torch.optim.AdamW(groups, lr=lr, betas=(options.betas[0], options.betas[1]))
+    optimizer = torch.optim.AdamW(groups, lr=lr, betas=(options.betas[0], options.betas[1]), fused=True)
     shared: dict[str, Any] = {
         "optimizer": optimizer,
         "accumulative_counts": data.accumulate,

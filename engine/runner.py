@@ -167,6 +167,7 @@ class TrainLoop(BaseLoop):
                     raise Interrupted(
                         f"Stopped after step {self._iter} of {schedule.total}; {path} continues with --resume."
                     )
+            del batches  # ends the loader processes now; at the interpreter's exit they would be killed, and say so
         runner.call_hook("after_train")
         return runner.model
 

@@ -185,7 +185,7 @@ def _evaluation(
 def _workers(data: DataOptions) -> dict[str, Any]:
     if data.workers == 0:
         return {"num_workers": 0}
-    return {"num_workers": data.workers, "persistent_workers": True, "worker_init_fn": _start_worker}
+    return {"num_workers": data.workers, "worker_init_fn": _start_worker}
 
 
 def _start_worker(number: int) -> None:
