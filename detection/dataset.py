@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,7 @@ from convmae.detection.config import DetectionDataOptions
 from convmae.detection.transforms import Geometry, fit, large_scale_jitter, place_objects
 from convmae.engine.errors import UserError
 from convmae.engine.images import read_image
-
-log = logging.getLogger("convmae")
+from convmae.engine.log import log
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +14,7 @@ from mmengine.evaluator import BaseMetric
 from numpy.typing import NDArray
 
 from convmae.detection.coco import CocoData
-
-log = logging.getLogger("convmae")
+from convmae.engine.log import log
 
 STANDARD = (
     "mAP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",

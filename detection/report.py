@@ -11,7 +11,7 @@ from convmae.detection.config import DetectionConfig
 from convmae.detection.evaluation import STANDARD, CocoMetric, Details
 from convmae.detection.pictures import compare, draw
 from convmae.engine.config import to_yaml
-from convmae.engine.hooks import duration
+from convmae.engine.log import duration
 from convmae.engine.plots import curves, lines
 from convmae.engine.report import Number, Page, Picture, environment, read_scalars, write_metrics
 

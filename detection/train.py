@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from pathlib import Path
 
@@ -24,13 +23,11 @@ from convmae.detection.report import write_report
 from convmae.detection.weights import init_weights, load_detector
 from convmae.engine.config import to_yaml
 from convmae.engine.files import save_weights
-from convmae.engine.hooks import duration
+from convmae.engine.log import duration, log
 from convmae.engine.report import Page
 from convmae.engine.seeding import INIT, seed_all
 from convmae.engine.train import evaluate
 from convmae.engine.train import train as run_training
-
-log = logging.getLogger("convmae")
 
 
 def train(config: DetectionConfig, work_dir: Path, resume: bool) -> Page | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +12,7 @@ from convmae.backbones.weight_files import read_weights
 from convmae.detection.coco import Category
 from convmae.detection.model import DetectionModel, read_categories
 from convmae.engine.errors import UserError
-
-log = logging.getLogger("convmae")
+from convmae.engine.log import log
 
 # detectron2's names and ours, by regular expressions that hold for any depth of the heads. Classes, background and box
 # deltas stand in the same order in both, so that values need no change.

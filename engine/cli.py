@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -13,8 +12,7 @@ from typing import Any
 
 from convmae.engine.config import describe, load_config
 from convmae.engine.errors import UserError
-
-log = logging.getLogger("convmae")
+from convmae.engine.log import start_log
 
 
 def run_tool(main: Callable[[], None]) -> int:
@@ -60,10 +58,6 @@ def train_tool(
         "--amp", action="store_true", help="compute in bf16 (the recipe's `auto` takes it where it is fast)"
     )
     parser.add_argument("--compile", action="store_true", help="same as --cfg-options runtime.compile=true")
-    parser.add_argument(
-        "--launcher", choices=("none", "pytorch", "slurm"), default="none", help="who started the processes"
-    )
-    add_overrides(parser)
     args = parser.parse_args(argv)
 
     def main() -> None:
@@ -97,10 +91,6 @@ def test_tool(
         "--work-dir", type=Path, help="where the report is written (default: test/ beside the checkpoint)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier report there")
-    parser.add_argument(
-        "--launcher", choices=("none", "pytorch", "slurm"), default="none", help="who started the processes"
-    )
-    add_overrides(parser)
     args = parser.parse_args(argv)
 
     def main() -> None:
@@ -115,18 +105,6 @@ def test_tool(
         test(config, args.checkpoint, work_dir)
 
     return run_tool(main)
-
-
-def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """Adds --cfg-options."""
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="values that replace the recipe's, as a.b=c",
-    )
 
 
 def prepare_work_dir(work_dir: Path, resume: bool, overwrite: bool) -> None:
@@ -144,19 +122,18 @@ def prepare_work_dir(work_dir: Path, resume: bool, overwrite: bool) -> None:
         raise UserError(
             f"The work directory {work_dir} can't be written: {error.strerror}. Give another by --work-dir."
         ) from None
-    traces = [work_dir / name for name in ("config.yaml", "log.txt", "scalars.jsonl", "metrics.json", "report")]
-    traces += sorted(work_dir.glob(CHECKPOINT_PATTERN)) + sorted(work_dir.glob("tensorboard/events.*"))
-    earlier = [path for path in traces if path.exists()]
+    results = [work_dir / name for name in ("config.yaml", "metrics.json")] + sorted(work_dir.glob(CHECKPOINT_PATTERN))
+    earlier = [path for path in results if path.exists()]
     if not main_process or not earlier or resume:
-        return
+        return  # a log alone is of a run that was refused before it began
     if not overwrite:
         raise UserError(
-            f"{work_dir} holds an earlier run ({earlier[0].name}). Continue it with --resume, replace it with --overwrite, or "
-            "give another --work-dir."
+            f"{work_dir} holds an earlier run ({earlier[0].name}). Continue it with --resume, replace it with "
+            "--overwrite, or give another --work-dir."
         )
-    for path in earlier:
-        if path.is_file():
-            path.unlink()
+    logs = [work_dir / "log.txt", work_dir / "scalars.jsonl", *work_dir.glob("tensorboard/events.*")]
+    for path in [*earlier, *logs]:
+        path.unlink(missing_ok=True)
 
 
 def start_processes(launcher: str, device: str) -> None:
@@ -188,16 +165,27 @@ def start_processes(launcher: str, device: str) -> None:
 
 
 def _parser(description: str, schema: type) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         description=inspect.cleandoc(description),
         epilog=describe(schema),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument(
+        "--launcher", choices=("none", "pytorch", "slurm"), default="none", help="who started the processes"
+    )
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="values that replace the recipe's, as a.b=c",
+    )
+    return parser
 
 
 def _start(config: Any, work_dir: Path) -> None:
     from convmae.engine.seeding import INIT, seed_all
-    from convmae.engine.train import start_log
 
     start_log(work_dir)
     seed_all(config.runtime.seed, INIT)

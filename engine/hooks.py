@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 import time
 from collections import defaultdict
@@ -17,10 +16,9 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from convmae.engine.files import save_weights
+from convmae.engine.log import duration, log
 from convmae.engine.runner import CHECKPOINT_PATTERN, Runner
 from convmae.engine.schedule import Schedule
-
-log = logging.getLogger("convmae")
 
 
 class LearningRateHook(Hook):
@@ -40,8 +38,8 @@ class LogHook(Hook):
 
     priority = "VERY_LOW"
 
-    def __init__(self, work_dir: Path, every: int, batch_size: int, total: int) -> None:
-        self.work_dir, self.every, self.batch_size, self.total = work_dir, every, batch_size, total
+    def __init__(self, work_dir: Path, every: int, total: int) -> None:
+        self.work_dir, self.every, self.total = work_dir, every, total
         self.sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros(()))
         self.count = 0
         self.bar: tqdm | None = None
@@ -142,11 +140,3 @@ class CheckpointHook(Hook):
         found = sorted(work_dir.glob(CHECKPOINT_PATTERN), key=lambda path: int(path.stem.rpartition("_")[2]))
         for path in found[: max(0, len(found) - max(1, keep))]:
             path.unlink()
-
-
-def duration(seconds: float) -> str:
-    """Returns a time such as 2 h 03 min, 4 min 10 s or 7 s."""
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"

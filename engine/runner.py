@@ -164,6 +164,7 @@ class TrainLoop(BaseLoop):
                     runner.val_loop.run()
                 if stop.is_set() and not last:
                     path = runner.write_checkpoint(self._iter)
+                    runner.call_hook("after_train")
                     raise Interrupted(
                         f"Stopped after step {self._iter} of {schedule.total}; {path} continues with --resume."
                     )

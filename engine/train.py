@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,14 +18,13 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from convmae.engine.config import to_yaml
 from convmae.engine.errors import UserError
 from convmae.engine.hooks import CheckpointHook, LearningRateHook, LogHook
+from convmae.engine.log import log
 from convmae.engine.optim import build_optim_wrapper, param_groups, scaled_lr
 from convmae.engine.options import DataOptions, OptimOptions, RuntimeOptions, ScheduleOptions
 from convmae.engine.precision import precision_name, resolve_device, resolve_precision
 from convmae.engine.runner import EvalLoop, Runner, TrainLoop, latest_checkpoint
 from convmae.engine.schedule import Schedule
 from convmae.engine.seeding import SeededDataset, StepSampler
-
-log = logging.getLogger("convmae")
 
 
 class TaskConfig(Protocol):
@@ -96,7 +92,7 @@ def train(
         optim_wrapper=build_optim_wrapper(groups, config.optim, config.data, device, dtype),
         custom_hooks=[
             LearningRateHook(schedule, scaled_lr(config.optim, config.data)),
-            LogHook(work_dir, every, config.data.batch_size, schedule.total),
+            LogHook(work_dir, every, schedule.total),
             CheckpointHook(schedule, best),
             *hooks,
         ],
@@ -193,18 +189,3 @@ def _start_worker(number: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)
-
-
-def start_log(work_dir: Path | None) -> None:
-    """Sends the log to standard output and, from the main process, to ``log.txt`` with the time."""
-    log.handlers.clear()
-    log.propagate = False
-    rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
-    log.setLevel(logging.INFO if rank == 0 else logging.ERROR)
-    console = logging.StreamHandler(sys.stdout)
-    console.setFormatter(logging.Formatter("%(message)s"))
-    log.addHandler(console)
-    if work_dir is not None and rank == 0:
-        file = logging.FileHandler(work_dir / "log.txt", encoding="utf-8")
-        file.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
-        log.addHandler(file)

@@ -11,8 +11,8 @@ from torchvision.transforms import v2
 
 from convmae.engine.config import to_yaml
 from convmae.engine.drawing import column
-from convmae.engine.hooks import duration
 from convmae.engine.images import normalize, read_image, to_tensor
+from convmae.engine.log import duration
 from convmae.engine.report import Number, Page, Picture, curves, environment, read_scalars, write_metrics
 from convmae.pretraining.config import PretrainingConfig
 from convmae.pretraining.convmae import ConvMAE

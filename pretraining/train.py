@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from convmae.backbones import load_checkpoint
 from convmae.engine.config import to_yaml
 from convmae.engine.errors import UserError
 from convmae.engine.files import save_weights
-from convmae.engine.hooks import duration
 from convmae.engine.images import normalize
+from convmae.engine.log import duration, log
 from convmae.engine.report import Page
 from convmae.engine.train import train as run_training
 from convmae.pretraining.config import PretrainingConfig, PretrainingModelOptions
@@ -24,8 +23,6 @@ from convmae.pretraining.convmae import ConvMAE
 from convmae.pretraining.data import PictureFolder
 from convmae.pretraining.fastconvmae import FastConvMAE
 from convmae.pretraining.report import write_report
-
-log = logging.getLogger("convmae")
 
 
 class PretrainingModel(BaseModel):

@@ -6,7 +6,7 @@ import numpy as np
 
 from convmae.engine.config import to_yaml
 from convmae.engine.drawing import palette
-from convmae.engine.hooks import duration
+from convmae.engine.log import duration
 from convmae.engine.plots import curves, matrix
 from convmae.engine.precision import resolve_device, resolve_precision
 from convmae.engine.report import Number, Page, Picture, environment, read_scalars, write_metrics

@@ -1,6 +1,5 @@
 """Segmentation runs: from data and options to trained weights, scores and a report."""
 
-import logging
 import time
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from convmae.backbones import load_checkpoint
 from convmae.engine.config import to_yaml
 from convmae.engine.errors import UserError
 from convmae.engine.files import save_weights
-from convmae.engine.hooks import duration
+from convmae.engine.log import duration, log
 from convmae.engine.report import Page
 from convmae.engine.seeding import INIT, seed_all
 from convmae.engine.train import evaluate
@@ -23,8 +22,6 @@ from convmae.segmentation.evaluation import SegmentationMetric
 from convmae.segmentation.layout import find_pairs, read_classes
 from convmae.segmentation.model import UPerNet, build_model, check_options
 from convmae.segmentation.report import write_report
-
-log = logging.getLogger("convmae")
 
 
 def train(config: SegmentationConfig, work_dir: Path, resume: bool) -> Page | None:

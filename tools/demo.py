@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,19 +18,16 @@ from convmae.detection.train import train as train_detection
 from convmae.engine.cli import prepare_work_dir, run_tool
 from convmae.engine.config import load_config
 from convmae.engine.errors import UserError
-from convmae.engine.hooks import duration
+from convmae.engine.log import duration, log, start_log
 from convmae.engine.options import ScheduleOptions
 from convmae.engine.precision import precision_name, resolve_device, resolve_precision
 from convmae.engine.report import Number, Page, environment
 from convmae.engine.seeding import INIT, seed_all
-from convmae.engine.train import start_log
 from convmae.pretraining.config import PretrainingConfig
 from convmae.pretraining.train import train as pretrain
 from convmae.segmentation.config import SegmentationConfig
 from convmae.segmentation.train import train as train_segmentation
 from convmae.tools.scenes import CLASSES, generate
-
-log = logging.getLogger("convmae")
 
 TRAIN, VAL, UNLABELLED, SIZE = 400, 60, 400, 128
 

@@ -73,13 +73,16 @@ def test_pretraining_refuses_before_it_starts(
 
 
 def test_an_earlier_run_is_neither_lost_nor_overwritten_unasked(tmp_path: Path) -> None:
-    (tmp_path / "log.txt").write_text("an earlier run")
+    (tmp_path / "log.txt").write_text("a run that was refused")
+    prepare_work_dir(tmp_path, resume=False, overwrite=False)
+    (tmp_path / "config.yaml").write_text("an earlier run")
     (tmp_path / "mine.txt").write_text("something else")
-    with pytest.raises(UserError, match="--resume, replace it with --overwrite"):
+    with pytest.raises(UserError, match="--resume, replace it with"):
         prepare_work_dir(tmp_path, resume=False, overwrite=False)
     prepare_work_dir(tmp_path, resume=True, overwrite=False)
-    assert (tmp_path / "log.txt").exists()
+    assert (tmp_path / "config.yaml").exists()
     prepare_work_dir(tmp_path, resume=False, overwrite=True)
+    assert not (tmp_path / "config.yaml").exists()
     assert not (tmp_path / "log.txt").exists()
     assert (tmp_path / "mine.txt").exists()
 

@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from convmae.engine.errors import UserError
-from convmae.engine.hooks import duration
+from convmae.engine.log import duration
 from convmae.engine.options import DataOptions, OptimOptions, RuntimeOptions, ScheduleOptions
 from convmae.engine.runner import Interrupted, latest_checkpoint
 from convmae.engine.train import train

@@ -1,0 +1,43 @@
+"""The log of a run: plain lines on standard output and in a file."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+log = logging.getLogger("convmae")
+
+
+def start_log(work_dir: Path | None) -> None:
+    """Sends the log to standard output and, from the main process, to ``log.txt`` with the time."""
+    log.handlers.clear()
+    log.propagate = False
+    rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
+    log.setLevel(logging.INFO if rank == 0 else logging.ERROR)
+    console = _Console()
+    console.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(console)
+    if work_dir is not None and rank == 0:
+        file = logging.FileHandler(work_dir / "log.txt", encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
+        log.addHandler(file)
+
+
+class _Console(logging.Handler):
+    """Writes lines to standard output, above the bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stdout)
+        sys.stdout.flush()
+
+
+def duration(seconds: float) -> str:
+    """Returns a time such as 2 h 03 min, 4 min 10 s or 7 s."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
