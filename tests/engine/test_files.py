@@ -1,0 +1,35 @@
+"""Files are whole or not there, and weights keep their recipe beside them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from convmae.engine.files import read_config, save_atomically, save_weights
+
+
+def test_a_failed_write_leaves_the_earlier_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"earlier")
+
+    def fail(file: Any) -> None:
+        file.write(b"half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        save_atomically(fail, path)
+    assert path.read_bytes() == b"earlier"
+    assert [found.name for found in tmp_path.iterdir()] == ["a.bin"]
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_weights_carry_their_recipe(tmp_path: Path, suffix: str) -> None:
+    path = save_weights({"a": torch.ones(2, 2).t()}, tmp_path / f"w{suffix}", "model: {size: tiny}")
+    assert read_config(path) == "model: {size: tiny}"
+
+
+def test_a_file_of_others_has_no_recipe(tmp_path: Path) -> None:
+    torch.save({"model": {"a": torch.ones(1)}}, tmp_path / "plain.pth")
+    torch.save({"model": {"a": torch.ones(1)}, "args": Path("x")}, tmp_path / "more.pth")
+    assert read_config(tmp_path / "plain.pth") == read_config(tmp_path / "more.pth") == ""
