@@ -3,7 +3,7 @@
 # Each makes its own virtual environment; a second call reuses it until the requirements change.
 
 PYTHON ?= python3
-DEMO_ARGS ?=
+DEMO_ARGS ?= --overwrite
 
 .PHONY: demo test install format clean
 
