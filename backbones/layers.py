@@ -20,12 +20,19 @@ def split_tiles(x: Tensor, size: int) -> Tensor:
     return x.transpose(-4, -3).flatten(-3)
 
 
-class DropPath(nn.Module):
-    """Drops a residual branch of whole samples (stochastic depth), and scales the others by 1 / (1 - rate).
+def rand_samples(samples: int, *shape: int, device: torch.device | None = None) -> Tensor:
+    """Returns uniform draws [samples, *shape] for this process's part of the batch.
 
     Each process draws for the global batch and takes its share, so that processes that draw from the same seed do together
     what one would do alone.
     """
+    many = dist.is_available() and dist.is_initialized()
+    rank, world = (dist.get_rank(), dist.get_world_size()) if many else (0, 1)
+    return torch.rand(world, samples, *shape, device=device)[rank]
+
+
+class DropPath(nn.Module):
+    """Drops a residual branch of whole samples (stochastic depth), and scales the others by 1 / (1 - rate)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -34,10 +41,7 @@ class DropPath(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.rate == 0:
             return x
-        many = dist.is_available() and dist.is_initialized()
-        rank, world = (dist.get_rank(), dist.get_world_size()) if many else (0, 1)
-        drawn = torch.rand(world, x.shape[0], device=x.device)[rank]
-        kept = (drawn >= self.rate).to(x.dtype) / (1 - self.rate)
+        kept = (rand_samples(x.shape[0], device=x.device) >= self.rate).to(x.dtype) / (1 - self.rate)
         return x * kept.view(-1, *[1] * (x.ndim - 1))
 
     def extra_repr(self) -> str:

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
-from mmengine.evaluator import BaseMetric
 from numpy.typing import NDArray
 
 from convmae.detection.coco import CocoData
 from convmae.engine.log import log
+from convmae.engine.metric import PictureMetric
 
 STANDARD = (
     "mAP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
@@ -48,15 +48,12 @@ class Details:
         return at[:, known].mean(axis=1) if known.any() else np.zeros(len(at))
 
 
-class CocoMetric(BaseMetric):
+class CocoMetric(PictureMetric):
     """COCO's numbers as bbox_mAP, bbox_AP50, ..., segm_mAP, ...; what it found stays on it for the report."""
 
-    default_prefix = ""  # the names are as they are
-
-    def __init__(self, data: CocoData, masks: bool = True, collect_device: str = "cpu") -> None:
-        super().__init__(collect_device=collect_device)
+    def __init__(self, data: CocoData, masks: bool = True) -> None:
+        super().__init__()
         self.data, self.kinds = data, ("bbox", "segm") if masks else ("bbox",)
-        self.numbers: dict[str, float] = {}
         self.details: dict[str, Details] = {}
         self.predictions: list[dict[str, Any]] = []
 
@@ -66,12 +63,12 @@ class CocoMetric(BaseMetric):
     def compute_metrics(self, results: list) -> dict[str, float]:
         self.predictions = results
         rows = coco_results(results, self.data)
-        self.numbers = {}
+        numbers = {}
         for kind in self.kinds:
             self.details[kind] = evaluate_coco(self.data.ground_truth(), rows, kind)
             for name, value in zip(STANDARD, self.details[kind].stats.tolist(), strict=True):
-                self.numbers[f"{kind}_{name}"] = value
-        return self.numbers
+                numbers[f"{kind}_{name}"] = value
+        return numbers
 
 
 def coco_results(predictions: Sequence[dict[str, Any]], data: CocoData) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from convmae.detection.anchors import Anchors
 from convmae.detection.heads import ProposalHead
+from convmae.detection.sampling import BalancedSampler
 
 
 class Counts(NamedTuple):
@@ -36,6 +37,7 @@ class ProposalNetwork(RegionProposalNetwork):
             post_nms_top_n=post_nms._asdict(),
             nms_thresh=0.7,
         )
+        self.fg_bg_sampler = BalancedSampler(sampled, 0.5)
 
     @torch.no_grad()
     def filter_proposals(
@@ -71,7 +73,7 @@ class ProposalNetwork(RegionProposalNetwork):
         self, objectness: Tensor, pred_bbox_deltas: Tensor, labels: list[Tensor], regression_targets: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Returns the objectness and box losses, both over the number of anchors to sample in the batch (L1 for boxes)."""
-        positive, negative = (torch.cat(chosen).bool() for chosen in self.fg_bg_sampler(labels))
+        positive, negative = (torch.cat(chosen) for chosen in self.fg_bg_sampler(labels))
         total = self.fg_bg_sampler.batch_size_per_image * len(labels)
         sampled = positive | negative
         logits, targets = objectness.flatten()[sampled], positive[sampled].float()

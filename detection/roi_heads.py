@@ -11,6 +11,8 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import batched_nms, clip_boxes_to_image, roi_align
 
 from convmae.detection.pooler import Pooler
+from convmae.detection.sampling import BalancedSampler
+from convmae.engine.processes import world_mean
 
 Detections = dict[str, Tensor]  # boxes [n, 4], scores [n], labels [n], and masks [n, side, side] as probabilities
 
@@ -42,6 +44,7 @@ class DetectionHeads(RoIHeads):
             nms_thresh=nms_threshold,
             detections_per_img=detections,
         )
+        self.fg_bg_sampler = BalancedSampler(sampled, 0.25)
         if mask_parts is not None:
             self.mask_roi_pool, self.mask_head, self.mask_predictor = mask_parts
 
@@ -89,16 +92,20 @@ class DetectionHeads(RoIHeads):
         classes = torch.cat(labels) - 1
         positive = torch.where(classes >= 0)[0]
         chosen = deltas.view(len(deltas), -1, 4)[positive, classes[positive]]
+        # Over all processes, so that each object weighs the same wherever its picture is; no loss where there is none.
+        sampled, objects = world_mean(len(classes), len(positive), device=logits.device).clamp(min=1e-6)
+        truth = torch.where(classes < 0, logits.shape[1] - 1, classes)
         losses = {
-            "loss_class": F.cross_entropy(logits, torch.where(classes < 0, logits.shape[1] - 1, classes)),
-            "loss_box": F.l1_loss(chosen, torch.cat(list(wanted))[positive], reduction="sum") / max(1, len(classes)),
+            "loss_class": F.cross_entropy(logits, truth, reduction="sum") / sampled,
+            "loss_box": F.l1_loss(chosen, torch.cat(list(wanted))[positive], reduction="sum") / sampled,
         }
         if self.has_mask():
             mask_boxes = [found[index] for found, index in zip(boxes, foreground, strict=True)]
             of_object = [found[index] for found, index in zip(matched, foreground, strict=True)]
             if len(positive):
                 masks = self.mask_outputs(features, mask_boxes, classes[positive])
-                losses["loss_mask"] = mask_loss(masks, mask_boxes, of_object, [target["masks"] for target in targets])
+                mean = mask_loss(masks, mask_boxes, of_object, [target["masks"] for target in targets])
+                losses["loss_mask"] = mean * len(positive) / objects
             else:  # zero, with a gradient of zero: across processes every parameter must have one
                 parts = (*self.mask_head.parameters(), *self.mask_predictor.parameters())
                 losses["loss_mask"] = 0.0 * torch.stack([part.sum() for part in parts]).sum()

@@ -23,7 +23,7 @@ from convmae.detection.report import write_report
 from convmae.detection.weights import init_weights, load_detector
 from convmae.engine.config import to_yaml
 from convmae.engine.files import save_weights
-from convmae.engine.log import duration, log
+from convmae.engine.log import log, log_done
 from convmae.engine.report import Page
 from convmae.engine.seeding import INIT, seed_all
 from convmae.engine.train import evaluate
@@ -58,15 +58,13 @@ def train(config: DetectionConfig, work_dir: Path, resume: bool) -> Page | None:
         resume=resume,
         best="bbox_mAP",
     )
-    if not metric.numbers:  # a finished run that was resumed has no step left to end with an evaluation
-        evaluate(model, val_set, metrics=[metric], config=config, work_dir=work_dir, collate=collate_test)
     if not is_main_process():
         return None
     weights = save_weights(runner.bare_model.state_dict(), work_dir / "model.pth", to_yaml(config))
     splits = {"training": train_data, "validation": val_data}
     seconds = time.perf_counter() - started
     page, files = write_report(metric, config, splits, work_dir, seconds, weights)
-    _say_done(metric, [weights, *files], started)
+    log_done(_headline(metric), [weights, *files], seconds)
     return page
 
 
@@ -87,13 +85,9 @@ def test(config: DetectionConfig, checkpoint: Path, work_dir: Path) -> dict[str,
     if is_main_process():
         seconds = time.perf_counter() - started
         _, files = write_report(metric, config, {"validation": data}, work_dir, seconds, checkpoint)
-        _say_done(metric, files, started)
+        log_done(_headline(metric), files, seconds)
     return metric.numbers
 
 
-def _say_done(metric: CocoMetric, files: list[Path], started: float) -> None:
-    shown = {name: value for name, value in metric.numbers.items() if name.endswith(("mAP", "AP50", "AP75"))}
-    log.info("  ".join(f"{name} {value:.4f}" for name, value in shown.items()))
-    log.info(f"done in {duration(time.perf_counter() - started)}; written:")
-    for path in files:
-        log.info(f"  {path}")
+def _headline(metric: CocoMetric) -> dict[str, float]:
+    return {name: value for name, value in metric.numbers.items() if name.endswith(("mAP", "AP50", "AP75"))}

@@ -13,6 +13,7 @@ from convmae.detection.coco import Category
 from convmae.detection.model import DetectionModel, read_categories
 from convmae.engine.errors import UserError
 from convmae.engine.log import log
+from convmae.engine.weights import check_filled
 
 # detectron2's names and ours, by regular expressions that hold for any depth of the heads. Classes, background and box
 # deltas stand in the same order in both, so that values need no change.
@@ -70,18 +71,7 @@ def load_detector(model: DetectionModel, path: Path) -> None:
         _check_classes(categories, model.categories, path)
     report = load_checkpoint(model.model, weights)
     log.info(str(report))
-    missing = [name for name in report.missing if not name.endswith("num_batches_tracked")]
-    if any(name.startswith("roi_heads.box_predictor.") for name in missing):
-        note = report.notes.get("roi_heads.box_predictor.cls_score.weight", "absent")
-        raise UserError(
-            f"{path}: its box head does not fit the {len(model.categories)} classes of the data ({note}); expected a detector "
-            "trained on these classes."
-        )
-    if missing:
-        raise UserError(
-            f"{path} leaves {len(missing)} of the model's tensors unfilled ({', '.join(missing[:3])}, ...); expected a whole "
-            "detector of these options. Give the config.yaml of its run by --config."
-        )
+    check_filled(report, path, len(model.categories), "roi_heads.box_predictor.")
 
 
 def _open(path: Path) -> tuple[Path | dict[str, Any], list[str], list[Category] | None]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from convmae.engine.config import describe, load_config
 from convmae.engine.errors import UserError
-from convmae.engine.log import start_log
+from convmae.engine.log import process_rank, start_log
 
 
 def run_tool(main: Callable[[], None]) -> int:
@@ -27,7 +27,8 @@ def run_tool(main: Callable[[], None]) -> int:
         print(f"error: {str(error).rpartition(f'{type(error).__name__}: ')[2].strip()}", file=sys.stderr)
         return 2
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
+        if process_rank() == 0:
+            print(stop, file=sys.stderr)
         return 130
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
@@ -61,6 +62,8 @@ def train_tool(
     args = parser.parse_args(argv)
 
     def main() -> None:
+        from convmae.engine.processes import start_processes
+
         overrides = list(args.cfg_options)
         overrides += ["runtime.precision=bf16"] * args.amp + ["runtime.compile=true"] * args.compile
         config: Any = load_config(schema, args.config, overrides)
@@ -94,6 +97,8 @@ def test_tool(
     args = parser.parse_args(argv)
 
     def main() -> None:
+        from convmae.engine.processes import start_processes
+
         if not args.checkpoint.is_file():
             raise UserError(f"There is no checkpoint {args.checkpoint}.")
         beside = args.checkpoint.parent / "config.yaml"
@@ -113,7 +118,6 @@ def prepare_work_dir(work_dir: Path, resume: bool, overwrite: bool) -> None:
 
     if resume and overwrite:
         raise UserError("--resume continues the run in the work directory, --overwrite removes it: give one of them.")
-    main_process = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
     try:
         work_dir.mkdir(parents=True, exist_ok=True)
         if not os.access(work_dir, os.W_OK):
@@ -124,7 +128,7 @@ def prepare_work_dir(work_dir: Path, resume: bool, overwrite: bool) -> None:
         ) from None
     results = [work_dir / name for name in ("config.yaml", "metrics.json")] + sorted(work_dir.glob(CHECKPOINT_PATTERN))
     earlier = [path for path in results if path.exists()]
-    if not main_process or not earlier or resume:
+    if process_rank() != 0 or not earlier or resume:
         return  # a log alone is of a run that was refused before it began
     if not overwrite:
         raise UserError(
@@ -134,34 +138,6 @@ def prepare_work_dir(work_dir: Path, resume: bool, overwrite: bool) -> None:
     logs = [work_dir / "log.txt", work_dir / "scalars.jsonl", *work_dir.glob("tensorboard/events.*")]
     for path in [*earlier, *logs]:
         path.unlink(missing_ok=True)
-
-
-def start_processes(launcher: str, device: str) -> None:
-    """Joins the processes that torchrun or Slurm started."""
-    if launcher == "none":
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise UserError("Several processes were started (WORLD_SIZE is set): add --launcher pytorch.")
-        return
-    import torch
-    from mmengine.dist import init_dist
-
-    from convmae.engine.precision import resolve_device
-
-    needed = ("RANK", "LOCAL_RANK", "WORLD_SIZE") if launcher == "pytorch" else ("SLURM_PROCID", "SLURM_NTASKS")
-    missing = [name for name in needed if name not in os.environ]
-    if missing:
-        start = "torchrun --nproc_per_node=N" if launcher == "pytorch" else "srun"
-        raise UserError(
-            f"--launcher {launcher} needs {', '.join(missing)} in the environment: start the tool by `{start}`."
-        )
-    if resolve_device(device).type == "cuda":
-        init_dist(launcher, backend="nccl")
-    elif launcher == "pytorch":
-        torch.distributed.init_process_group("gloo")  # mmengine's own would look for a GPU
-    else:
-        raise UserError(
-            "--launcher slurm needs CUDA devices; on CPUs start the tool by torchrun, with --launcher pytorch."
-        )
 
 
 def _parser(description: str, schema: type) -> argparse.ArgumentParser:

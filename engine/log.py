@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tqdm import tqdm
@@ -16,7 +17,7 @@ def start_log(work_dir: Path | None) -> None:
     """Sends the log to standard output and, from the main process, to ``log.txt`` with the time."""
     log.handlers.clear()
     log.propagate = False
-    rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
+    rank = process_rank()
     log.setLevel(logging.INFO if rank == 0 else logging.ERROR)
     console = _Console()
     console.setFormatter(logging.Formatter("%(message)s"))
@@ -27,12 +28,26 @@ def start_log(work_dir: Path | None) -> None:
         log.addHandler(file)
 
 
+def process_rank() -> int:
+    """Returns this process's number among those that torchrun or Slurm started; 0 is the one that speaks."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
+
+
 class _Console(logging.Handler):
     """Writes lines to standard output, above the bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         tqdm.write(self.format(record), file=sys.stdout)
         sys.stdout.flush()
+
+
+def log_done(numbers: Mapping[str, float], files: Iterable[Path], seconds: float) -> None:
+    """Ends the log of a run: its numbers, its time, and the files that it made."""
+    if numbers:
+        log.info("  ".join(f"{name} {value:.4f}" for name, value in numbers.items()))
+    log.info(f"done in {duration(seconds)}; written:")
+    for path in files:
+        log.info(f"  {path}")
 
 
 def duration(seconds: float) -> str:

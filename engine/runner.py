@@ -15,14 +15,17 @@ from typing import Any
 
 import mmengine.runner
 import torch
+from mmengine.dist import all_reduce_params
 from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper, revert_sync_batchnorm
 from mmengine.runner import BaseLoop, ValLoop
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from convmae.engine.errors import UserError
 from convmae.engine.files import save_atomically
 from convmae.engine.precision import autocast
+from convmae.engine.processes import any_process, tell_all
 from convmae.engine.schedule import Schedule
 from convmae.engine.seeding import STEP, StepSampler, seed_all
 
@@ -37,10 +40,8 @@ class Interrupted(Exception):
 class Runner(mmengine.runner.Runner):
     """mmengine's Runner over built objects: one flat work directory, atomic and safely readable checkpoints, any device."""
 
-    def __init__(
-        self, *, device: torch.device, dtype: torch.dtype | None, sync_batchnorm: bool = True, **kwargs: Any
-    ) -> None:
-        self.device, self.dtype, self.sync_batchnorm = device, dtype, sync_batchnorm
+    def __init__(self, *, device: torch.device, dtype: torch.dtype | None, **kwargs: Any) -> None:
+        self.device, self.dtype = device, dtype
         super().__init__(
             # mmengine keeps loggers and message hubs by this name for the life of the process.
             experiment_name=f"run{next(_run_numbers)}",
@@ -88,8 +89,16 @@ class Runner(mmengine.runner.Runner):
         """The model without its wrapper for many processes."""
         return self.model.module if is_model_wrapper(self.model) else self.model
 
+    def average_norms(self) -> None:
+        """Gives every process the mean of their running statistics; plain batch norm counts each process's pictures alone."""
+        norms = [module for module in self.bare_model.modules() if isinstance(module, _BatchNorm)]
+        running = [value for norm in norms for value in (norm.running_mean, norm.running_var) if value is not None]
+        if running:
+            all_reduce_params(running, op="mean")
+
     def checkpoint(self, step: int) -> dict[str, Any]:
         """Returns all that continuing after ``step`` steps needs, in plain containers and tensors."""
+        self.average_norms()
         content = {
             "state_dict": {name: tensor.detach().cpu() for name, tensor in self.bare_model.state_dict().items()},
             "optimizer": self.optim_wrapper.state_dict(),
@@ -153,6 +162,8 @@ class TrainLoop(BaseLoop):
             runner.model, self._iter * self.sampler.parts, schedule.total * self.sampler.parts
         )
         runner.call_hook("before_train")
+        if self._iter == schedule.total and runner.val_loop is not None:
+            runner.val_loop.run()  # a finished run that is resumed has no step left to end with an evaluation
         with _stop_signals() as stop:
             batches = iter(self.dataloader)
             while self._iter < schedule.total:
@@ -162,8 +173,8 @@ class TrainLoop(BaseLoop):
                     last or (schedule.eval_every and self._iter % schedule.eval_every == 0)
                 ):
                     runner.val_loop.run()
-                if stop.is_set() and not last:
-                    path = runner.write_checkpoint(self._iter)
+                if any_process(stop.is_set()) and not last:
+                    path = tell_all(runner.write_checkpoint(self._iter))  # none leaves before it is written
                     runner.call_hook("after_train")
                     raise Interrupted(
                         f"Stopped after step {self._iter} of {schedule.total}; {path} continues with --resume."
@@ -189,7 +200,11 @@ class TrainLoop(BaseLoop):
 
 
 class EvalLoop(ValLoop):
-    """mmengine's evaluation loop in the run's precision."""
+    """mmengine's evaluation loop in the run's precision, of one model whatever the number of processes."""
+
+    def run(self) -> dict[str, float]:
+        self.runner.average_norms()
+        return super().run()
 
     def run_iter(self, idx: int, data_batch: Any) -> None:
         with autocast(self.runner.device, self.runner.dtype):

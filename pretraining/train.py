@@ -15,7 +15,7 @@ from convmae.engine.config import to_yaml
 from convmae.engine.errors import UserError
 from convmae.engine.files import save_weights
 from convmae.engine.images import normalize
-from convmae.engine.log import duration, log
+from convmae.engine.log import log, log_done
 from convmae.engine.report import Page
 from convmae.engine.train import train as run_training
 from convmae.pretraining.config import PretrainingConfig, PretrainingModelOptions
@@ -80,10 +80,9 @@ def train(config: PretrainingConfig, work_dir: Path, resume: bool) -> Page | Non
     if not is_main_process():
         return None
     files = export(model, work_dir, to_yaml(config))
-    page, written = write_report(model, config, pictures.paths, runner.device, work_dir, time.perf_counter() - started)
-    log.info(f"done in {duration(time.perf_counter() - started)}; written:")
-    for path in [*files, *written]:
-        log.info(f"  {path}")
+    seconds = time.perf_counter() - started
+    page, written = write_report(model, config, pictures.paths, runner.device, work_dir, seconds)
+    log_done({}, [*files, *written], seconds)
     return page
 
 

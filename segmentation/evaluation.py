@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from mmengine.evaluator import BaseMetric
 
+from convmae.engine.metric import PictureMetric
 from convmae.segmentation.layout import IGNORE
 
 
@@ -57,20 +57,13 @@ def scores(confusion: np.ndarray) -> tuple[dict[str, float], np.ndarray, np.ndar
     )
 
 
-class SegmentationMetric(BaseMetric):
+class SegmentationMetric(PictureMetric):
     """mIoU, mAcc and aAcc of a set; ``details`` holds the rest after each evaluation, on the first process."""
 
-    default_prefix = ""  # metrics are called mIoU, not prefix/mIoU
-
-    def __init__(self, classes: list[str], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, classes: list[str]) -> None:
+        super().__init__()
         self.classes = classes
         self.details: Details | None = None
-        self.metrics: dict[str, float] = {}  # of the last evaluation, on every process
-
-    def evaluate(self, size: int) -> dict[str, float]:
-        self.metrics = super().evaluate(size)
-        return self.metrics
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         for sample in data_samples:

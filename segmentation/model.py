@@ -13,6 +13,7 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 from convmae.backbones import Dims
+from convmae.backbones.layers import rand_samples
 from convmae.engine.errors import UserError
 from convmae.engine.images import IMAGENET_MEAN, IMAGENET_STD
 from convmae.engine.precision import resolve_device
@@ -55,6 +56,16 @@ class UPerNet(EncoderDecoder):
         for sample in samples:
             del sample.seg_logits
         return samples
+
+
+class ChannelDropout(nn.Dropout2d):
+    """Drops whole channels of [B, C, H, W], drawn for the global batch as drop path is."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training or self.p == 0:
+            return x
+        kept = (rand_samples(*x.shape[:2], device=x.device) >= self.p).to(x.dtype) / (1 - self.p)
+        return x * kept[:, :, None, None]
 
 
 def build_model(config: SegmentationConfig, num_classes: int) -> UPerNet:
@@ -103,9 +114,9 @@ def build_model(config: SegmentationConfig, num_classes: int) -> UPerNet:
             ),
         )
     for head in (model.decode_head, model.auxiliary_head) if model.with_auxiliary_head else (model.decode_head,):
-        initialize(
-            head, head.init_cfg
-        )  # not init_weights(), which prints every tensor's name; the rest is done already
+        # Not init_weights(), which prints every tensor's name; the rest is done already.
+        initialize(head, head.init_cfg)
+        head.dropout = ChannelDropout(options.dropout)
     if get_world_size() > 1 and resolve_device(config.runtime.device).type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model

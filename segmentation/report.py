@@ -38,9 +38,9 @@ def write_report(
     page = Page("Semantic segmentation", f"UPerNet on ConvMAE-{config.model.size}, {config.data.root}")
     page.headline(
         [
-            Number("mIoU", f"{100 * metric.metrics['mIoU']:.2f} %", "mean intersection over union of the classes"),
-            Number("mAcc", f"{100 * metric.metrics['mAcc']:.2f} %", "mean part of a class's pixels found"),
-            Number("aAcc", f"{100 * metric.metrics['aAcc']:.2f} %", "part of all labelled pixels right"),
+            Number("mIoU", f"{100 * metric.numbers['mIoU']:.2f} %", "mean intersection over union of the classes"),
+            Number("mAcc", f"{100 * metric.numbers['mAcc']:.2f} %", "mean part of a class's pixels found"),
+            Number("aAcc", f"{100 * metric.numbers['aAcc']:.2f} %", "part of all labelled pixels right"),
         ]
     )
     _add_classes(page, details)
@@ -49,14 +49,14 @@ def write_report(
         page.figure(
             "Loss", curves(rows, {"UPerNet": "decode.loss_ce", "auxiliary head": "aux.loss_ce"}, "cross-entropy")
         )
-        page.figure("Validation", curves(rows, {name: name for name in metric.metrics}, "score, 0 to 1"))
+        page.figure("Validation", curves(rows, {name: name for name in metric.numbers}, "score, 0 to 1"))
     _add_confusion(page, details)
     _add_pictures(page, model, dataset, details, config)
     page.facts("Data", {split.name: f"{split.describe()}, in {split.pairs[0].image.parent}" for split in found})
     page.facts("Run", {"weights": str(weights), "time": duration(seconds), **environment()})
     page.code("Configuration", to_yaml(config))
     metrics_path, page_path = work_dir / "metrics.json", work_dir / "report" / "index.html"
-    write_metrics(metrics_path, {**metric.metrics, **_per_class(details)})
+    write_metrics(metrics_path, {**metric.numbers, **_per_class(details)})
     page.write(page_path)
     return page, [metrics_path, page_path]
 

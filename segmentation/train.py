@@ -10,11 +10,12 @@ from convmae.backbones import load_checkpoint
 from convmae.engine.config import to_yaml
 from convmae.engine.errors import UserError
 from convmae.engine.files import save_weights
-from convmae.engine.log import duration, log
+from convmae.engine.log import log, log_done
 from convmae.engine.report import Page
 from convmae.engine.seeding import INIT, seed_all
 from convmae.engine.train import evaluate
 from convmae.engine.train import train as run_training
+from convmae.engine.weights import check_filled
 from convmae.segmentation.check import Found, check_pairs
 from convmae.segmentation.config import SegmentationConfig
 from convmae.segmentation.data import SegmentationDataset
@@ -50,14 +51,12 @@ def train(config: SegmentationConfig, work_dir: Path, resume: bool) -> Page | No
         resume=resume,
         best="mIoU",
     )
-    if not metric.metrics:  # a finished run that was resumed has no step left to end with an evaluation
-        evaluate(model, val_set, metrics=[metric], config=config, work_dir=work_dir, collate=pseudo_collate)
     if not is_main_process():
         return None
     weights = save_weights(runner.bare_model.state_dict(), work_dir / "model.pth", to_yaml(config))
     seconds = time.perf_counter() - started
     page, files = write_report(model, val_set, metric, config, [training, validation], work_dir, seconds, weights)
-    _say_done(metric, [weights, *files], started)
+    log_done(metric.numbers, [weights, *files], seconds)
     return page
 
 
@@ -77,8 +76,8 @@ def test(config: SegmentationConfig, checkpoint: Path, work_dir: Path) -> dict[s
     if is_main_process():
         seconds = time.perf_counter() - started
         _, files = write_report(model, val_set, metric, config, [validation], work_dir, seconds, checkpoint)
-        _say_done(metric, files, started)
-    return metric.metrics
+        log_done(metric.numbers, files, seconds)
+    return metric.numbers
 
 
 def find_data(config: SegmentationConfig, splits: tuple[str, ...]) -> tuple:
@@ -105,22 +104,4 @@ def load_weights(model: UPerNet, checkpoint: Path, classes: list[str]) -> None:
     """Fills ``model`` from a checkpoint of any known layout; raises UserError unless it fills all that labelling needs."""
     report = load_checkpoint(model, checkpoint)
     log.info(str(report))
-    missing = [name for name in report.missing if not name.startswith("auxiliary_head.")]
-    if any(name.startswith("decode_head.conv_seg") for name in missing):
-        note = report.notes.get("decode_head.conv_seg.weight", "absent")
-        raise UserError(
-            f"{checkpoint}: the classifier does not fit the {len(classes)} classes of the list ({note}); expected weights "
-            "trained on these classes. Set data.classes to the list they were trained on."
-        )
-    if missing:
-        raise UserError(
-            f"{checkpoint} leaves {len(missing)} of the model's tensors unfilled ({', '.join(missing[:3])}, ...); expected a "
-            "whole UPerNet of these options. Give the config.yaml of its run by --config."
-        )
-
-
-def _say_done(metric: SegmentationMetric, files: list[Path], started: float) -> None:
-    log.info("  ".join(f"{name} {value:.4f}" for name, value in metric.metrics.items()))
-    log.info(f"done in {duration(time.perf_counter() - started)}; written:")
-    for path in files:
-        log.info(f"  {path}")
+    check_filled(report, checkpoint, len(classes), "decode_head.conv_seg", ("auxiliary_head.",))

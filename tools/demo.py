@@ -112,8 +112,6 @@ def write_report(
     )
     headline = ("box AP", "mask AP", "mIoU")
     numbers = [number for part in pages.values() for number in part.numbers if number.label in headline]
-    headline = ("box AP", "mask AP", "mIoU")
-    numbers = [number for part in pages.values() for number in part.numbers if number.label in headline]
     precision = precision_name(resolve_precision(precision, where))
     page.headline([*numbers, Number("Time", duration(seconds), f"on {where}, in {precision}")])
     for part, text in (

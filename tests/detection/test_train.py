@@ -1,16 +1,19 @@
 """Whole runs on a handful of pictures: files made, resuming, testing, recipes, and mistakes that stop before training."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from launch import two_processes
 
 from convmae.detection.config import DetectionConfig
 from convmae.detection.mask_rcnn import MaskRCNN
 from convmae.detection.train import test as run_test
 from convmae.detection.train import train
-from convmae.engine.config import load_config, shipped_recipes
+from convmae.engine.config import load_config, save_config, shipped_recipes
 from convmae.engine.errors import UserError
 
 RECIPES = [name for name in shipped_recipes() if name.startswith("mask_rcnn_")]
@@ -95,3 +98,23 @@ def test_mistakes_stop_a_run_before_its_first_step(split: Path) -> None:
         with pytest.raises(UserError, match=said.replace("[", r"\[")):
             train(tiny_config(split, override), split, resume=False)
     assert not list(split.glob("step_*"))
+
+
+def test_two_processes_train_and_test_as_one(split: Path, change: Callable[[Callable[[dict], Any]], Path]) -> None:
+    change(lambda content: content["images"].pop())  # three pictures: one of the processes gets a picture twice
+    options = ["data.batch_size=4", "schedule.policy=constant", "schedule.warmup=0", "model.drop_path=0.2"]
+    config = tiny_config(split, *options)
+    (split / "one").mkdir()
+    train(config, split / "one", resume=False)
+    save_config(config, split / "recipe.yaml")
+    command = ["-m", "convmae.tools.train_det", "--config", "recipe.yaml", "--work-dir", "two"]
+    done = two_processes(*command, cwd=split)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (torch.load(split / name / "model.pth", weights_only=True)["model"] for name in ("one", "two"))
+    for name, value in one.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(two[name], value, rtol=0, atol=2e-4)
+    done = two_processes("-m", "convmae.tools.test_det", "one/model.pth", "--work-dir", "test", cwd=split)
+    assert done.returncode == 0, done.stderr[-3000:]
+    whole, halves = (json.loads((split / name / "metrics.json").read_text()) for name in ("one", "test"))
+    assert halves == whole

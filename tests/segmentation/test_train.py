@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from launch import two_processes
 from PIL import Image
 
 from convmae.backbones import CheckpointError
-from convmae.engine.config import load_config, shipped_recipes
+from convmae.engine.config import load_config, save_config, shipped_recipes
 from convmae.engine.errors import UserError
 from convmae.segmentation.config import SegmentationConfig
 from convmae.segmentation.model import build_model
@@ -44,6 +45,18 @@ def test_train_then_test_gives_the_same_scores_and_a_report(tiny_config: MakeCon
     checkpoint = torch.load(work_dir / "step_2.pth", weights_only=True)
     assert {name.split(".")[0] for name in checkpoint["state_dict"]} == {"backbone", "decode_head", "auxiliary_head"}
     assert run_test(tiny_config(), work_dir / "step_2.pth", again) == rerun
+
+
+def test_two_processes_evaluate_the_model_that_they_write(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    config = tiny_config()
+    config.data.batch_size = 4  # each process has its own batch norm, of the statistics of its pictures
+    save_config(config, tmp_path / "recipe.yaml")
+    done = two_processes("-m", "convmae.tools.train_seg", "--config", "recipe.yaml", "--work-dir", "two", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (tmp_path / "one").mkdir()
+    run_test(config, tmp_path / "two" / "model.pth", tmp_path / "one")
+    one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
+    assert one == two
 
 
 def test_a_finished_run_that_is_resumed_only_reports_again(tiny_config: MakeConfig, tmp_path: Path) -> None:

@@ -1,0 +1,87 @@
+"""Several processes as one run: how they start, and what they tell each other beside gradients."""
+
+from __future__ import annotations
+
+import functools
+import os
+from itertools import chain
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from mmengine.dist import init_dist, is_distributed, is_main_process
+
+from convmae.engine.errors import UserError
+from convmae.engine.precision import resolve_device
+
+
+def start_processes(launcher: str, device: str) -> None:
+    """Joins the processes that torchrun or Slurm started; ``none`` is one process. Raises UserError where they are absent."""
+    if launcher == "none":
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UserError("Several processes were started (WORLD_SIZE is set): add --launcher pytorch.")
+        return
+    needed = ("RANK", "LOCAL_RANK", "WORLD_SIZE") if launcher == "pytorch" else ("SLURM_PROCID", "SLURM_NTASKS")
+    missing = [name for name in needed if name not in os.environ]
+    if missing:
+        start = "torchrun --nproc_per_node=N" if launcher == "pytorch" else "srun"
+        raise UserError(
+            f"--launcher {launcher} needs {', '.join(missing)} in the environment: start the tool by `{start}`."
+        )
+    if resolve_device(device).type == "cuda":
+        init_dist(launcher, backend="nccl")
+    elif launcher == "pytorch":
+        dist.init_process_group("gloo")  # mmengine's own would look for a GPU
+    else:
+        raise UserError(
+            "--launcher slurm needs CUDA devices; on CPUs start the tool by torchrun, with --launcher pytorch."
+        )
+
+
+def any_process(flag: bool) -> bool:
+    """Returns whether ``flag`` is set on any process; all of them have to ask, and all get the same answer."""
+    if not is_distributed():
+        return flag
+    told = torch.tensor(int(flag))
+    dist.all_reduce(told, dist.ReduceOp.MAX, group=_hosts())
+    return bool(told)
+
+
+def gather_samples(part: list[Any], size: int) -> list[Any]:
+    """Returns on the first process what all processes have of ``size`` samples, in order; elsewhere an empty list.
+
+    Sample i is the (i // processes)-th of process i % processes, as mmengine's DefaultSampler deals them; what it added so that
+    all have as many is left out.
+    """
+    if not is_distributed():
+        return part[:size]
+    parts: list[list[Any]] | None = [[] for _ in range(dist.get_world_size())] if is_main_process() else None
+    dist.gather_object(part, parts, group=_hosts())
+    return list(chain.from_iterable(zip(*parts, strict=True)))[:size] if parts else []
+
+
+def tell_all(value: Any) -> Any:
+    """Returns the first process's ``value`` on every process."""
+    if not is_distributed():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, group=_hosts())
+    return box[0]
+
+
+def world_mean(*counts: float, device: torch.device) -> torch.Tensor:
+    """Returns counts [n] averaged over processes, on ``device``.
+
+    Gradients are averaged over processes too, so that a sum divided by such a mean has the gradient of the whole batch.
+    """
+    values = torch.tensor(counts, dtype=torch.float32, device=device)
+    if is_distributed():
+        dist.all_reduce(values)
+        values /= dist.get_world_size()
+    return values
+
+
+@functools.cache
+def _hosts() -> dist.ProcessGroup | None:
+    """The group for messages between CPUs, so that no GPU has to wait for them."""
+    return dist.group.WORLD if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")

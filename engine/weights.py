@@ -1,0 +1,30 @@
+"""Whether loaded weights make a whole model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from convmae.backbones.checkpoint import LoadReport
+from convmae.engine.errors import UserError
+
+
+def check_filled(report: LoadReport, path: Path, classes: int, classifier: str, optional: tuple[str, ...] = ()) -> None:
+    """Raises UserError unless a file filled all that prediction needs.
+
+    ``classifier``: how the names of the layer that depends on the number of classes begin; ``optional``: how names begin that
+    only training needs.
+    """
+    missing = [
+        name for name in report.missing if not name.endswith("num_batches_tracked") and not name.startswith(optional)
+    ]
+    unfit = next((name for name in missing if name.startswith(classifier)), None)
+    if unfit is not None:
+        raise UserError(
+            f"{path}: its classifier does not fit the {classes} classes of the data ({unfit}: "
+            f"{report.notes.get(unfit, 'absent')}); expected weights trained on these classes."
+        )
+    if missing:
+        raise UserError(
+            f"{path} leaves {len(missing)} of the model's tensors unfilled ({', '.join(missing[:3])}, ...); expected a whole "
+            "model of these options. Give the config.yaml of its run by --config."
+        )
