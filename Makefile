@@ -16,7 +16,7 @@ test: .venv-test/installed
 	.venv-test/bin/pip install --quiet --no-deps --no-build-isolation --force-reinstall .
 	rm -rf build *.egg-info
 	cd tests && ../.venv-test/bin/mypy --config-file ../pyproject.toml -p convmae.backbones -p convmae.pretraining \
-		-p convmae.detection -p convmae.segmentation -p convmae.engine -p convmae.tools
+		-p convmae.classification -p convmae.detection -p convmae.segmentation -p convmae.engine -p convmae.tools
 	.venv-test/bin/pytest
 
 install: .venv/installed

@@ -46,6 +46,7 @@ def train(
     collate: Callable[[list[Any]], Any] = default_collate,
     val_set: Dataset | None = None,
     val_collate: Callable[[list[Any]], Any] | None = None,
+    val_batch_size: int = 1,
     metrics: Sequence[BaseMetric] = (),
     hooks: Sequence[Hook] = (),
     resume: bool = False,
@@ -99,7 +100,7 @@ def train(
         resume=resume,
         launcher="pytorch" if is_distributed() else "none",
         randomness={"seed": config.runtime.seed},
-        **_evaluation(val_set, metrics, config, val_collate or collate, 1),
+        **_evaluation(val_set, metrics, config, val_collate or collate, val_batch_size),
     )
     if config.runtime.compile:
         model.compile()

@@ -9,6 +9,9 @@ from collections.abc import Sequence
 TOOLS = {
     "pretrain": "pretrain an encoder on plain images",
     "visualize": "draw what a pretrained model reconstructs",
+    "finetune": "fine-tune a classifier on class folders",
+    "linear_probe": "train linear classifiers on frozen features",
+    "knn": "classify by nearest neighbours of frozen features",
     "train_det": "train Mask R-CNN on COCO-format data",
     "test_det": "evaluate Mask R-CNN and write a report",
     "train_seg": "train UPerNet on ADE20K-format data",
@@ -24,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name in TOOLS:
         status: int = importlib.import_module(f"convmae.tools.{name}").main(words[1:])
         return status
-    listing = "\n".join(f"  {tool:<12}{doc}" for tool, doc in TOOLS.items())
+    listing = "\n".join(f"  {tool:<14}{doc}" for tool, doc in TOOLS.items())
     print(f"usage: convmae TOOL [options], --help after a tool's name shows its options\n\n{listing}")
     if name in ("help", "__help", "_h"):
         return 0

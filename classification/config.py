@@ -1,0 +1,110 @@
+"""Every option of a classification run, with its default (the paper's fine-tuning recipe) and the line that --help shows."""
+
+from dataclasses import dataclass, field
+from typing import List  # noqa: UP035  (the spelling that OmegaConf 2.3 reads on every Python)
+
+from convmae.engine.config import option
+from convmae.engine.options import DataOptions, OptimOptions, RuntimeOptions, ScheduleOptions
+
+
+@dataclass
+class ModelOptions:
+    """ConvViT with its mean-pooled head."""
+
+    size: str = option("base", "encoder", ("tiny", "small", "base", "large", "huge"))
+    init: str = option("", "pretrained weights (.pth or .safetensors); empty trains from scratch")
+    img_size: int = option(224, "side of the square that the model sees, in pixels", low=16)
+    drop_path: float = option(0.1, "rate of dropped residual paths, rising linearly over the blocks to this", low=0)
+    smoothing: float = option(0.1, "label smoothing: part of the target spread over all classes", low=0, high=1)
+
+
+@dataclass
+class FolderOptions(DataOptions):
+    """Class folders: one folder of pictures a class, the same names in both splits."""
+
+    root: str = option("data/imagenet", "data folder; the paths below lie in it unless they are absolute")
+    train: str = option("train", "folder of the training classes")
+    val: str = option("val", "folder of the validation classes")
+    test_crop: float = option(
+        0.875, "part of the shorter side that the centre crop of a test picture keeps", low=0.1, high=1
+    )
+
+
+@dataclass
+class AugmentationOptions:
+    """What happens to training pictures."""
+
+    crop_scale: float = option(0.08, "smallest part of a picture's area that a random crop covers", low=0, high=1)
+    flip: float = option(0.5, "probability of a horizontal flip", low=0, high=1)
+    rand_augment: str = option("rand-m9-mstd0.5-inc1", "timm's description of RandAugment; empty: none")
+    erase: float = option(0.25, "probability of erasing a rectangle", low=0, high=1)
+    mixup: float = option(0.8, "parameter of mixup's beta distribution; 0: no mixup", low=0)
+    cutmix: float = option(1.0, "parameter of cutmix's beta distribution; 0: no cutmix", low=0)
+
+
+def _folders() -> FolderOptions:
+    return FolderOptions(batch_size=1024, workers=8)
+
+
+def _optim() -> OptimOptions:
+    return OptimOptions(lr=5e-4, lr_batch=256, weight_decay=0.05, layer_decay=0.65)
+
+
+def _schedule() -> ScheduleOptions:
+    return ScheduleOptions(epochs=100.0, policy="cosine", warmup=5.0, min_lr=5e-4, eval_every=5.0, save_every=1.0)
+
+
+@dataclass
+class FinetuningConfig:
+    """The tree that fine-tuning recipes fill."""
+
+    model: ModelOptions = field(default_factory=ModelOptions)
+    data: FolderOptions = field(default_factory=_folders)
+    augment: AugmentationOptions = field(default_factory=AugmentationOptions)
+    optim: OptimOptions = field(default_factory=_optim)
+    schedule: ScheduleOptions = field(default_factory=_schedule)
+    runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
+
+
+@dataclass
+class EncoderOptions:
+    """A frozen encoder."""
+
+    init: str = option("", "pretrained weights (.pth or .safetensors); widths and depths are read from them")
+    img_size: int = option(224, "side of the square that the encoder sees, in pixels", low=16)
+
+
+def _probe_folders() -> FolderOptions:
+    return FolderOptions(batch_size=64, workers=2)
+
+
+@dataclass
+class LinearProbeOptions:
+    """A linear classifier on frozen features, by LARS."""
+
+    epochs: int = option(90, "passes over the training features", low=1)
+    batch_size: int = option(4096, "features a step; smaller sets take all of theirs", low=1)
+    lrs: List[float] = option(  # noqa: UP006
+        lambda: [0.03, 0.1, 0.3, 1.0, 3.0],
+        "learning rates at a batch of 256, each its own classifier; the best is reported",
+    )
+    warmup: int = option(10, "epochs of linear warm-up", low=0)
+
+
+@dataclass
+class NeighbourOptions:
+    """Weighted k-nearest neighbours on frozen features."""
+
+    ks: List[int] = option(lambda: [10, 20, 100], "numbers of neighbours that vote; the first is reported")  # noqa: UP006
+    temperature: float = option(0.07, "a neighbour of cosine similarity s votes with exp(s / temperature)", low=1e-4)
+
+
+@dataclass
+class ProbeConfig:
+    """The tree of linear probes and k-NN: both read the same features."""
+
+    model: EncoderOptions = field(default_factory=EncoderOptions)
+    data: FolderOptions = field(default_factory=_probe_folders)
+    linear: LinearProbeOptions = field(default_factory=LinearProbeOptions)
+    knn: NeighbourOptions = field(default_factory=NeighbourOptions)
+    runtime: RuntimeOptions = field(default_factory=RuntimeOptions)

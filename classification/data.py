@@ -1,0 +1,129 @@
+"""Pictures in class folders, as tensors for training and for testing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.data.auto_augment import rand_augment_transform
+from timm.data.random_erasing import RandomErasing
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+
+from convmae.classification.config import AugmentationOptions, FolderOptions
+from convmae.classification.mixing import draw_mix
+from convmae.engine.errors import UserError
+from convmae.engine.images import IMAGENET_MEAN, list_images, normalize, read_image, to_tensor
+from convmae.engine.log import log
+
+BICUBIC = v2.InterpolationMode.BICUBIC
+
+
+@dataclass
+class ClassFolder:
+    """One split: class names in order of their folders, and each picture with its label."""
+
+    root: Path
+    classes: list[str]
+    pictures: list[tuple[Path, int]]
+
+    def describe(self) -> str:
+        """Returns one line for the log and the report."""
+        return f"{len(self.pictures)} pictures of {len(self.classes)} classes, in {self.root}"
+
+
+def read_splits(options: FolderOptions) -> tuple[ClassFolder, ClassFolder]:
+    """Returns the training and the validation split and logs what was found.
+
+    Raises UserError for folders that are missing, hold no pictures, or name other classes in one split than in the other.
+    """
+    root = Path(options.root).expanduser()
+    if not root.is_dir():
+        raise UserError(f"There is no data folder {root}; expected one with a folder a class in each split.")
+    train, val = read_split(root / options.train), read_split(root / options.val)
+    only = sorted(set(train.classes) ^ set(val.classes))
+    if only:
+        holder, other = (train, val) if only[0] in train.classes else (val, train)
+        raise UserError(
+            f"{holder.root} has the class folder {only[0]!r}, {other.root} has not"
+            + (f" (and {len(only) - 1} more differ)" if len(only) > 1 else "")
+            + "; expected the same classes in both."
+        )
+    names = _names(root / "classes.txt")
+    for split, found in (("training", train), ("validation", val)):
+        found.classes = [names.get(folder, folder) for folder in found.classes]
+        log.info(f"{split} data: {found.describe()}")
+    return train, val
+
+
+def read_split(folder: Path) -> ClassFolder:
+    """Returns a folder of class folders. Raises UserError unless it has two classes or more, each with pictures."""
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}; expected one that holds a folder a class.")
+    classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if len(classes) < 2:
+        found = f"one class folder, {classes[0]!r}" if classes else "no class folders"
+        raise UserError(f"{folder} holds {found}; a classifier needs two or more, one a class.")
+    pictures = [(path, label) for label, name in enumerate(classes) for path in list_images(folder / name)]
+    return ClassFolder(folder, classes, pictures)
+
+
+class TrainSet(Dataset):
+    """Augmented crops: ``images`` [3, S, S], normalised; ``labels`` []; ``mix`` [4], what ``mixing.mix`` draws from."""
+
+    def __init__(self, split: ClassFolder, options: AugmentationOptions, img_size: int) -> None:
+        self.split, self.options = split, options
+        steps: list[Any] = [
+            v2.RandomResizedCrop(img_size, (options.crop_scale, 1.0), interpolation=BICUBIC, antialias=True),
+            v2.RandomHorizontalFlip(options.flip),
+        ]
+        if options.rand_augment:
+            filling = {"img_mean": tuple(round(255 * value) for value in IMAGENET_MEAN)}
+            try:
+                steps.append(
+                    rand_augment_transform(options.rand_augment, {"translate_const": img_size // 3, **filling})
+                )
+            except (AssertionError, ValueError) as error:
+                raise UserError(
+                    f"augment.rand_augment is {options.rand_augment!r}, which timm does not read ({error}); expected a "
+                    "description such as rand-m9-mstd0.5-inc1."
+                ) from None
+        self.transform = v2.Compose(steps)
+        self.erase = RandomErasing(options.erase, mode="pixel", device="cpu")
+
+    def __len__(self) -> int:
+        return len(self.split.pictures)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        path, label = self.split.pictures[index]
+        image = normalize(to_tensor(self.transform(read_image(path)))[None])[0]
+        mix = draw_mix(self.options.mixup, self.options.cutmix)
+        return {"images": self.erase(image), "labels": label, "mix": mix}
+
+
+class EvalSet(Dataset):
+    """Centre crops: ``images`` [3, S, S], normalised; ``labels`` [] and ``index`` [], the picture's place in the split."""
+
+    def __init__(self, split: ClassFolder, img_size: int, test_crop: float) -> None:
+        self.split = split
+        self.transform = v2.Compose(
+            [v2.Resize(round(img_size / test_crop), BICUBIC, antialias=True), v2.CenterCrop(img_size)]
+        )
+
+    def __len__(self) -> int:
+        return len(self.split.pictures)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        path, label = self.split.pictures[index]
+        image = normalize(to_tensor(self.transform(read_image(path)))[None])[0]
+        return {"images": image, "labels": label, "index": torch.tensor(index)}
+
+
+def _names(path: Path) -> dict[str, str]:
+    """Returns readable names of class folders from lines of folder, tab, name; empty where there is no such file."""
+    if not path.is_file():
+        return {}
+    pairs = (line.split("\t", 1) for line in path.read_text(encoding="utf-8").splitlines())
+    return {pair[0].strip(): pair[1].strip() for pair in pairs if len(pair) == 2}

@@ -1,0 +1,87 @@
+"""Features of a frozen encoder, computed once and kept on disk for every probe."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import safetensors.torch
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from convmae.backbones import ConvViT
+from convmae.classification.config import ProbeConfig
+from convmae.classification.data import ClassFolder, EvalSet
+from convmae.engine.errors import UserError
+from convmae.engine.files import save_atomically
+from convmae.engine.log import log
+from convmae.engine.precision import autocast, resolve_device, resolve_precision
+
+
+class Features(NamedTuple):
+    """E3's tokens of each picture, averaged: ``values`` [N, C], and ``labels`` [N]."""
+
+    values: Tensor
+    labels: Tensor
+
+
+def load_encoder(path: str) -> ConvViT:
+    """Returns the encoder in a file, without a head. Raises UserError where no file is given."""
+    if not path:
+        raise UserError("model.init is empty; a probe needs pretrained weights: model.init=path/to/encoder.pth.")
+    if not Path(path).is_file():
+        raise UserError(f"There is no checkpoint {path}.")
+    model = ConvViT.from_checkpoint(path, num_classes=0)
+    log.info(str(model.load_report))
+    return model.eval()
+
+
+def read_features(config: ProbeConfig, split: ClassFolder, encoder: ConvViT, work_dir: Path) -> Features:
+    """Returns the features of a split: from ``work_dir/features`` if they are there, else computed and kept there.
+
+    The file's name follows from the weights, the pictures (paths, sizes, times) and what is done to them.
+    """
+    device = resolve_device(config.runtime.device)
+    dtype = resolve_precision(config.runtime.precision, device)
+    key = hashlib.blake2b(digest_size=12)
+    for part in (config.model.img_size, config.data.test_crop, dtype, *_stamps(split)):
+        key.update(repr(part).encode())
+    with open(config.model.init, "rb") as file:
+        key.update(hashlib.file_digest(file, "blake2b").digest() if hasattr(hashlib, "file_digest") else file.read())
+    path = work_dir / "features" / f"{split.root.name}_{key.hexdigest()}.safetensors"
+    if path.is_file():
+        log.info(f"features of {split.root}: {path}")
+        return Features(**safetensors.torch.load_file(path))
+    features = extract(encoder.to(device), split, config, device, dtype)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = safetensors.torch.save(features._asdict())
+    save_atomically(lambda file: file.write(content), path)
+    return features
+
+
+@torch.inference_mode()
+def extract(
+    encoder: ConvViT, split: ClassFolder, config: ProbeConfig, device: torch.device, dtype: torch.dtype | None
+) -> Features:
+    """Returns the mean over E3's tokens of each picture's centre crop, in fp32."""
+    dataset = EvalSet(split, config.model.img_size, config.data.test_crop)
+    loader = DataLoader(dataset, config.data.batch_size, num_workers=config.data.workers)
+    values, labels = [], []
+    for batch in tqdm(loader, desc=f"features of {split.root}", leave=False, disable=None):
+        with autocast(device, dtype):
+            tokens = encoder.forward_features(batch["images"].to(device))
+        values.append(tokens.float().mean(1).cpu())
+        labels.append(batch["labels"])
+    log.info(f"features of {split.root}: {len(dataset)} pictures at {config.model.img_size} px")
+    return Features(torch.cat(values), torch.cat(labels))
+
+
+def _stamps(split: ClassFolder) -> list[tuple[str, int, int, int]]:
+    stamps = []
+    for path, label in split.pictures:
+        status = path.stat()
+        stamps.append((str(path.relative_to(split.root)), label, status.st_size, status.st_mtime_ns))
+    return stamps

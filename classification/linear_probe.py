@@ -1,0 +1,77 @@
+"""Linear probing: classifiers on frozen features, trained by LARS as in MAE (arXiv 2111.06377, appendix A.1)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from timm.optim import Lars
+from torch import Tensor, nn
+
+from convmae.classification.config import LinearProbeOptions
+from convmae.classification.features import Features
+from convmae.engine.seeding import STEP, seed_all
+
+
+@dataclass
+class Probe:
+    """A trained classifier: its learning rate at a batch of 256, its last training loss, its probabilities [N, classes]."""
+
+    lr: float
+    loss: float
+    probabilities: Tensor
+
+
+class ProbeHead(nn.Module):
+    """BatchNorm without affine, then a linear layer, on pooled features [B, C]."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(channels, affine=False, eps=1e-6)
+        self.linear = nn.Linear(channels, classes)
+        nn.init.trunc_normal_(self.linear.weight, std=0.01)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.norm(x))
+
+
+def train_probes(
+    train: Features, values: Tensor, classes: int, options: LinearProbeOptions, seed: int, device: torch.device
+) -> list[Probe]:
+    """Trains one classifier for each learning rate on the same batches and returns what each makes of ``values`` [N, C]."""
+    seed_all(seed, STEP)
+    first = ProbeHead(train.values.shape[1], classes)
+    heads = [ProbeHead(train.values.shape[1], classes).to(device) for _ in options.lrs]
+    for head in heads:
+        head.load_state_dict(first.state_dict())
+    batch = min(options.batch_size, len(train.values))
+    optimizers = [Lars(head.parameters(), lr=lr, momentum=0.9) for head, lr in zip(heads, options.lrs, strict=True)]
+    steps = max(1, len(train.values) // batch)
+    features, labels = train.values.to(device), train.labels.to(device)
+    losses = [math.nan] * len(heads)
+    for epoch in range(options.epochs):
+        seed_all(seed, STEP, epoch)
+        order = torch.randperm(len(features)).to(device)
+        for step in range(steps):
+            chosen = order[step * batch : (step + 1) * batch]
+            factor = lr_factor(epoch + step / steps, options) * batch / 256
+            for number, (head, optimizer, lr) in enumerate(zip(heads, optimizers, options.lrs, strict=True)):
+                optimizer.param_groups[0]["lr"] = lr * factor
+                loss = F.cross_entropy(head.train()(features[chosen]), labels[chosen])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                losses[number] = loss.item()
+    with torch.inference_mode():
+        found = [head.eval()(values.to(device)).softmax(1).cpu() for head in heads]
+    return [Probe(*row) for row in zip(options.lrs, losses, found, strict=True)]
+
+
+def lr_factor(epoch: float, options: LinearProbeOptions) -> float:
+    """Returns the part of the learning rate at a fraction of epochs: linear warm-up, then half a cosine to 0."""
+    if epoch < options.warmup:
+        return epoch / options.warmup
+    return 0.5 * (1 + math.cos(math.pi * (epoch - options.warmup) / max(1, options.epochs - options.warmup)))

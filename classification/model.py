@@ -1,0 +1,43 @@
+"""The classifier as mmengine's runner wants it: pictures in, loss or predictions out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from mmengine.model import BaseModel
+from torch import Tensor
+
+from convmae.backbones import ConvViT
+from convmae.classification.evaluation import Prediction
+from convmae.classification.mixing import mix as mix_neighbours
+
+
+class ClassificationModel(BaseModel):
+    """ConvViT with label smoothing and mixing in its loss."""
+
+    def __init__(self, model: ConvViT, smoothing: float) -> None:
+        super().__init__()
+        self.model, self.smoothing = model, smoothing
+
+    def forward(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        mix: Tensor | None = None,
+        index: Tensor | None = None,
+        mode: str = "loss",
+    ) -> dict[str, Tensor] | list[dict[str, Any]]:
+        """Returns ``{"loss": []}`` or, for ``mode="predict"``, one prediction a picture.
+
+        images: [B, 3, S, S], normalised; labels: [B]; mix: [B, 4] from ``mixing.draw_mix``; index: [B], places in the split.
+        """
+        if mode == "loss":
+            classes = self.model.num_classes
+            targets = F.one_hot(labels, classes).float() * (1 - self.smoothing) + self.smoothing / classes
+            if mix is not None:
+                images, targets = mix_neighbours(images, targets, mix)
+            return {"loss": F.cross_entropy(self.model(images).float(), targets)}
+        if mode != "predict" or index is None:
+            raise ValueError(f"mode is {mode!r}; expected loss, or predict with each picture's index")
+        return [found._asdict() for found in Prediction.of(self.model(images).float().softmax(1), labels, index)]

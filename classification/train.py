@@ -1,0 +1,134 @@
+"""Classification runs: fine-tuning, linear probe and k-NN, from class folders to accuracies and a report."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+from mmengine.dist import is_main_process
+
+from convmae.backbones import ConvViT, load_checkpoint
+from convmae.classification.config import FinetuningConfig, ProbeConfig
+from convmae.classification.data import ClassFolder, EvalSet, TrainSet, read_splits
+from convmae.classification.evaluation import ClassificationMetric, Details, Prediction, score
+from convmae.classification.features import Features, load_encoder, read_features
+from convmae.classification.knn import knn_scores
+from convmae.classification.linear_probe import train_probes
+from convmae.classification.model import ClassificationModel
+from convmae.classification.report import write_report
+from convmae.engine.config import to_yaml
+from convmae.engine.errors import UserError
+from convmae.engine.files import save_weights
+from convmae.engine.log import log, log_done
+from convmae.engine.precision import resolve_device
+from convmae.engine.report import Page
+from convmae.engine.seeding import INIT, seed_all
+from convmae.engine.train import train as run_training
+
+
+def finetune(config: FinetuningConfig, work_dir: Path, resume: bool) -> Page | None:
+    """Fine-tunes ConvViT as the tree says; writes checkpoints, ``model.pth``, ``metrics.json`` and ``report/index.html``.
+
+    Returns the report's page (None on other processes than the first). Raises UserError for data and options that can't work.
+    """
+    started = time.perf_counter()
+    training, validation = read_splits(config.data)
+    options = config.model
+    train_set = TrainSet(training, config.augment, options.img_size)
+    seed_all(config.runtime.seed, INIT)
+    model = ConvViT(
+        options.size,
+        len(training.classes),
+        options.img_size,
+        options.drop_path,
+        config.runtime.checkpoint_activations,
+    )
+    if options.init:
+        log.info(str(load_checkpoint(model, options.init)))
+    metric = ClassificationMetric(training.classes)
+    run_training(
+        ClassificationModel(model, options.smoothing),
+        train_set,
+        config=config,
+        work_dir=work_dir,
+        val_set=EvalSet(validation, options.img_size, config.data.test_crop),
+        val_batch_size=64,
+        metrics=[metric],
+        resume=resume,
+        best="top1",
+    )
+    if not is_main_process():
+        return None
+    assert metric.details is not None  # the run ended with an evaluation
+    weights = save_weights(model.state_dict(), work_dir / "model.pth", to_yaml(config))
+    seconds = time.perf_counter() - started
+    page = Page("Image classification", f"ConvMAE-{options.size}, fine-tuned on {training.root}")
+    splits = [training, validation]
+    _, files = write_report(page, metric.numbers, metric.details, config, splits, work_dir, seconds, weights)
+    log_done(metric.numbers, [weights, *files], seconds)
+    return page
+
+
+def linear_probe(config: ProbeConfig, work_dir: Path, resume: bool) -> Page:
+    """Trains linear classifiers on frozen features, one for each learning rate, and reports the best."""
+    started = time.perf_counter()
+    training, validation, train, val = _features(config, work_dir)
+    device = resolve_device(config.runtime.device)
+    probes = train_probes(train, val.values, len(training.classes), config.linear, config.runtime.seed, device)
+    results = {probe.lr: _score(probe.probabilities, val, training.classes) for probe in probes}
+    best = max(results, key=lambda lr: results[lr][0]["top1"])
+    page = Page("Linear probe", f"{config.model.init}, {training.root}")
+    page.table(
+        "Learning rates",
+        ["rate at a batch of 256", "training loss", "top-1", "top-5"],
+        [[f"{probe.lr:g}", probe.loss, results[probe.lr][0]["top1"], results[probe.lr][0]["top5"]] for probe in probes],
+        "The best by validation top-1 is reported below.",
+    )
+    return _finish(page, results[best], {"lr": best}, config, [training, validation], work_dir, started)
+
+
+def knn(config: ProbeConfig, work_dir: Path, resume: bool) -> Page:
+    """Classifies frozen features by their weighted nearest neighbours and reports the first number of them."""
+    started = time.perf_counter()
+    training, validation, train, val = _features(config, work_dir)
+    ks = config.knn.ks
+    if not ks or min(ks) < 1:
+        raise UserError(f"knn.ks is {ks}; expected numbers of neighbours such as [10, 20].")
+    votes = knn_scores(train, val.values, len(training.classes), ks, config.knn.temperature)
+    results = {k: _score(votes[k], val, training.classes) for k in ks}
+    page = Page("Nearest neighbours", f"{config.model.init}, {training.root}")
+    page.table(
+        "Numbers of neighbours",
+        ["k", "top-1", "top-5"],
+        [[str(k), results[k][0]["top1"], results[k][0]["top5"]] for k in ks],
+    )
+    return _finish(page, results[ks[0]], {"k": ks[0]}, config, [training, validation], work_dir, started)
+
+
+def _features(config: ProbeConfig, work_dir: Path) -> tuple[ClassFolder, ClassFolder, Features, Features]:
+    training, validation = read_splits(config.data)
+    encoder = load_encoder(config.model.init)
+    train, val = (read_features(config, split, encoder, work_dir) for split in (training, validation))
+    return training, validation, train, val
+
+
+def _score(scores: torch.Tensor, val: Features, classes: list[str]) -> tuple[dict[str, float], Details]:
+    return score(Prediction.of(scores, val.labels, torch.arange(len(val.labels))), classes)
+
+
+def _finish(
+    page: Page,
+    result: tuple[dict[str, float], Details],
+    chosen: dict[str, float],
+    config: ProbeConfig,
+    splits: list[ClassFolder],
+    work_dir: Path,
+    started: float,
+) -> Page:
+    numbers, details = {**result[0], **chosen}, result[1]
+    (work_dir / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    seconds = time.perf_counter() - started
+    _, files = write_report(page, numbers, details, config, splits, work_dir, seconds, Path(config.model.init))
+    log_done(numbers, files, seconds)
+    return page

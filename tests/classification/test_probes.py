@@ -1,0 +1,70 @@
+"""k-NN against a plain count, the linear probe on features that a line separates, scores by hand."""
+
+import math
+
+import pytest
+import torch
+
+from convmae.classification.config import LinearProbeOptions
+from convmae.classification.evaluation import Prediction, score
+from convmae.classification.features import Features
+from convmae.classification.knn import knn_scores
+from convmae.classification.linear_probe import lr_factor, train_probes
+
+
+def blobs(count: int, seed: int) -> Features:
+    """Three classes around three points, one channel of which is large and says nothing, as raw E3 has them."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 3
+    centres = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]])
+    values = centres[labels] + 0.3 * torch.randn(count, 3, generator=generator)
+    return Features(torch.cat([values, 60 + torch.randn(count, 1, generator=generator)], 1), labels)
+
+
+def test_votes_are_those_of_a_plain_count() -> None:
+    train, val = blobs(40, 0), blobs(7, 1)
+    found = knn_scores(train, val.values, 3, [1, 5, 40], 0.1)
+    mean, deviation = train.values.mean(0), train.values.std(0, correction=0)
+    for row, query in enumerate((val.values - mean) / deviation):
+        likeness = [
+            (float(torch.cosine_similarity(query, (value - mean) / deviation, dim=0)), int(label))
+            for value, label in zip(train.values, train.labels, strict=True)
+        ]
+        likeness.sort(reverse=True)
+        for k, votes in found.items():
+            counted = torch.zeros(3, dtype=torch.float64)
+            for similarity, label in likeness[:k]:
+                counted[label] += math.exp(similarity / 0.1)
+            torch.testing.assert_close(votes[row], (counted / counted.sum()).float(), rtol=1e-3, atol=1e-5)
+
+
+def test_more_neighbours_than_pictures_are_all_pictures() -> None:
+    train, val = blobs(10, 0), blobs(3, 1)
+    found = knn_scores(train, val.values, 3, [10, 500], 0.07)
+    assert torch.equal(found[10], found[500])
+
+
+def test_separable_features_are_separated_and_rates_do_not_mix() -> None:
+    train, val = blobs(300, 0), blobs(90, 1)
+    options = LinearProbeOptions(epochs=60, batch_size=100, lrs=[0.0, 3.0], warmup=5)
+    idle, probe = train_probes(train, val.values, 3, options, 0, torch.device("cpu"))
+    assert (idle.lr, probe.lr) == (0.0, 3.0)
+    assert (probe.probabilities.argmax(1) == val.labels).float().mean() > 0.85
+    assert probe.loss < idle.loss
+    alone = train_probes(train, val.values, 3, LinearProbeOptions(60, 100, [3.0], 5), 0, torch.device("cpu"))[0]
+    assert torch.equal(alone.probabilities, probe.probabilities)
+
+
+def test_the_probes_schedule_warms_up_and_ends_at_zero() -> None:
+    options = LinearProbeOptions(epochs=90, warmup=10)
+    assert [lr_factor(epoch, options) for epoch in (0, 5, 10, 50, 90)] == pytest.approx([0, 0.5, 1, 0.5, 0])
+
+
+def test_scores_by_hand() -> None:
+    rows = [(0, [0, 1, 2, 3, 4]), (0, [5, 4, 3, 2, 0]), (1, [5, 4, 3, 2, 0]), (5, [5, 1, 2, 3, 4])]
+    predictions = [Prediction(place, label, top, 0.5) for place, (label, top) in enumerate(rows)]
+    numbers, details = score(predictions, list("abcdef"))
+    assert numbers == pytest.approx({"top1": 0.5, "top5": 0.75, "class_mean": (0.5 + 0 + 1) / 3})
+    assert details.confusion.sum() == 4
+    assert (details.confusion[0, 0], details.confusion[0, 5], details.confusion[1, 5]) == (1, 1, 1)
+    assert math.isnan(details.accuracy[2])

@@ -1,0 +1,150 @@
+"""Whole runs on a handful of pictures: files made, features kept, resuming, recipes, and mistakes that stop before training."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from convmae.backbones import ConvViT
+from convmae.classification.config import FinetuningConfig, ProbeConfig
+from convmae.classification.data import EvalSet, TrainSet, read_splits
+from convmae.classification.train import finetune
+from convmae.engine.config import load_config, shipped_recipes
+from convmae.engine.errors import UserError
+from convmae.engine.seeding import SampleKey, SeededDataset
+from convmae.tools import finetune as finetune_tool
+from convmae.tools import knn, linear_probe
+
+RECIPES = [name for name in shipped_recipes() if name.startswith("finetune_")]
+
+
+def tiny_config(folders: Path, *overrides: str) -> FinetuningConfig:
+    return load_config(
+        FinetuningConfig,
+        "finetune_tiny_96px.yaml",
+        [
+            f"data.root={folders}", "model.img_size=32", "data.batch_size=8", "data.workers=0", "augment.flip=0",
+            "augment.mixup=0", "augment.cutmix=0", "augment.crop_scale=0.8", "augment.rand_augment=", "augment.erase=0",
+            "schedule.epochs=null", "schedule.steps=2", "schedule.warmup=0", "schedule.eval_every=0",
+            "schedule.save_every=1", "runtime.device=cpu", "runtime.precision=fp32", *overrides,
+        ],
+    )  # fmt: skip
+
+
+def test_fine_tuning_learns_and_reports(folders: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    config = tiny_config(folders, "schedule.steps=30", "optim.lr=1e-3", "optim.layer_decay=1.0", "model.smoothing=0")
+    finetune(config, tmp_path / "run", resume=False)
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["top1"] >= 0.9
+    assert metrics["classes"].keys() == {"bright left half", "right"}
+    page = (tmp_path / "run" / "report" / "index.html").read_text()
+    for text in ("Top-1", "Confusion matrix", "bright left half", "24 pictures of 2 classes", "rand_augment"):
+        assert text in page
+    weights = ConvViT.from_checkpoint(tmp_path / "run" / "model.pth")
+    assert weights.num_classes == 2
+    right = [
+        int(weights.eval()(sample["images"][None]).argmax()) == sample["labels"]
+        for sample in (EvalSet(read_splits(config.data)[1], 32, 1.0)[index] for index in range(10))
+    ]
+    assert sum(right) / 10 == pytest.approx(metrics["top1"])
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(folders: Path, tmp_path: Path) -> None:
+    overrides = (
+        "augment.mixup=0.8", "augment.cutmix=1.0", "augment.rand_augment=rand-m6-mstd0.5-inc1", "augment.erase=0.5",
+        "model.drop_path=0.2", "schedule.policy=constant",
+    )  # fmt: skip
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    finetune(tiny_config(folders, *overrides), tmp_path / "whole", resume=False)
+    finetune(tiny_config(folders, *overrides, "schedule.steps=1"), tmp_path / "parts", resume=False)
+    finetune(tiny_config(folders, *overrides), tmp_path / "parts", resume=True)
+    whole, parts = (
+        torch.load(tmp_path / name / "model.pth", weights_only=True)["model"] for name in ("whole", "parts")
+    )
+    assert all(torch.equal(value, parts[name]) for name, value in whole.items())
+
+
+def test_augmentation_follows_from_the_sample_alone(folders: Path) -> None:
+    config = load_config(FinetuningConfig, "finetune_tiny_96px.yaml", [f"data.root={folders}", "model.img_size=32"])
+    data = SeededDataset(TrainSet(read_splits(config.data)[0], config.augment, 32), 0)
+    first, _, again, other = (data[SampleKey(*key)] for key in ((0, 3), (0, 5), (0, 3), (1, 3)))
+    assert torch.equal(first["images"], again["images"])
+    assert torch.equal(first["mix"], again["mix"])
+    assert not torch.equal(first["images"], other["images"])
+
+
+@pytest.mark.parametrize("tool", [linear_probe, knn])
+def test_probes_work_from_an_encoder_and_keep_its_features(
+    tool: object, folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    torch.save({"model": ConvViT("tiny", num_classes=0).state_dict()}, tmp_path / "encoder.pth")
+    options = ["--config", "probe_96px.yaml", "--work-dir", str(tmp_path / "run"), "--cfg-options"]
+    options += [f"data.root={folders}", f"model.init={tmp_path / 'encoder.pth'}", "model.img_size=32", "knn.ks=[3]"]
+    options += ["data.workers=0", "linear.lrs=[1.0,3.0]", "runtime.device=cpu", "runtime.precision=fp32"]
+    assert tool.main(options) == 0
+    first = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert first["top1"] >= 0.9  # where the light is survives a random encoder
+    kept = sorted((tmp_path / "run" / "features").iterdir())
+    assert [path.name.split("_")[0] for path in kept] == ["train", "val"]
+    times = [path.stat().st_mtime_ns for path in kept]
+    assert tool.main([*options, "--overwrite"]) == 0
+    assert [path.stat().st_mtime_ns for path in kept] == times
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == first
+    assert (tmp_path / "run" / "report" / "index.html").is_file()
+    assert f"{folders / 'val'}: 10 pictures" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_builds_its_model(recipe: str) -> None:
+    config = load_config(FinetuningConfig, recipe)
+    with torch.device("meta"):
+        assert ConvViT(config.model.size, 1000, config.model.img_size).num_classes == 1000
+
+
+def test_the_papers_settings_stand_in_its_recipe() -> None:
+    assert load_config(FinetuningConfig, "finetune_convmae_base_100e.yaml") == load_config(FinetuningConfig, None)
+    config = FinetuningConfig()
+    assert (config.optim.lr, config.optim.lr_batch, config.optim.layer_decay) == (5e-4, 256, 0.65)
+    assert (config.augment.mixup, config.augment.cutmix, config.augment.erase) == (0.8, 1.0, 0.25)
+    assert config.schedule.min_lr * config.optim.lr * 1024 / 256 == pytest.approx(1e-6)
+    assert load_config(ProbeConfig, "probe_224px.yaml").linear.batch_size == 4096
+
+
+def test_mistakes_stop_a_run_before_its_first_step(folders: Path, tmp_path: Path) -> None:
+    for override, said in (
+        ("data.root=nowhere", "There is no data folder nowhere"),
+        ("data.val=gone", "There is no folder"),
+        ("augment.rand_augment=wild", "which timm does not read"),
+    ):
+        with pytest.raises(UserError, match=said):
+            finetune(tiny_config(folders, override), tmp_path, resume=False)
+    shutil.copytree(folders / "val" / "left", folders / "val" / "up")
+    with pytest.raises(UserError, match=r"has the class folder 'up'.*has not"):
+        read_splits(tiny_config(folders).data)
+    shutil.rmtree(folders / "val" / "up")
+    for split in ("train", "val"):
+        shutil.rmtree(folders / split / "right")
+    with pytest.raises(UserError, match="one class folder, 'left'"):
+        read_splits(tiny_config(folders).data)
+    assert not list(tmp_path.glob("step_*"))
+
+
+def test_a_probe_without_weights_says_so(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for init, said in (("", "model.init is empty"), (str(tmp_path / "gone.pth"), "There is no checkpoint")):
+        assert (
+            knn.main(
+                ["--work-dir", str(tmp_path / "run"), "--cfg-options", f"data.root={folders}", f"model.init={init}"]
+            )
+            == 2
+        )
+        assert said in capsys.readouterr().err
+
+
+def test_the_tool_refuses_an_unknown_option(capsys: pytest.CaptureFixture) -> None:
+    assert finetune_tool.main(["--cfg-options", "augment.mixp=1"]) == 2
+    assert "Did you mean 'mixup'?" in capsys.readouterr().err

@@ -1,0 +1,24 @@
+"""Fine-tune a pretrained encoder as a classifier of class folders.
+
+python tools/finetune.py --config finetune_convmae_base_100e.yaml --cfg-options model.init=encoder.pth data.root=imagenet
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from convmae.classification.config import FinetuningConfig
+from convmae.classification.train import finetune
+from convmae.engine.cli import train_tool
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the tool and returns its exit status."""
+    return train_tool(
+        argv, FinetuningConfig, finetune, description=__doc__ or "", recipe="finetune_convmae_base_100e.yaml"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,22 @@
+"""Classify by the nearest neighbours of a frozen encoder's features.
+
+python tools/knn.py --config probe_224px.yaml --cfg-options model.init=encoder.pth data.root=path/to/imagenet
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from convmae.classification.config import ProbeConfig
+from convmae.classification.train import knn
+from convmae.engine.cli import train_tool
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the tool and returns its exit status."""
+    return train_tool(argv, ProbeConfig, knn, description=__doc__ or "", recipe="probe_224px.yaml")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,22 @@
+"""Train linear classifiers on a frozen encoder's features, several learning rates at once.
+
+python tools/linear_probe.py --config probe_224px.yaml --cfg-options model.init=encoder.pth data.root=path/to/imagenet
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from convmae.classification.config import ProbeConfig
+from convmae.classification.train import linear_probe
+from convmae.engine.cli import train_tool
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the tool and returns its exit status."""
+    return train_tool(argv, ProbeConfig, linear_probe, description=__doc__ or "", recipe="probe_224px.yaml")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
