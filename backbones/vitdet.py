@@ -78,6 +78,7 @@ class ConvViTDet(ConvViTEncoder):
         return e1, e2, e3, F.max_pool2d(e3, kernel_size=2, ceil_mode=True)
 
     def forward_blocks3(self, x: Tensor, grid: Grid) -> Tensor:
+        grid = (int(grid[0]), int(grid[1]))  # how a grid is cut into windows is no tensor, whatever a tracer says
         attend_globally = partial(biased_attention, table=self.global_rel_pos_bias(grid), grid=grid)
         attend_in_windows = self._windowed(grid)
         for index, block in enumerate(self.blocks3):

@@ -72,6 +72,9 @@ class EncoderOptions:
 
     init: str = option("", "pretrained weights (.pth or .safetensors); widths and depths are read from them")
     img_size: int = option(224, "side of the square that the encoder sees, in pixels", low=16)
+    features: str = option(
+        "work_dirs/features", "folder that keeps features, so that they are computed once for all probes of an encoder"
+    )
 
 
 def _probe_folders() -> FolderOptions:

@@ -39,8 +39,8 @@ def load_encoder(path: str) -> ConvViT:
     return model.eval()
 
 
-def read_features(config: ProbeConfig, split: ClassFolder, encoder: ConvViT, work_dir: Path) -> Features:
-    """Returns the features of a split: from ``work_dir/features`` if they are there, else computed and kept there.
+def read_features(config: ProbeConfig, split: ClassFolder, encoder: ConvViT) -> Features:
+    """Returns the features of a split: from the folder of features if they are there, else computed and kept there.
 
     The file's name follows from the weights, the pictures (paths, sizes, times) and what is done to them.
     """
@@ -51,14 +51,17 @@ def read_features(config: ProbeConfig, split: ClassFolder, encoder: ConvViT, wor
         key.update(repr(part).encode())
     with open(config.model.init, "rb") as file:
         key.update(hashlib.file_digest(file, "blake2b").digest() if hasattr(hashlib, "file_digest") else file.read())
-    path = work_dir / "features" / f"{split.root.name}_{key.hexdigest()}.safetensors"
+    path = Path(config.model.features) / f"{split.root.name}_{key.hexdigest()}.safetensors"
     if path.is_file():
         log.info(f"features of {split.root}: {path}")
         return Features(**safetensors.torch.load_file(path))
     features = extract(encoder.to(device), split, config, device, dtype)
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = safetensors.torch.save(features._asdict())
-    save_atomically(lambda file: file.write(content), path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_atomically(lambda file: file.write(content), path)
+    except OSError as error:
+        raise UserError(f"The features can't be kept in {path.parent}: {error.strerror}. Set model.features.") from None
     return features
 
 

@@ -73,7 +73,7 @@ def finetune(config: FinetuningConfig, work_dir: Path, resume: bool) -> Page | N
 def linear_probe(config: ProbeConfig, work_dir: Path, resume: bool) -> Page:
     """Trains linear classifiers on frozen features, one for each learning rate, and reports the best."""
     started = time.perf_counter()
-    training, validation, train, val = _features(config, work_dir)
+    training, validation, train, val = _features(config)
     device = resolve_device(config.runtime.device)
     probes = train_probes(train, val.values, len(training.classes), config.linear, config.runtime.seed, device)
     results = {probe.lr: _score(probe.probabilities, val, training.classes) for probe in probes}
@@ -91,7 +91,7 @@ def linear_probe(config: ProbeConfig, work_dir: Path, resume: bool) -> Page:
 def knn(config: ProbeConfig, work_dir: Path, resume: bool) -> Page:
     """Classifies frozen features by their weighted nearest neighbours and reports the first number of them."""
     started = time.perf_counter()
-    training, validation, train, val = _features(config, work_dir)
+    training, validation, train, val = _features(config)
     ks = config.knn.ks
     if not ks or min(ks) < 1:
         raise UserError(f"knn.ks is {ks}; expected numbers of neighbours such as [10, 20].")
@@ -106,10 +106,10 @@ def knn(config: ProbeConfig, work_dir: Path, resume: bool) -> Page:
     return _finish(page, results[ks[0]], {"k": ks[0]}, config, [training, validation], work_dir, started)
 
 
-def _features(config: ProbeConfig, work_dir: Path) -> tuple[ClassFolder, ClassFolder, Features, Features]:
+def _features(config: ProbeConfig) -> tuple[ClassFolder, ClassFolder, Features, Features]:
     training, validation = read_splits(config.data)
     encoder = load_encoder(config.model.init)
-    train, val = (read_features(config, split, encoder, work_dir) for split in (training, validation))
+    train, val = (read_features(config, split, encoder) for split in (training, validation))
     return training, validation, train, val
 
 

@@ -16,6 +16,7 @@ TOOLS = {
     "test_det": "evaluate Mask R-CNN and write a report",
     "train_seg": "train UPerNet on ADE20K-format data",
     "test_seg": "evaluate UPerNet and write a report",
+    "analyze": "count parameters and multiply-adds by part",
     "demo": "the whole path on generated scenes, in minutes",
 }
 

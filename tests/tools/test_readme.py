@@ -19,11 +19,16 @@ SHORT = ["data.workers=0", "schedule.epochs=null", "schedule.steps=2", "schedule
 SMALL_HEADS = ["inference.stride=48", "model.decode_channels=16", "model.aux_channels=16"]
 SHORTENED = {
     "pretrain": [*SHORT, "model.size=tiny", "model.img_size=32"],
+    "finetune": [*SHORT, "model.size=tiny", "model.img_size=32"],
+    "linear_probe": ["data.workers=0", "model.img_size=32", "linear.epochs=2", "linear.warmup=1"],
+    "knn": ["data.workers=0", "model.img_size=32"],
     "train_det": [*SHORT, "model.size=tiny", "data.img_size=64", "model.fpn_channels=16", "model.norm=gn"],
     "train_seg": [*SHORT, "model.size=tiny", "data.crop=64", "data.scale=[128,64]", "inference.crop=64", *SMALL_HEADS],
     "test_det": ["data.workers=0"],
     "test_seg": ["data.workers=0"],
 }
+
+OTHERS = {"visualize": ["--size", "32", "--limit", "2"], "analyze": ["--size", "tiny", "--img-size", "64"]}
 
 
 def blocks(language: str = "") -> list[str]:
@@ -43,6 +48,10 @@ def in_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "data").mkdir()
     for name, folder in (("images", made.images), ("coco", made.coco), ("ade20k", made.ade20k)):
         (tmp_path / "data" / name).symlink_to(folder)
+    for number, picture in enumerate(sorted(made.images.rglob("*.*"))):
+        split, name = ("train", "val")[number // 2 % 2], ("one", "other")[number % 2]
+        (tmp_path / "data" / "imagenet" / split / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / "imagenet" / split / name / picture.name).symlink_to(picture)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -51,11 +60,22 @@ def test_the_tools_run_as_the_readme_says(in_project: Path) -> None:
     done = []
     for _, script, *options in commands("python tools/"):
         tool = Path(script).stem
-        short = ["--cfg-options", *SHORTENED[tool]] if tool in SHORTENED else ["--size", "32", "--limit", "2"]
+        short = ["--cfg-options", *SHORTENED[tool]] if tool in SHORTENED else OTHERS[tool]
         assert cli.main([tool, *options, *short]) == 0, options
         done.append(tool)
-    assert done == ["pretrain", "visualize", "pretrain", "pretrain", "train_det", "test_det", "train_seg", "test_seg"]
-    for name in ("pretrain/report", "det/report", "det/test/report", "seg/report", "seg/test/report"):
+    probes = ["finetune", "linear_probe", "knn"]
+    downstream = ["train_det", "test_det", "train_seg", "test_seg"]
+    assert done == ["pretrain", "visualize", "pretrain", "pretrain", *probes, *downstream, "analyze"]
+    for name in (
+        "pretrain/report",
+        "finetune/report",
+        "linear/report",
+        "knn/report",
+        "det/report",
+        "det/test/report",
+        "seg/report",
+        "seg/test/report",
+    ):
         assert (in_project / "work_dirs" / name / "index.html").stat().st_size > 10_000
     assert (in_project / "reconstructions.png").is_file()
 

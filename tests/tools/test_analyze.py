@@ -1,0 +1,45 @@
+"""Counts against published ones and against PyTorch's own counter."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from convmae.engine.complexity import analyze
+from convmae.tools import analyze as tool
+
+
+@pytest.mark.parametrize(
+    ("task", "millions", "billions"),
+    [("encoder", 84.61, 23.1), ("classifier", 85.37, 23.1), ("convmae", 115.04, 11.2), ("fastconvmae", 115.04, 44.8)],
+)
+def test_the_base_models_have_the_published_counts(task: str, millions: float, billions: float) -> None:
+    (whole, *_), uncounted = analyze(*tool.build(task, "base", 224, 224, 0.75), depth=1)
+    assert whole.parameters / 1e6 == pytest.approx(millions, abs=0.005)
+    assert whole.multiply_adds / 1e9 == pytest.approx(billions, abs=0.05)
+    assert not uncounted
+
+
+@pytest.mark.parametrize("task", ["convmae", "fastconvmae", "classifier", "detection", "segmentation"])
+def test_sums_and_other_sizes_agree_with_pytorchs_counter(task: str) -> None:
+    torch.manual_seed(0)
+    model, inputs = tool.build(task, "tiny", 96, 64, 0.5)
+    parts, uncounted = analyze(model, inputs, depth=2)
+    assert not uncounted
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(*inputs)
+    # fvcore counts a few operations for each element of a norm, PyTorch none.
+    assert parts[0].multiply_adds == pytest.approx(counter.get_total_flops() / 2, rel=0.02)
+    assert parts[0].parameters == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_the_tool_prints_a_table_for_each_size(capsys: pytest.CaptureFixture) -> None:
+    assert tool.main(["detection_backbone", "--size", "tiny", "--img-size", "64", "48x80", "--depth", "1"]) == 0
+    printed = capsys.readouterr().out
+    for text in ("64 x 64 pixels", "48 x 80 pixels", "multiply-adds", "blocks3", "global_rel_pos_bias"):
+        assert text in printed
+
+
+def test_a_size_that_is_none_is_refused(capsys: pytest.CaptureFixture) -> None:
+    assert tool.main(["encoder", "--img-size", "224by224"]) == 2
+    assert "expected pixels, as 224 or 480x640" in capsys.readouterr().err
+    assert tool.main(["convmae", "--size", "tiny", "--img-size", "32", "--mask-ratio", "1.0"]) == 2
