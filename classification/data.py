@@ -96,6 +96,10 @@ class TrainSet(Dataset):
     def __len__(self) -> int:
         return len(self.split.pictures)
 
+    def name(self, index: int) -> Path:
+        """Returns the file of a picture, for messages."""
+        return self.split.pictures[index][0]
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         path, label = self.split.pictures[index]
         image = normalize(to_tensor(self.transform(read_image(path)))[None])[0]

@@ -42,6 +42,10 @@ class TrainSet(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
+    def name(self, index: int) -> Path:
+        """Returns the file of a picture, for messages."""
+        return self.data.path(self.images[index])
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         record, options = self.images[index], self.options
         scales = (options.jitter[0], options.jitter[1])

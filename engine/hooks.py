@@ -15,9 +15,10 @@ from mmengine.hooks import Hook
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from convmae.engine.errors import UserError
 from convmae.engine.files import save_weights
 from convmae.engine.log import duration, log
-from convmae.engine.runner import CHECKPOINT_PATTERN, Runner
+from convmae.engine.runner import CHECKPOINT_PATTERN, Runner, latest_checkpoint
 from convmae.engine.schedule import Schedule
 
 
@@ -41,6 +42,7 @@ class LogHook(Hook):
     def __init__(self, work_dir: Path, every: int, total: int) -> None:
         self.work_dir, self.every, self.total = work_dir, every, total
         self.sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros(()))
+        self.finite: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros(()))  # values in each sum
         self.count = 0
         self.bar: tqdm | None = None
         self.writer: SummaryWriter | None = None
@@ -58,7 +60,9 @@ class LogHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, torch.Tensor] | None = None
     ) -> None:
         for name, value in (outputs or {}).items():
-            self.sums[name] = self.sums[name].to(value.device) + value.float()
+            known = value.isfinite()
+            self.sums[name] = self.sums[name].to(value.device) + torch.where(known, value.float(), 0.0)
+            self.finite[name] = self.finite[name].to(value.device) + known
         self.count += 1
         step = batch_idx + 1
         if self.bar is not None:
@@ -66,18 +70,19 @@ class LogHook(Hook):
         if step % self.every and step != self.total:
             return
         now = time.perf_counter()
-        row = {name: float(total) / self.count for name, total in self.sums.items()}
+        row = {name: float(total / self.finite[name]) for name, total in self.sums.items() if self.finite[name]}
         row["lr"] = max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups)
         row["seconds_per_step"] = (now - self.since) / self.count
         left = (now - self.started) / (step - self.first) * (self.total - step)
         memory = f"  memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if runner.device.type == "cuda" else ""
-        losses = "  ".join(f"{name} {row[name]:.4f}" for name in self.sums)
+        losses = "  ".join(f"{name} {row[name]:.4f}" for name in self.sums if name in row)
         log.info(
             f"step {step}/{self.total}  {losses}  lr {row['lr']:.2e}  {row['seconds_per_step']:.3f} s/step{memory}  "
             f"to go {duration(left)}"
         )
         self.write(step, row)
         self.sums.clear()
+        self.finite.clear()
         self.count, self.since = 0, now
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
@@ -104,6 +109,57 @@ class LogHook(Hook):
             file.write(json.dumps({"step": step, **row}) + "\n")
         for name, value in row.items():
             self.writer.add_scalar(name, value, step)
+
+
+class SkippedStepHook(Hook):
+    """Names the pictures of steps that were skipped for a gradient that is not finite, and ends a run of ``limit`` such steps.
+
+    It looks at a step once the next one is under way, so that no GPU stands still for it. The optimiser leaves the weights as
+    they were; this hook does the same for batch norm's running statistics, which the forward pass has changed.
+    """
+
+    NAMES = 8  # pictures named of a step
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.count = self.in_a_row = 0
+        self.last: tuple[int, torch.Tensor] | None = None
+        self.before: list[torch.Tensor] = []
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        self.before = [value.clone() for value in runner.running_statistics()]
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        self._look(runner)
+        skipped = getattr(runner.optim_wrapper, "skipped", None)  # fp16's loss scaling has its own way
+        self.last = None if skipped is None else (batch_idx, skipped)
+        if skipped is not None:
+            for value, old in zip(runner.running_statistics(), self.before, strict=True):
+                value.copy_(torch.where(skipped.bool(), old, value))
+
+    def after_train(self, runner: Runner) -> None:
+        self._look(runner)
+
+    def _look(self, runner: Runner) -> None:
+        if self.last is None or not self.last[1]:
+            self.in_a_row = 0
+            return
+        (step, _), self.last = self.last, None
+        self.count, self.in_a_row = self.count + 1, self.in_a_row + 1
+        loader = runner.train_dataloader
+        samples = loader.batch_sampler.samples(step)
+        names = ", ".join(loader.dataset.name(index) for index in samples[: self.NAMES])
+        more = f" and {len(samples) - self.NAMES} more" if len(samples) > self.NAMES else ""
+        log.warning(
+            f"step {step + 1} skipped: its gradient is not finite ({self.count} so far). Its pictures: {names}{more}"
+        )
+        if self.in_a_row >= self.limit:
+            path = latest_checkpoint(Path(runner.work_dir))
+            raise UserError(
+                f"The gradient was not finite in {self.in_a_row} steps in a row, the last being step {step + 1}; none of them "
+                f"changed the weights. Lower optim.lr, set optim.clip_grad or take runtime.precision=fp32"
+                + (f"; {path} holds the last checkpoint." if path else ".")
+            )
 
 
 class CheckpointHook(Hook):

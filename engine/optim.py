@@ -11,6 +11,7 @@ import torch
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from timm.models import group_parameters
 from torch import nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from convmae.engine.options import DataOptions, OptimOptions
 from convmae.engine.precision import autocast
@@ -74,11 +75,27 @@ def scaled_lr(options: OptimOptions, data: DataOptions) -> float:
 
 
 class AutocastOptimWrapper(OptimWrapper):
-    """An optimiser step whose forward runs under autocast, on a CPU too (mmengine's own wrapper refuses there)."""
+    """An optimiser step whose forward runs under autocast, on a CPU too (mmengine's own wrapper refuses there).
+
+    A step whose gradient is not finite changes no weight; ``skipped`` says of the last step whether that was so, as a tensor []
+    that nobody has waited for. Across processes the gradients, and so the flags, are the same.
+    """
 
     def __init__(self, device: torch.device, dtype: torch.dtype | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.device, self.dtype = device, dtype
+        self.skipped = torch.zeros((), device=device)
+
+    def step(self, **kwargs: Any) -> None:
+        parameters = [
+            found for group in self.optimizer.param_groups for found in group["params"] if found.grad is not None
+        ]
+        norm = get_total_norm([found.grad for found in parameters])
+        if self.clip_grad_kwargs:  # mmengine's own would wait for the GPU to log the norm
+            clip_grads_with_norm_(parameters, self.clip_grad_kwargs["max_norm"], norm)
+        self.skipped = (~norm.isfinite()).float()
+        self.optimizer.found_inf = self.skipped  # AdamW's fused kernel reads it, without a wait
+        self.optimizer.step(**kwargs)
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:

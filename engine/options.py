@@ -62,4 +62,7 @@ class RuntimeOptions:
     checkpoint_activations: bool = option(
         False, "recompute activations in backward: less memory, about a third more time"
     )
+    bad_steps: int = option(
+        10, "steps in a row with a gradient that is not finite, each skipped, after which the run stops", low=1
+    )
     log_every: int = option(0, "steps between two log lines; 0: about a hundred over the run", low=0)

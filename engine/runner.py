@@ -89,10 +89,14 @@ class Runner(mmengine.runner.Runner):
         """The model without its wrapper for many processes."""
         return self.model.module if is_model_wrapper(self.model) else self.model
 
+    def running_statistics(self) -> list[torch.Tensor]:
+        """Returns the means and variances that the model's batch norms keep."""
+        norms = [module for module in self.bare_model.modules() if isinstance(module, _BatchNorm)]
+        return [value for norm in norms for value in (norm.running_mean, norm.running_var) if value is not None]
+
     def average_norms(self) -> None:
         """Gives every process the mean of their running statistics; plain batch norm counts each process's pictures alone."""
-        norms = [module for module in self.bare_model.modules() if isinstance(module, _BatchNorm)]
-        running = [value for norm in norms for value in (norm.running_mean, norm.running_var) if value is not None]
+        running = self.running_statistics()
         if running:
             all_reduce_params(running, op="mean")
 

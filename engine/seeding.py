@@ -7,6 +7,7 @@ see what one with the same global batch sees.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -47,6 +48,10 @@ class SeededDataset(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
+    def name(self, index: int) -> str:
+        """Returns what a sample is called in messages: the data set's ``name(index)``, where it has one."""
+        return str(self.dataset.name(index)) if hasattr(self.dataset, "name") else f"sample {index}"
+
     def __getitem__(self, key: SampleKey) -> Any:
         seed_all(self.seed, SAMPLE, key.epoch, key.index)
         return self.dataset[key.index]
@@ -69,19 +74,30 @@ class StepSampler(Sampler[list[SampleKey]]):
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.parts, self.rank, self.world = parts, rank, world
         self.start_step = 0
+        self._known: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))  # the last epoch's order
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        share = self.batch_size // (self.parts * self.world)
-        epoch, order = -1, np.empty(0, dtype=np.int64)
         step = self.start_step
         while True:
             for part in range(self.parts):
-                first = step * self.batch_size + (part * self.world + self.rank) * share
-                keys = []
-                for position in range(first, first + share):
-                    if position // self.length != epoch:
-                        epoch = position // self.length
-                        order = np.random.default_rng((self.seed, epoch)).permutation(self.length)
-                    keys.append(SampleKey(epoch, int(order[position % self.length])))
-                yield keys
+                yield self.keys(step, part, self.rank)
             step += 1
+
+    def keys(self, step: int, part: int, rank: int) -> list[SampleKey]:
+        """Returns the samples of one part of a step in one process."""
+        share = self.batch_size // (self.parts * self.world)
+        first = step * self.batch_size + (part * self.world + rank) * share
+        return [
+            SampleKey(position // self.length, int(self._order(position // self.length)[position % self.length]))
+            for position in range(first, first + share)
+        ]
+
+    def samples(self, step: int) -> list[int]:
+        """Returns the indices of a step's samples, over all parts and processes."""
+        every = itertools.product(range(self.parts), range(self.world))
+        return [key.index for part, rank in every for key in self.keys(step, part, rank)]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if self._known[0] != epoch:
+            self._known = epoch, np.random.default_rng((self.seed, epoch)).permutation(self.length)
+        return self._known[1]

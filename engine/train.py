@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from convmae.engine.config import to_yaml
 from convmae.engine.errors import UserError
-from convmae.engine.hooks import CheckpointHook, LearningRateHook, LogHook
+from convmae.engine.hooks import CheckpointHook, LearningRateHook, LogHook, SkippedStepHook
 from convmae.engine.log import log
 from convmae.engine.optim import build_optim_wrapper, param_groups, scaled_lr
 from convmae.engine.options import DataOptions, OptimOptions, RuntimeOptions, ScheduleOptions
@@ -94,6 +94,7 @@ def train(
         custom_hooks=[
             LearningRateHook(schedule, scaled_lr(config.optim, config.data)),
             LogHook(work_dir, every, schedule.total),
+            SkippedStepHook(config.runtime.bad_steps),
             CheckpointHook(schedule, best),
             *hooks,
         ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +34,10 @@ class PictureFolder(Dataset):
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def name(self, index: int) -> Path:
+        """Returns the file of a picture, for messages."""
+        return self.paths[index]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         image: Image.Image = self.transform(read_image(self.paths[index]))

@@ -1,5 +1,6 @@
 """Pictures and label maps as training crops and validation items, in mmseg's form."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,10 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def name(self, index: int) -> Path:
+        """Returns the file of a picture, for messages."""
+        return self.pairs[index].image
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         pair = self.pairs[index]

@@ -1,7 +1,9 @@
 """The promises of a run: it can be stopped, continued, split and loaded in any way, with the same result."""
 
 import json
+import logging
 import os
+import re
 import signal
 import threading
 import time
@@ -178,6 +180,64 @@ def test_bf16_runs_on_a_cpu(tmp_path: Path) -> None:
     assert rough["model.weight"].dtype is torch.float32
     assert not torch.equal(exact["model.weight"], rough["model.weight"])
     assert_same(exact, rough, 0.03)
+
+
+class Unstable(Regression):
+    """A model whose loss is not finite where a sample of ``Numbers`` is among ``bad``."""
+
+    def __init__(self, bad: set[int]) -> None:
+        super().__init__()
+        self.bad = bad
+        self.norm = nn.BatchNorm1d(3)
+
+    def forward(self, x: torch.Tensor, mode: str = "loss") -> dict | list:
+        if any(round(value) in self.bad for value in x.mean(1).tolist()):
+            x = x * float("inf")
+        return super().forward(self.norm(x), mode)
+
+
+class Numbers(Dataset):
+    """Ten samples that hold their index."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def name(self, index: int) -> str:
+        return f"picture{index}.png"
+
+    def __getitem__(self, index: int) -> dict:
+        return {"x": torch.full((3,), float(index))}
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_a_step_that_is_not_finite_is_skipped_and_its_pictures_are_named(
+    clip: float, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("convmae"), "propagate", True)
+    config = Config()
+    config.optim.clip_grad, config.schedule.save_every = clip, 1
+    config.schedule.keep_checkpoints = -1
+    with caplog.at_level(logging.WARNING, "convmae"):
+        train(Unstable({7}), Numbers(), config=config, work_dir=tmp_path)
+    # 24 samples: twice all ten and four more, so sample 7 makes two or three steps bad.
+    bad = [int(re.search(r"step (\d+) skipped", record.message)[1]) for record in caplog.records]
+    assert len(bad) in (2, 3)
+    assert all("picture7.png" in record.message for record in caplog.records)
+    states = {step: torch.load(tmp_path / f"step_{step}.pth", weights_only=True)["state_dict"] for step in range(1, 7)}
+    for step in range(2, 7):
+        same = torch.equal(states[step]["model.weight"], states[step - 1]["model.weight"])
+        assert same == (step in bad)
+    assert all(value.isfinite().all() for value in states[6].values())
+    rows = [json.loads(line) for line in (tmp_path / "scalars.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == [step for step in range(1, 7) if step not in bad]
+
+
+def test_a_run_of_steps_that_are_not_finite_stops_the_run(tmp_path: Path) -> None:
+    config = Config()
+    config.runtime.bad_steps, config.schedule.save_every = 3, 1
+    with pytest.raises(UserError, match=r"3 steps in a row, the last being step 3.*step_3\.pth holds"):
+        train(Unstable(set(range(10))), Numbers(), config=config, work_dir=tmp_path)
+    assert all(value.isfinite().all() for value in weights(tmp_path).values())
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(7, "7 s"), (250, "4 min 10 s"), (7385, "2 h 03 min")])
