@@ -17,7 +17,7 @@ test: .venv-test/installed
 	rm -rf build *.egg-info
 	cd tests && ../.venv-test/bin/mypy --config-file ../pyproject.toml -p convmae.backbones -p convmae.pretraining \
 		-p convmae.classification -p convmae.detection -p convmae.segmentation -p convmae.engine -p convmae.tools
-	.venv-test/bin/pytest
+	.venv-test/bin/pytest --numprocesses auto --maxprocesses 4
 
 install: .venv/installed
 

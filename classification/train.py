@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import torch
-from mmengine.dist import is_main_process
+from mmengine.dist import get_world_size, is_main_process
 
 from convmae.backbones import ConvViT, load_checkpoint
 from convmae.classification.config import FinetuningConfig, ProbeConfig
@@ -107,6 +107,10 @@ def knn(config: ProbeConfig, work_dir: Path, resume: bool) -> Page:
 
 
 def _features(config: ProbeConfig) -> tuple[ClassFolder, ClassFolder, Features, Features]:
+    if get_world_size() > 1:
+        raise UserError(
+            "A probe runs in one process, for its features are soon computed: start it without torchrun or srun."
+        )
     training, validation = read_splits(config.data)
     encoder = load_encoder(config.model.init)
     train, val = (read_features(config, split, encoder) for split in (training, validation))

@@ -11,6 +11,7 @@ from convmae.backbones import ConvViT
 from convmae.classification.config import FinetuningConfig, ProbeConfig
 from convmae.classification.data import EvalSet, TrainSet, read_splits
 from convmae.classification.train import finetune
+from convmae.classification.train import knn as run_knn
 from convmae.engine.config import load_config, shipped_recipes
 from convmae.engine.errors import UserError
 from convmae.engine.seeding import SampleKey, SeededDataset
@@ -144,6 +145,12 @@ def test_a_probe_without_weights_says_so(folders: Path, tmp_path: Path, capsys: 
             == 2
         )
         assert said in capsys.readouterr().err
+
+
+def test_a_probe_of_many_processes_is_refused(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("convmae.classification.train.get_world_size", lambda: 2)
+    with pytest.raises(UserError, match="start it without torchrun"):
+        run_knn(load_config(ProbeConfig, "probe_96px.yaml", [f"data.root={folders}"]), tmp_path, resume=False)
 
 
 def test_the_tool_refuses_an_unknown_option(capsys: pytest.CaptureFixture) -> None:
