@@ -17,16 +17,16 @@ from convmae.engine.metric import PictureMetric
 class Prediction(NamedTuple):
     """A picture's place in its split, its label, the five best classes (fewer where there are fewer), and the best's score."""
 
-    index: int
+    picture: int
     label: int
     top: list[int]
     score: float
 
     @classmethod
-    def of(cls, scores: Tensor, labels: Tensor, index: Tensor) -> list[Prediction]:
-        """Returns the predictions of a batch. scores: [B, classes], of which the highest wins; labels, index: [B]."""
+    def of(cls, scores: Tensor, labels: Tensor, pictures: Tensor) -> list[Prediction]:
+        """Returns the predictions of a batch. scores: [B, classes], of which the highest wins; labels, pictures: [B]."""
         best, classes = torch.topk(scores, min(5, scores.shape[1]))
-        rows = (index.tolist(), labels.tolist(), classes.tolist(), best[:, 0].tolist())
+        rows = (pictures.tolist(), labels.tolist(), classes.tolist(), best[:, 0].tolist())
         return [cls(*row) for row in zip(*rows, strict=True)]
 
 

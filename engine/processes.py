@@ -84,4 +84,8 @@ def world_mean(*counts: float, device: torch.device) -> torch.Tensor:
 @functools.cache
 def _hosts() -> dist.ProcessGroup | None:
     """The group for messages between CPUs, so that no GPU has to wait for them."""
-    return dist.group.WORLD if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+    if dist.get_backend() == "gloo":
+        return dist.group.WORLD
+    group = dist.new_group(backend="gloo")
+    assert isinstance(group, dist.ProcessGroup)  # every process is in it
+    return group

@@ -36,7 +36,7 @@ class Pretraining(nn.Module):
         super().__init__()
         self.model, self.noise = model, torch.rand(1, tokens)
         kept = model.masks(self.noise, ratio)
-        model.masks = lambda noise, ratio: kept  # type: ignore[method-assign]  # tracing makes tensors of numbers
+        model.masks = lambda noise, mask_ratio: kept  # type: ignore[method-assign]  # tracing makes tensors of numbers
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model(images, noise=self.noise, predict="removed").loss
