@@ -21,6 +21,19 @@ SHOWN = 320  # pixels of a picture's longer side
 MATRIX_CLASSES = 30  # more names than this can't be read along an axis
 
 
+def start_page(title: str, subtitle: str, numbers: dict[str, float], details: Details) -> Page:
+    """Returns a page with the headline numbers, on which a run may put what is its own before ``write_report``."""
+    page = Page(title, subtitle)
+    page.headline(
+        [
+            Number("Top-1", f"{100 * numbers['top1']:.2f} %", f"of {len(details.predictions):,} validation pictures"),
+            Number("Top-5", f"{100 * numbers['top5']:.2f} %", "the class is among the five best"),
+            Number("Class mean", f"{100 * numbers['class_mean']:.2f} %", "top-1, each class weighing the same"),
+        ]
+    )
+    return page
+
+
 def write_report(
     page: Page,
     numbers: dict[str, float],
@@ -30,15 +43,8 @@ def write_report(
     work_dir: Path,
     seconds: float,
     weights: Path,
-) -> tuple[Page, list[Path]]:
-    """Adds what all classification runs report to ``page``, writes it and ``metrics.json``; returns the page and the paths."""
-    page.headline(
-        [
-            Number("Top-1", f"{100 * numbers['top1']:.2f} %", f"of {len(details.predictions):,} validation pictures"),
-            Number("Top-5", f"{100 * numbers['top5']:.2f} %", "the class is among the five best"),
-            Number("Class mean", f"{100 * numbers['class_mean']:.2f} %", "top-1, each class weighing the same"),
-        ]
-    )
+) -> list[Path]:
+    """Adds what all classification runs report to ``page``, writes it and ``metrics.json``; returns their paths."""
     _add_classes(page, details)
     rows = read_scalars(work_dir)
     if rows:
@@ -53,7 +59,7 @@ def write_report(
     accuracies = zip(details.classes, details.accuracy.tolist(), strict=True)
     write_metrics(metrics_path, {**numbers, "classes": dict(accuracies)})
     page.write(page_path)
-    return page, [metrics_path, page_path]
+    return [metrics_path, page_path]
 
 
 def _add_classes(page: Page, details: Details) -> None:

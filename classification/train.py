@@ -16,7 +16,7 @@ from convmae.classification.features import Features, load_encoder, read_feature
 from convmae.classification.knn import knn_scores
 from convmae.classification.linear_probe import train_probes
 from convmae.classification.model import ClassificationModel
-from convmae.classification.report import write_report
+from convmae.classification.report import start_page, write_report
 from convmae.engine.config import to_yaml
 from convmae.engine.errors import UserError
 from convmae.engine.files import save_weights
@@ -63,9 +63,10 @@ def finetune(config: FinetuningConfig, work_dir: Path, resume: bool) -> Page | N
     assert metric.details is not None  # the run ended with an evaluation
     weights = save_weights(model.state_dict(), work_dir / "model.pth", to_yaml(config))
     seconds = time.perf_counter() - started
-    page = Page("Image classification", f"ConvMAE-{options.size}, fine-tuned on {training.root}")
+    subtitle = f"ConvMAE-{options.size}, fine-tuned on {training.root}"
+    page = start_page("Image classification", subtitle, metric.numbers, metric.details)
     splits = [training, validation]
-    _, files = write_report(page, metric.numbers, metric.details, config, splits, work_dir, seconds, weights)
+    files = write_report(page, metric.numbers, metric.details, config, splits, work_dir, seconds, weights)
     log_done(metric.numbers, [weights, *files], seconds)
     return page
 
@@ -78,12 +79,12 @@ def linear_probe(config: ProbeConfig, work_dir: Path, resume: bool) -> Page:
     probes = train_probes(train, val.values, len(training.classes), config.linear, config.runtime.seed, device)
     results = {probe.lr: _score(probe.probabilities, val, training.classes) for probe in probes}
     best = max(results, key=lambda lr: results[lr][0]["top1"])
-    page = Page("Linear probe", f"{config.model.init}, {training.root}")
+    page = start_page("Linear probe", f"{config.model.init}, {training.root}", *results[best])
     page.table(
         "Learning rates",
         ["rate at a batch of 256", "training loss", "top-1", "top-5"],
         [[f"{probe.lr:g}", probe.loss, results[probe.lr][0]["top1"], results[probe.lr][0]["top5"]] for probe in probes],
-        "The best by validation top-1 is reported below.",
+        "The best by validation top-1 is the one reported.",
     )
     return _finish(page, results[best], {"lr": best}, config, [training, validation], work_dir, started)
 
@@ -97,7 +98,7 @@ def knn(config: ProbeConfig, work_dir: Path, resume: bool) -> Page:
         raise UserError(f"knn.ks is {ks}; expected numbers of neighbours such as [10, 20].")
     votes = knn_scores(train, val.values, len(training.classes), ks, config.knn.temperature)
     results = {k: _score(votes[k], val, training.classes) for k in ks}
-    page = Page("Nearest neighbours", f"{config.model.init}, {training.root}")
+    page = start_page("Nearest neighbours", f"{config.model.init}, {training.root}", *results[ks[0]])
     page.table(
         "Numbers of neighbours",
         ["k", "top-1", "top-5"],
@@ -133,6 +134,6 @@ def _finish(
     numbers, details = {**result[0], **chosen}, result[1]
     (work_dir / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     seconds = time.perf_counter() - started
-    _, files = write_report(page, numbers, details, config, splits, work_dir, seconds, Path(config.model.init))
+    files = write_report(page, numbers, details, config, splits, work_dir, seconds, Path(config.model.init))
     log_done(numbers, files, seconds)
     return page
