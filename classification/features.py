@@ -49,8 +49,7 @@ def read_features(config: ProbeConfig, split: ClassFolder, encoder: ConvViT) -> 
     key = hashlib.blake2b(digest_size=12)
     for part in (config.model.img_size, config.data.test_crop, dtype, *_stamps(split)):
         key.update(repr(part).encode())
-    with open(config.model.init, "rb") as file:
-        key.update(hashlib.file_digest(file, "blake2b").digest() if hasattr(hashlib, "file_digest") else file.read())
+    key.update(Path(config.model.init).read_bytes())
     path = Path(config.model.features) / f"{split.root.name}_{key.hexdigest()}.safetensors"
     if path.is_file():
         log.info(f"features of {split.root}: {path}")
