@@ -1,18 +1,23 @@
 """The ConvMAE encoder, once, for every use, and its weights in and out."""
 
+import convmae.backbones.timm_models  # noqa: F401  # registers convvit_tiny to convvit_huge with timm
 from convmae.backbones.checkpoint import load_checkpoint
 from convmae.backbones.convvit import SIZES, ConvViT, ConvViTEncoder, Dims
 from convmae.backbones.convvitseg import ConvViTSeg
+from convmae.backbones.vit import VIT_SIZES, ViT, ViTEncoder
 from convmae.backbones.vitdet import ConvViTDet
 from convmae.backbones.weight_files import CheckpointError
 
 __all__ = [
     "SIZES",
+    "VIT_SIZES",
     "CheckpointError",
     "ConvViT",
     "ConvViTDet",
     "ConvViTEncoder",
     "ConvViTSeg",
     "Dims",
+    "ViT",
+    "ViTEncoder",
     "load_checkpoint",
 ]

@@ -195,21 +195,26 @@ def _fit(value: Tensor, target: Tensor, name: str, model: nn.Module) -> _Fitted:
 
 
 def _fit_positions(value: Tensor, wanted: int, grid: Grid) -> _Fitted:
-    """Positions [1, rows, C] at the model's grid; where one row is too many, the first is a class token's."""
-    rows, cut = value.shape[1], ""
-    if rows == wanted + 1 or (not square(rows) and square(rows - 1)):
-        value, rows, cut = value[:, 1:], rows - 1, "the class token's row cut off"
-    if rows == wanted:
-        return value, "converted", cut
-    side = square(rows)
-    if not side:
-        return (
-            None,
-            "",
-            f"{rows} positions in the file, {wanted} in the model: no square grid, so its sides can't be told",
-        )
-    how = f"{side}x{side} -> {grid[0]}x{grid[1]} grid"
-    return resample_pos_embed(value.float(), (side, side), grid), "resized", f"{how}, {cut}" if cut else how
+    """Positions [1, rows, C] at the model's grid; a first row beyond the grid's is a class token's, in file or model."""
+    rows, cells = value.shape[1], grid[0] * grid[1]
+    has_class = rows == cells + 1 or (rows != cells and not square(rows) and square(rows - 1) > 0)
+    class_row, table = value[:, : int(has_class)], value[:, int(has_class) :]
+    changes, kind = [], "converted"
+    if table.shape[1] != cells:
+        side = square(table.shape[1])
+        if not side:
+            known = f"{rows} positions in the file, {wanted} in the model"
+            return None, "", f"{known}: no square grid, so its sides can't be told"
+        table, kind = resample_pos_embed(table.float(), (side, side), grid), "resized"
+        changes.append(f"{side}x{side} -> {grid[0]}x{grid[1]} grid")
+    if wanted == cells and has_class:
+        changes.append("the class token's row cut off")
+    elif wanted > cells:
+        if not has_class:
+            class_row = torch.zeros_like(value[:, :1])
+            changes.append("no row for the class token: zeros")
+        table = torch.cat([class_row.to(table.dtype), table], dim=1)
+    return table, kind, ", ".join(changes)
 
 
 def square(count: int) -> int:

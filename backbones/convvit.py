@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
-import torch
 import torch.nn.functional as F
+from timm.models._features import feature_take_indices
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from convmae.backbones.checkpoint import load_checkpoint
+from convmae.backbones.encoder import Classifier, Encoder
 from convmae.backbones.layers import ConvBlock, PatchEmbed, TransformerBlock
 from convmae.backbones.position import Grid, resample_pos_embed, sincos_pos_embed
-from convmae.backbones.shapes import FromCheckpoint
+from convmae.backbones.weight_files import CheckpointError
 
 STRIDE = 16  # of stage 3; images are padded to multiples of it
 
@@ -76,7 +78,12 @@ SIZES: dict[str, Dims] = {
 }
 
 
-class ConvViTEncoder(FromCheckpoint):
+def cells(pixels: int, stride: int) -> int:
+    """Returns how many cells of a stride cover a side. It divides no negative number: ONNX rounds those towards zero."""
+    return (pixels + stride - 1) // stride
+
+
+class ConvViTEncoder(Encoder):
     """The three stages that every use shares: E1, E2, E3 are their raw outputs at strides 4, 8 and 16.
 
     Args:
@@ -102,7 +109,7 @@ class ConvViTEncoder(FromCheckpoint):
         self.embed_dims = dims.embed_dims
         self.checkpoint_activations = checkpoint_activations
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-        self.grid_size: Grid = (-(-height // STRIDE), -(-width // STRIDE))
+        self.grid_size: Grid = (cells(height, STRIDE), cells(width, STRIDE))
         width1, width2, width3 = dims.embed_dims
         self.patch_embed1 = PatchEmbed(3, width1, 4)
         self.patch_embed2 = PatchEmbed(width1, width2, 2)
@@ -126,19 +133,6 @@ class ConvViTEncoder(FromCheckpoint):
         if proj.bias is not None:
             nn.init.zeros_(proj.bias)
 
-    @staticmethod
-    def init_linear(module: nn.Module) -> None:
-        """Xavier-uniform weights and zero biases for linear layers, as in pretraining."""
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
-
-    def run_block(self, block: nn.Module, x: Tensor, *args: Any) -> Tensor:
-        """Runs one block; under `checkpoint_activations` its inner activations are recomputed in the backward pass."""
-        if self.checkpoint_activations and torch.is_grad_enabled():
-            return checkpoint(block, x, *args, use_reentrant=False)
-        return block(x, *args)
-
     def positions(self, grid: Grid) -> Tensor:
         """Returns `pos_embed` at `grid`, [1, rows * columns, C]."""
         return resample_pos_embed(self.pos_embed, self.grid_size, grid)
@@ -146,7 +140,8 @@ class ConvViTEncoder(FromCheckpoint):
     def forward_stages(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Runs the stages on [B, 3, H, W], any H and W. Returns E1, E2, E3 channels last, [B, ceil(H / stride), ..., C]."""
         height, width = images.shape[-2:]
-        images = F.pad(images, (0, -width % STRIDE, 0, -height % STRIDE))
+        rows, columns = cells(height, STRIDE), cells(width, STRIDE)
+        images = F.pad(images, (0, columns * STRIDE - width, 0, rows * STRIDE - height))
         x = self.patch_embed1(images.permute(0, 2, 3, 1))
         for block in self.blocks1:
             x = self.run_block(block, x)
@@ -160,8 +155,8 @@ class ConvViTEncoder(FromCheckpoint):
         x = x.flatten(1, 2) + self.positions(grid)
         e3 = self.forward_blocks3(x, grid).unflatten(1, grid)
         return (
-            e1[:, : -(-height // 4), : -(-width // 4)],
-            e2[:, : -(-height // 8), : -(-width // 8)],
+            e1[:, : cells(height, 4), : cells(width, 4)],
+            e2[:, : cells(height, 8), : cells(width, 8)],
             e3,  # every cell of it holds some pixel of the image
         )
 
@@ -191,10 +186,10 @@ class ConvViTEncoder(FromCheckpoint):
         return {"pos_embed"} | tables
 
 
-class ConvViT(ConvViTEncoder):
-    """The classifier: mean over E3's tokens, `fc_norm`, `head`. With `num_classes=0` it returns the normed mean.
+class ConvViT(Classifier, ConvViTEncoder):
+    """The classifier on E3's tokens; the encoder starts from xavier-uniform linears as in pretraining.
 
-    The encoder starts from xavier-uniform linears as in pretraining, the head from a truncated normal of 0.02 (timm's).
+    It has what timm asks of its models: see `timm_models`.
     """
 
     def __init__(
@@ -204,26 +199,64 @@ class ConvViT(ConvViTEncoder):
         img_size: int | tuple[int, int] = 224,
         drop_path_rate: float = 0.0,
         checkpoint_activations: bool = False,
+        global_pool: str = "avg",
     ) -> None:
-        super().__init__(size, img_size, drop_path_rate, checkpoint_activations)
-        self.num_classes = num_classes
-        width = self.embed_dims[2]
-        self.fc_norm = nn.LayerNorm(width, eps=1e-6)
-        self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
-        if isinstance(self.head, nn.Linear):
-            nn.init.trunc_normal_(self.head.weight, std=0.02)
-            nn.init.zeros_(self.head.bias)
+        ConvViTEncoder.__init__(self, size, img_size, drop_path_rate, checkpoint_activations)
+        self.add_head(self.embed_dims[2], num_classes, global_pool)
+        self.feature_info = [
+            {"num_chs": width, "reduction": 2 ** (stage + 1), "module": f"blocks{stage}.{depth - 1}"}
+            for stage, width, depth in zip((1, 2, 3), self.embed_dims, self.dims.depths, strict=True)
+        ]
 
-    @classmethod
-    def options_from_state_dict(cls, state: Mapping[str, Any]) -> dict[str, Any]:
-        classes = {"num_classes": state["head.weight"].shape[0]} if "head.weight" in state else {}
-        return super().options_from_state_dict(state) | classes
+    def forward_intermediates(
+        self,
+        images: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Returns E3's tokens, [B, L, C], and those of E1, E2, E3 that `indices` name, or the latter alone.
 
-    def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:
-        """Returns logits [B, num_classes] of tokens [B, L, C], or what goes into `head`, [B, C]."""
-        pooled = self.fc_norm(tokens.mean(1))
-        return pooled if pre_logits else self.head(pooled)
+        Args:
+            images: [B, 3, H, W].
+            indices: 0 for E1 to 2 for E3, the last so many, or None for all.
+            norm: must be False: E1, E2 and E3 are raw outputs.
+            output_fmt: NCHW or NHWC.
+            intermediates_only: leave the tokens out.
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Returns logits [B, num_classes] of images [B, 3, H, W]."""
-        return self.forward_head(self.forward_features(images))
+        Raises:
+            ValueError: `norm`, or another format.
+        """
+        if norm or output_fmt not in ("NCHW", "NHWC"):
+            raise ValueError(f"E1, E2, E3 are raw maps, NCHW or NHWC; asked for norm={norm}, {output_fmt}")
+        stages = self.forward_stages(images)
+        taken, _ = feature_take_indices(3, indices)
+        maps = [stages[i].permute(0, 3, 1, 2) if output_fmt == "NCHW" else stages[i] for i in taken]
+        return maps if intermediates_only else (stages[2].flatten(1, 2), maps)
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drops the blocks that the features at `indices` don't need, `fc_norm` and `head`; returns the indices from 0."""
+        taken, last = feature_take_indices(3, indices)
+        for blocks in (self.blocks1, self.blocks2, self.blocks3)[last + 1 :]:
+            del blocks[:]
+        if prune_norm:
+            self.fc_norm = nn.Identity()
+        if prune_head:
+            self.reset_classifier(0)
+        return taken
+
+    def load_pretrained(self, path: str | Path) -> None:
+        """Loads an encoder's weights, and the head if it fits, from a file of any known layout; `load_report` tells how.
+
+        Raises:
+            CheckpointError: a file that can't be read safely, or that does not fill the encoder.
+        """
+        self.load_report = report = load_checkpoint(self, path)
+        if missing := [name for name in report.missing if not name.startswith(("fc_norm.", "head."))]:
+            raise CheckpointError(
+                f"{report.source} leaves {len(missing)} of the encoder's tensors unfilled ({', '.join(missing[:3])}, ...); "
+                f"expected widths {self.dims.embed_dims} and depths {self.dims.depths}"
+            )

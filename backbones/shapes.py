@@ -13,7 +13,6 @@ from convmae.backbones.checkpoint import LoadReport, load_checkpoint, square
 from convmae.backbones.weight_files import CheckpointError, read_weights
 
 STRIDE = 16  # pixels of an image that one position stands for
-_FIRST = "patch_embed1.proj.weight"
 
 Built = TypeVar("Built", bound="FromCheckpoint")
 
@@ -21,6 +20,7 @@ Built = TypeVar("Built", bound="FromCheckpoint")
 class FromCheckpoint(nn.Module):
     """Adds `from_checkpoint` to an encoder whose constructor's first argument is `size`."""
 
+    first_weight = "patch_embed1.proj.weight"  # what tells an encoder of this family, and its prefix, in a file
     load_report: LoadReport
 
     @classmethod
@@ -39,8 +39,8 @@ class FromCheckpoint(nn.Module):
             CheckpointError: a file that can't be read, or that holds no encoder of this family.
         """
         state, source = read_weights(path)
-        state = encoder_part(state, source)
-        found = {"size": dims_from_state_dict(state), **cls.options_from_state_dict(state)}
+        state = encoder_part(state, source, cls.first_weight)
+        found = {"size": cls.dims_from_state_dict(state), **cls.options_from_state_dict(state)}
         model = cls(**(found | options))
         model.load_report = load_checkpoint(model, path, strict)
         return model
@@ -50,17 +50,26 @@ class FromCheckpoint(nn.Module):
         """The constructor's options that the shapes of weights tell (named as the model names them), but for the size."""
         return image_size(state)
 
+    @classmethod
+    def dims_from_state_dict(cls, state: Mapping[str, Any]) -> dict[str, Any]:
+        """The encoder's dims, as the constructor takes them for `size`."""
+        return dims_from_state_dict(state)
 
-def encoder_part(state: Mapping[str, Any], source: str = "the state dict") -> dict[str, Any]:
-    """The weights that stand beside an encoder's, their common prefix taken off.
+
+def encoder_part(
+    state: Mapping[str, Any], source: str = "the state dict", first: str = FromCheckpoint.first_weight
+) -> dict[str, Any]:
+    """The weights that stand beside an encoder's, of which `first` is one, their common prefix taken off.
 
     Raises:
         CheckpointError: there is no encoder of this family.
     """
-    prefixes = [name.removesuffix(_FIRST) for name in state if name == _FIRST or name.endswith(f".{_FIRST}")]
+    prefixes = [name.removesuffix(first) for name in state if name == first or name.endswith(f".{first}")]
     if not prefixes:
         found = ", ".join(list(state)[:4])
-        raise CheckpointError(f"{source} holds no ConvViT: expected a name that ends in {_FIRST}; found {found}, ...")
+        raise CheckpointError(
+            f"{source} holds no such encoder: expected a name that ends in {first}; found {found}, ..."
+        )
     prefix = min(prefixes, key=len)
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 

@@ -172,9 +172,16 @@ def _walk(node: Any, prefix: str) -> typing.Iterator[tuple[str, str, Any, str]]:
         if dataclasses.is_dataclass(value):
             yield from _walk(value, f"{prefix}{field.name}.")
             continue
+        if _is_tree_list(value):
+            yield from _walk(type(value[0])(), f"{prefix}{field.name}[].")
+            continue
         choices = field.metadata.get("choices")
         kind = "|".join(map(str, choices)) if choices else getattr(field.type, "__name__", str(field.type))
         yield f"{prefix}{field.name}", kind.replace("typing.", ""), value, field.metadata.get("doc", "")
+
+
+def _is_tree_list(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and dataclasses.is_dataclass(value[0])
 
 
 def _check_values(node: Any, prefix: str) -> None:
@@ -182,6 +189,10 @@ def _check_values(node: Any, prefix: str) -> None:
         value, key = getattr(node, field.name), f"{prefix}{field.name}"
         if dataclasses.is_dataclass(value):
             _check_values(value, f"{key}.")
+            continue
+        if _is_tree_list(value):
+            for number, item in enumerate(value):
+                _check_values(item, f"{key}[{number}].")
             continue
         choices = field.metadata.get("choices", ())
         if choices and value not in choices:

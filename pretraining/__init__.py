@@ -1,6 +1,10 @@
-"""Masked pretraining: ConvMAE and FastConvMAE as plain modules, and what runs them."""
+"""Masked pretraining: ConvMAE, FastConvMAE and the baseline MAE as plain modules, and what runs them."""
 
-from convmae.pretraining.convmae import ConvMAE, Reconstruction
+from convmae.pretraining.autoencoder import MaskedAutoencoder, Reconstruction
+from convmae.pretraining.convmae import ConvMAE
 from convmae.pretraining.fastconvmae import FastConvMAE
+from convmae.pretraining.mae import MAE
 
-__all__ = ["ConvMAE", "FastConvMAE", "Reconstruction"]
+METHODS: dict[str, type[MaskedAutoencoder]] = {"convmae": ConvMAE, "fastconvmae": FastConvMAE, "mae": MAE}
+
+__all__ = ["MAE", "METHODS", "ConvMAE", "FastConvMAE", "MaskedAutoencoder", "Reconstruction"]

@@ -1,26 +1,43 @@
 """The configuration tree of pretraining."""
 
 from dataclasses import dataclass, field
-from typing import Optional
+from typing import Dict, List, Optional  # noqa: UP035  (the spelling that OmegaConf 2.3 reads on every Python)
 
 from convmae.engine.config import option
 from convmae.engine.options import DataOptions, OptimOptions, RuntimeOptions, ScheduleOptions
+from convmae.pretraining.targets import PIXELS, Target
 
 
 @dataclass
 class PretrainingModelOptions:
     """The masked autoencoder."""
 
-    method: str = option("fastconvmae", "how an image is masked", ("convmae", "fastconvmae"))
+    method: str = option(
+        "fastconvmae",
+        "encoder and masks: fastconvmae has complementary masks, convmae one, mae one before a plain ViT",
+        ("fastconvmae", "convmae", "mae"),
+    )
     size: str = option("base", "size of the encoder", ("tiny", "small", "base", "large", "huge"))
     img_size: int = option(224, "side of the square that is cut from a picture, in pixels")
     mask_ratio: float = option(0.75, "part of the tokens that is removed", low=0.0, high=1.0)
     groups: int | None = option(None, "FastConvMAE's complementary masks; null: as many as the ratio leaves room for")
-    norm_pix_loss: bool = option(True, "reconstruct pixels normalised by their patch's mean and deviation")
     decoder_dim: Optional[int] = option(None, "width of the decoder; null: the size's own")  # noqa: UP045
     decoder_depth: Optional[int] = option(None, "blocks of the decoder; null: the size's own")  # noqa: UP045
     decoder_heads: Optional[int] = option(None, "heads of the decoder; null: the size's own")  # noqa: UP045
+    branch_depth: int = option(1, "of the decoder's blocks, the last that each target has for itself", low=0)
     init: str = option("", "weights to start from; empty: none")
+
+
+@dataclass
+class TeacherOptions:
+    """Where the targets' teachers come from."""
+
+    weights: Dict[str, str] = option(  # noqa: UP006
+        dict,
+        "local files by teacher, as teachers.weights.dino=dino.pth; a teacher without one is fetched from timm's hub",
+    )
+    ema_start: float = option(0.996, "momentum of the ema teacher at the start, rising by a cosine", low=0, high=1)
+    ema_end: float = option(0.9999, "momentum of the ema teacher at the end of the run", low=0, high=1)
 
 
 @dataclass
@@ -37,7 +54,14 @@ class PretrainingConfig:
     """A pretraining run."""
 
     model: PretrainingModelOptions = field(default_factory=PretrainingModelOptions)
+    targets: List[Target] = option(lambda: [Target()], "what is predicted, each the sum's part")  # noqa: UP006
+    teachers: TeacherOptions = field(default_factory=TeacherOptions)
     data: PretrainingDataOptions = field(default_factory=PretrainingDataOptions)
     optim: OptimOptions = field(default_factory=lambda: OptimOptions(betas=(0.9, 0.95)))
     schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
+
+    @property
+    def norm_pix_loss(self) -> bool:
+        """Whether pixels are predicted less their patch's mean, over its deviation."""
+        return all(target.norm in ("auto", "patch") for target in self.targets if target.teacher == PIXELS)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 
 from convmae.backbones import load_checkpoint
@@ -17,51 +19,82 @@ from convmae.engine.files import save_weights
 from convmae.engine.images import normalize
 from convmae.engine.log import log, log_done
 from convmae.engine.report import Page
+from convmae.engine.runner import Runner
 from convmae.engine.train import train as run_training
-from convmae.pretraining.config import PretrainingConfig, PretrainingModelOptions
-from convmae.pretraining.convmae import ConvMAE
+from convmae.pretraining import METHODS, MaskedAutoencoder
+from convmae.pretraining.config import PretrainingConfig, TeacherOptions
 from convmae.pretraining.data import PictureFolder
-from convmae.pretraining.fastconvmae import FastConvMAE
+from convmae.pretraining.patches import PATCH
+from convmae.pretraining.reconstructors import MixtureOfReconstructors
 from convmae.pretraining.report import write_report
+from convmae.pretraining.targets import check_targets
+from convmae.pretraining.teachers import build_teacher
 
 
 class PretrainingModel(BaseModel):
-    """A masked autoencoder as the runner wants it: bytes and noise in, loss out."""
+    """A mixture as the runner wants it: bytes and noise in, losses out."""
 
-    def __init__(self, model: ConvMAE, mask_ratio: float) -> None:
+    def __init__(self, mixture: MixtureOfReconstructors, mask_ratio: float) -> None:
         super().__init__()
-        self.model = model
+        self.mixture = mixture
         self.mask_ratio = mask_ratio
 
     def forward(self, images: torch.Tensor, noise: torch.Tensor, mode: str = "loss") -> dict[str, torch.Tensor]:
-        """Returns ``{"loss": []}`` for bytes [B, 3, S, S] and noise [B, L]."""
+        """Returns ``{"loss": [], ...}`` for bytes [B, 3, S, S] and noise [B, L]."""
         if mode != "loss":
             raise ValueError(
                 f"mode is {mode!r}, expected 'loss': pretraining predicts through convmae.pretraining.report"
             )
-        return {"loss": self.model(normalize(images), self.mask_ratio, noise, predict="removed").loss}
+        return self.mixture(normalize(images), self.mask_ratio, noise)
 
 
-def build_model(options: PretrainingModelOptions, checkpoint_activations: bool = False) -> ConvMAE:
+class MomentumHook(Hook):
+    """Moves the EMA teacher after each step, by a momentum that rises over the run: half a cosine from start to end."""
+
+    def __init__(self, options: TeacherOptions) -> None:
+        self.options = options
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        part = (batch_idx + 1) / runner.max_iters
+        runner.bare_model.mixture.update_teachers(momentum(self.options, part))
+
+
+def momentum(options: TeacherOptions, part: float) -> float:
+    """Returns the EMA teacher's momentum at a part of the run, 0 to 1."""
+    return options.ema_end - (options.ema_end - options.ema_start) * 0.5 * (1 + math.cos(math.pi * part))
+
+
+def build_model(config: PretrainingConfig) -> MaskedAutoencoder:
     """Returns the masked autoencoder of the tree, with the weights that it names."""
-    decoder = {
-        name: value
-        for name in ("decoder_dim", "decoder_depth", "decoder_heads")
-        if (value := getattr(options, name)) is not None
-    }
-    shared: dict[str, Any] = {
-        "img_size": options.img_size,
-        "norm_pix_loss": options.norm_pix_loss,
-        "checkpoint_activations": checkpoint_activations,
-        **decoder,
-    }
+    options = config.model
+    given = {name: getattr(options, name) for name in ("decoder_dim", "decoder_depth", "decoder_heads")}
     if options.method == "fastconvmae":
-        model: ConvMAE = FastConvMAE(options.size, groups=options.groups, **shared)
-    else:
-        model = ConvMAE(options.size, **shared)
+        given["groups"] = options.groups
+    model = METHODS[options.method](
+        options.size,
+        options.img_size,
+        config.norm_pix_loss,
+        checkpoint_activations=config.runtime.checkpoint_activations,
+        **given,
+    )
     if options.init:
         log.info(str(load_checkpoint(model, options.init)))
     return model
+
+
+def build_mixture(config: PretrainingConfig) -> MixtureOfReconstructors:
+    """Returns the model of the tree with its targets and their teachers. Raises UserError for what can't be."""
+    try:
+        check_targets(config.targets)
+        model = build_model(config)
+        names = list(dict.fromkeys(target.teacher for target in config.targets))
+        if unused := sorted(set(config.teachers.weights) - set(names)):
+            raise UserError(f"teachers.weights has a file for {unused[0]!r}, which no target names; there are {names}.")
+        side = model.grid_size[0] * PATCH
+        teachers = {name: build_teacher(name, model, config.teachers.weights, (side, side)) for name in names}
+        return MixtureOfReconstructors(model, config.targets, teachers, config.model.branch_depth)
+    except ValueError as error:
+        raise UserError(f"model: {error}") from None
 
 
 def train(config: PretrainingConfig, work_dir: Path, resume: bool) -> Page | None:
@@ -69,13 +102,20 @@ def train(config: PretrainingConfig, work_dir: Path, resume: bool) -> Page | Non
     started = time.perf_counter()
     pictures = PictureFolder(config.data, config.model.img_size)
     log.info(f"data: {len(pictures)} pictures below {config.data.root}")
+    mixture = build_mixture(config)
+    model = mixture.model
     try:
-        model = build_model(config.model, config.runtime.checkpoint_activations)
         model.masks(torch.rand(1, pictures.tokens), config.model.mask_ratio)
     except ValueError as error:
         raise UserError(f"model: {error}") from None
+    log.info("targets: " + ", ".join(target.name for target in mixture.targets))
     runner = run_training(
-        PretrainingModel(model, config.model.mask_ratio), pictures, config=config, work_dir=work_dir, resume=resume
+        PretrainingModel(mixture, config.model.mask_ratio),
+        pictures,
+        config=config,
+        work_dir=work_dir,
+        hooks=[MomentumHook(config.teachers)],
+        resume=resume,
     )
     if not is_main_process():
         return None
@@ -86,7 +126,7 @@ def train(config: PretrainingConfig, work_dir: Path, resume: bool) -> Page | Non
     return page
 
 
-def export(model: ConvMAE, work_dir: Path, config: str) -> list[Path]:
+def export(model: MaskedAutoencoder, work_dir: Path, config: str) -> list[Path]:
     """Writes ``pretrained`` (everything) and ``encoder`` (without decoder) as .pth and .safetensors; returns the paths."""
     full = model.state_dict()
     encoder = {name: value for name, value in full.items() if not name.startswith(("decoder_", "mask_token"))}

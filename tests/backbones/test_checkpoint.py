@@ -278,7 +278,7 @@ def test_dims_are_read_from_shapes() -> None:
     assert dims_from_state_dict(prefixed(random_state(classifier()), "backbone.")) == expected
     biased = ConvViTSeg(DIMS, img_size=64)
     assert dims_from_state_dict(biased.state_dict()) == expected | {"num_heads": 2}
-    with pytest.raises(CheckpointError, match="holds no ConvViT"):
+    with pytest.raises(CheckpointError, match="holds no such encoder"):
         dims_from_state_dict(plain_vit())
 
 

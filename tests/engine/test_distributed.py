@@ -32,7 +32,9 @@ class StopOne(Hook):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-convmae.pretraining.train.run_training = lambda *args, **kwargs: run_training(*args, hooks=[StopOne()], **kwargs)
+convmae.pretraining.train.run_training = lambda *args, hooks, **kwargs: run_training(
+    *args, hooks=[*hooks, StopOne()], **kwargs
+)
 sys.exit(pretrain.main())
 '''
 

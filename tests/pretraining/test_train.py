@@ -6,18 +6,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.torch
+import timm
 import torch
 from PIL import Image
 
-from convmae.backbones import ConvViT, ConvViTDet, ConvViTSeg, load_checkpoint
+from convmae.backbones import ConvViT, ConvViTDet, ConvViTSeg, ViT, load_checkpoint
 from convmae.engine.config import load_config, shipped_recipes
 from convmae.engine.schedule import Schedule
-from convmae.pretraining import ConvMAE
-from convmae.pretraining.config import PretrainingConfig
+from convmae.pretraining import MAE, ConvMAE
+from convmae.pretraining.config import PretrainingConfig, TeacherOptions
+from convmae.pretraining.targets import check_targets
+from convmae.pretraining.train import momentum
 from convmae.pretraining.weights import load_pretrained
 from convmae.tools import pretrain, visualize
 
-RECIPES = [name for name in shipped_recipes() if name.startswith(("convmae", "fastconvmae", "demo_pretraining"))]
+RECIPES = [
+    name
+    for name in shipped_recipes()
+    if name.startswith(("convmae", "fastconvmae", "mae", "mr_mcmae", "demo_pretraining"))
+]
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +73,7 @@ def test_pictures_are_drawn_from_full_weights_alone(finished: Path, capsys: pyte
     pictures, drawn = finished.parent / "pictures", finished.parent / "drawn.png"
     argv = [str(pictures), "--output", str(drawn), "--limit", "2"]
     assert visualize.main([str(finished / "pretrained.safetensors"), *argv]) == 0
-    assert Image.open(drawn).width > Image.open(drawn).height  # two pictures, four panels each
+    assert Image.open(drawn).width > 4 * 288  # panels side by side
     assert visualize.main([str(finished / "pretrained.pth"), *argv]) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert visualize.main([str(finished / "encoder.pth"), *argv, "--overwrite"]) == 2
@@ -95,4 +102,109 @@ def test_the_papers_settings() -> None:
     assert (fast.optim.lr, fast.data.batch_size, fast.schedule.epochs, fast.schedule.warmup) == (6e-4, 512, 50, 10)
     for config in (slow, fast):
         assert (config.optim.weight_decay, config.data.crop_scale, config.model.mask_ratio) == (0.05, 0.2, 0.75)
-        assert (config.model.size, config.model.img_size, config.model.norm_pix_loss) == ("base", 224, True)
+        assert (config.model.size, config.model.img_size, config.norm_pix_loss) == ("base", 224, True)
+
+
+MIXTURES = [name for name in RECIPES if "mor" in name or "mcmae" in name]
+
+
+def test_the_recipes_of_several_targets() -> None:
+    found = {name: load_config(PretrainingConfig, name) for name in MIXTURES}
+    assert len(found) == 4
+    for config in found.values():
+        check_targets(config.targets)
+    mixture = found["fastconvmae_base_mor_50e.yaml"].targets
+    assert [(target.teacher, target.tokens, target.at) for target in mixture] == [
+        (teacher, "removed", "decoder") for teacher in ("ema", "dino", "clip")
+    ]
+    mimic = found["mr_mcmae_base_400e.yaml"].targets
+    assert [(target.teacher, target.tokens, target.at) for target in mimic] == [
+        ("clip", "visible", "encoder"),
+        ("pixels", "removed", "decoder"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def mixed(finished: Path) -> tuple[list[str], Path]:
+    """The options of a short run with three teachers on the same pictures, and the uninterrupted run's folder."""
+    teacher = "vit_tiny_patch16_224"
+    path = finished.parent / "teacher.pth"
+    torch.manual_seed(0)
+    torch.save(timm.create_model(teacher).state_dict(), path)
+    targets = f"targets=[{{teacher: ema}}, {{teacher: {teacher}, tokens: visible, at: encoder}}, {{teacher: pixels}}]"
+    options = ["model.img_size=64", "data.batch_size=4", "data.workers=0", "schedule.epochs=null", "schedule.steps=6"]
+    options += ["schedule.warmup=1", f"data.root={finished.parent / 'pictures'}", "runtime.log_every=1", targets]
+    options += ["runtime.device=cpu", f"teachers.weights.{teacher}={path}", "schedule.save_every=3"]
+    options += ["schedule.keep_checkpoints=-1", "teachers.ema_start=0.5"]
+    folder = finished.parent / "mixed"
+    argv = ["--config", "fastconvmae_tiny_96px.yaml", "--cfg-options", *options]
+    assert pretrain.main([*argv, "--work-dir", str(folder)]) == 0
+    return argv, folder
+
+
+def test_every_branchs_loss_is_logged(mixed: tuple[list[str], Path]) -> None:
+    rows = [json.loads(line) for line in (mixed[1] / "scalars.jsonl").read_text().splitlines()]
+    names = ("ema_removed_decoder", "vit_tiny_patch16_224_visible_encoder", "pixels_removed_decoder")
+    for row in rows:
+        assert abs(row["loss"] - sum(row[name] for name in names)) < 1e-5
+        assert 0 < row["ema_spread"] < 1.1
+
+
+def test_a_resumed_run_goes_on_from_the_average(mixed: tuple[list[str], Path], tmp_path: Path) -> None:
+    argv, folder = mixed
+    (tmp_path / "step_3.pth").write_bytes((folder / "step_3.pth").read_bytes())
+    assert pretrain.main([*argv, "--work-dir", str(tmp_path), "--resume"]) == 0
+    states = [torch.load(path / "step_6.pth", weights_only=True)["state_dict"] for path in (folder, tmp_path)]
+    average = [name for name in states[0] if name.startswith("mixture.teachers.ema.")]
+    assert average
+    assert not any("vit_tiny" in name and "teachers" in name for name in states[0])
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+    live = states[0]["mixture.model.norm.weight"]
+    assert not torch.equal(states[0]["mixture.teachers.ema.encoder.norm.weight"], live)
+
+
+def test_the_weights_of_a_mixture_are_a_fastconvmae(mixed: tuple[list[str], Path]) -> None:
+    model, options = load_pretrained(mixed[1] / "pretrained.pth")
+    assert options.method == "fastconvmae"
+    assert not model.load_report.missing
+    assert not model.load_report.unexpected
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("targets=[{teacher: ema, at: encoder}]", "visible ones alone"),
+        ("targets=[{teacher: nobody}]", "There is no teacher 'nobody'"),
+        ("targets=[{teachers: ema}]", "'teachers'"),
+        ("targets=[{teacher: ema, loss: l1}]", "targets[0].loss is 'l1'"),
+        ("teachers.weights.clip=x.pth", "which no target names"),
+        ("model.mask_ratio=0.99", "keeps"),
+        ("model.branch_depth=9", "branch_depth is 9"),
+    ],
+)
+def test_targets_that_can_not_be_end_with_a_message(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture, option: str, said: str
+) -> None:
+    root = f"data.root={finished.parent / 'pictures'}"
+    argv = ["--config", "convmae_tiny_96px.yaml", "--work-dir", str(tmp_path / "run"), "--cfg-options", root, option]
+    assert pretrain.main(argv) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_momentum_rises_by_half_a_cosine() -> None:
+    options = TeacherOptions()
+    found = [momentum(options, part) for part in (0.0, 0.5, 1.0)]
+    np.testing.assert_allclose(found, [0.996, (0.996 + 0.9999) / 2, 0.9999])
+
+
+def test_the_baseline_trains_by_the_same_runner(finished: Path) -> None:
+    folder = finished.parent / "mae"
+    options = ["model.img_size=64", "data.batch_size=8", "data.workers=0", "schedule.epochs=null", "schedule.steps=2"]
+    options += ["schedule.warmup=0", f"data.root={finished.parent / 'pictures'}"]
+    assert pretrain.main(["--config", "mae_tiny_96px.yaml", "--work-dir", str(folder), "--cfg-options", *options]) == 0
+    model, known = load_pretrained(folder / "pretrained.pth")
+    assert isinstance(model, MAE)
+    assert known.method == "mae"
+    report = load_checkpoint(ViT("tiny", img_size=64), folder / "encoder.pth")
+    assert all(name.startswith(("fc_norm", "head")) for name in report.missing)

@@ -1,0 +1,99 @@
+"""What a masked model learns to predict: one list of targets describes ConvMAE, the Mixture of Reconstructors and MR-MCMAE.
+
+| method | targets |
+| --- | --- |
+| MAE, ConvMAE, FastConvMAE on pixels | pixels on removed tokens, at the decoder |
+| Mixture of Reconstructors | features of an EMA encoder, of DINO and of CLIP on removed tokens, at the decoder |
+| MR-MCMAE (arXiv 2303.05475) | features of CLIP or DINO on visible tokens, at the encoder; pixels as above |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from convmae.engine.config import option
+from convmae.pretraining.patches import patch_statistics
+
+PIXELS, EMA = "pixels", "ema"
+
+
+@dataclass
+class Target:
+    """One thing to predict: whose values, of which tokens, from where, and how they are compared."""
+
+    teacher: str = option(PIXELS, "pixels, ema (the encoder's own average), dino, clip, or the name of a timm model")
+    tokens: str = option("removed", "tokens that are predicted", ("removed", "visible"))
+    at: str = option("decoder", "whose output predicts; the encoder has visible tokens alone", ("decoder", "encoder"))
+    norm: str = option(
+        "auto", "of the target, token by token; auto: patch for pixels, layer else", ("auto", "patch", "layer", "none")
+    )
+    loss: str = option(
+        "auto", "how far off; auto: mse for pixels, smooth_l1 (beta 2) else", ("auto", "mse", "smooth_l1", "cosine")
+    )
+    weight: float = option(1.0, "factor of this loss in the sum", low=0.0)
+
+    @property
+    def name(self) -> str:
+        """What the log, the scalars and the weights call it; a timm name's dots would be taken for modules."""
+        return f"{self.teacher.replace('.', '_')}_{self.tokens}_{self.at}"
+
+    def normalize(self, values: Tensor) -> Tensor:
+        """Returns a teacher's values [..., C] as they are to be predicted."""
+        kind = self.norm if self.norm != "auto" else "patch" if self.teacher == PIXELS else "layer"
+        return NORMS[kind](values)
+
+    def distance(self, pred: Tensor, values: Tensor) -> Tensor:
+        """Returns the mean loss [] of predictions [n, C] against normalised values [n, C], computed in fp32 or more."""
+        kind = self.loss if self.loss != "auto" else "mse" if self.teacher == PIXELS else "smooth_l1"
+        precision = torch.promote_types(pred.dtype, torch.float32)  # a half's square overflows
+        return LOSSES[kind](pred.to(precision), values.to(precision))
+
+
+def check_targets(targets: Sequence[Target]) -> None:
+    """Raises ValueError for an empty list, a target given twice, or one that names tokens its place has none of."""
+    if not targets:
+        raise ValueError("targets is empty; expected at least one, such as {teacher: pixels}")
+    names = [target.name for target in targets]
+    for target in targets:
+        if target.at == "encoder" and target.tokens == "removed":
+            raise ValueError(
+                f"the target {target.teacher!r} wants removed tokens at the encoder, which sees visible ones alone; set "
+                "tokens: visible, or at: decoder"
+            )
+        if target.teacher == PIXELS and (target.tokens, target.at) != ("removed", "decoder"):
+            raise ValueError(
+                f"the target {PIXELS!r} wants {target.tokens} tokens at the {target.at}, whose input shows them; set tokens: "
+                "removed and at: decoder"
+            )
+        if names.count(target.name) > 1:
+            raise ValueError(f"two targets are {target.teacher!r} on {target.tokens} tokens at the {target.at}")
+
+
+def _patch(values: Tensor) -> Tensor:
+    mean, deviation = patch_statistics(values)
+    return (values - mean) / deviation
+
+
+def _layer(values: Tensor) -> Tensor:
+    return F.layer_norm(values.to(torch.promote_types(values.dtype, torch.float32)), values.shape[-1:])
+
+
+def _smooth_l1(pred: Tensor, values: Tensor) -> Tensor:
+    return F.smooth_l1_loss(pred, values, beta=2.0)
+
+
+def _cosine(pred: Tensor, values: Tensor) -> Tensor:
+    return (1 - F.cosine_similarity(pred, values, dim=-1)).mean()
+
+
+NORMS: dict[str, Callable[[Tensor], Tensor]] = {"patch": _patch, "layer": _layer, "none": lambda values: values}
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mse": F.mse_loss,
+    "smooth_l1": _smooth_l1,
+    "cosine": _cosine,
+}
