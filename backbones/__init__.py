@@ -4,14 +4,18 @@ import convmae.backbones.timm_models  # noqa: F401  # registers convvit_tiny to 
 from convmae.backbones.checkpoint import load_checkpoint
 from convmae.backbones.convvit import SIZES, ConvViT, ConvViTEncoder, Dims
 from convmae.backbones.convvitseg import ConvViTSeg
+from convmae.backbones.encoder import Classifier
+from convmae.backbones.families import FAMILIES, family_of
 from convmae.backbones.vit import VIT_SIZES, ViT, ViTEncoder
 from convmae.backbones.vitdet import ConvViTDet
 from convmae.backbones.weight_files import CheckpointError
 
 __all__ = [
+    "FAMILIES",
     "SIZES",
     "VIT_SIZES",
     "CheckpointError",
+    "Classifier",
     "ConvViT",
     "ConvViTDet",
     "ConvViTEncoder",
@@ -19,5 +23,6 @@ __all__ = [
     "Dims",
     "ViT",
     "ViTEncoder",
+    "family_of",
     "load_checkpoint",
 ]

@@ -3,14 +3,16 @@
 from dataclasses import dataclass, field
 from typing import List  # noqa: UP035  (the spelling that OmegaConf 2.3 reads on every Python)
 
+from convmae.backbones import FAMILIES
 from convmae.engine.config import option
 from convmae.engine.options import DataOptions, OptimOptions, RuntimeOptions, ScheduleOptions
 
 
 @dataclass
 class ModelOptions:
-    """ConvViT with its mean-pooled head."""
+    """An encoder with its mean-pooled head."""
 
+    arch: str = option("convvit", "kind of encoder: ConvMAE's, or the plain ViT of MAE", tuple(FAMILIES))
     size: str = option("base", "encoder", ("tiny", "small", "base", "large", "huge"))
     init: str = option("", "pretrained weights (.pth or .safetensors); empty trains from scratch")
     img_size: int = option(224, "side of the square that the model sees, in pixels", low=16)
@@ -92,6 +94,12 @@ class LinearProbeOptions:
         "learning rates at a batch of 256, each its own classifier; the best is reported",
     )
     warmup: int = option(10, "epochs of linear warm-up", low=0)
+    views: int = option(
+        0,
+        "random crops of each training picture, of which an epoch takes one by turns; 0: the centre crop alone",
+        low=0,
+    )
+    crop_scale: float = option(0.08, "smallest part of a picture's area that a view covers", low=0, high=1)
 
 
 @dataclass

@@ -23,11 +23,12 @@ BICUBIC = v2.InterpolationMode.BICUBIC
 
 @dataclass
 class ClassFolder:
-    """One split: class names in order of their folders, and each picture with its label."""
+    """One split: its class folders in order, each picture with its label, and the classes' names."""
 
     root: Path
-    classes: list[str]
+    folders: list[str]
     pictures: list[tuple[Path, int]]
+    classes: list[str]
 
     def describe(self) -> str:
         """Returns one line for the log and the report."""
@@ -39,27 +40,24 @@ def read_splits(options: FolderOptions) -> tuple[ClassFolder, ClassFolder]:
 
     Raises UserError for folders that are missing, hold no pictures, or name other classes in one split than in the other.
     """
-    root = Path(options.root).expanduser()
-    if not root.is_dir():
-        raise UserError(f"There is no data folder {root}; expected one with a folder a class in each split.")
-    train, val = read_split(root / options.train), read_split(root / options.val)
-    only = sorted(set(train.classes) ^ set(val.classes))
+    train, val = read_split(options, options.train), read_split(options, options.val)
+    only = sorted(set(train.folders) ^ set(val.folders))
     if only:
-        holder, other = (train, val) if only[0] in train.classes else (val, train)
+        holder, other = (train, val) if only[0] in train.folders else (val, train)
         raise UserError(
             f"{holder.root} has the class folder {only[0]!r}, {other.root} has not"
             + (f" (and {len(only) - 1} more differ)" if len(only) > 1 else "")
             + "; expected the same classes in both."
         )
-    names = _names(root / "classes.txt")
-    for split, found in (("training", train), ("validation", val)):
-        found.classes = [names.get(folder, folder) for folder in found.classes]
-        log.info(f"{split} data: {found.describe()}")
     return train, val
 
 
-def read_split(folder: Path) -> ClassFolder:
-    """Returns a folder of class folders. Raises UserError unless it has two classes or more, each with pictures."""
+def read_split(options: FolderOptions, part: str) -> ClassFolder:
+    """Returns a split and logs what was found. Raises UserError unless it has two classes or more, each with pictures."""
+    root = Path(options.root).expanduser()
+    folder = root / part
+    if not root.is_dir():
+        raise UserError(f"There is no data folder {root}; expected one with a folder a class in each split.")
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}; expected one that holds a folder a class.")
     classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
@@ -67,7 +65,10 @@ def read_split(folder: Path) -> ClassFolder:
         found = f"one class folder, {classes[0]!r}" if classes else "no class folders"
         raise UserError(f"{folder} holds {found}; a classifier needs two or more, one a class.")
     pictures = [(path, label) for label, name in enumerate(classes) for path in list_images(folder / name)]
-    return ClassFolder(folder, classes, pictures)
+    names = _names(root / "classes.txt")
+    found = ClassFolder(folder, classes, pictures, [names.get(name, name) for name in classes])
+    log.info(f"data, {part}: {found.describe()}")
+    return found
 
 
 class TrainSet(Dataset):
@@ -123,6 +124,15 @@ class EvalSet(Dataset):
         path, label = self.split.pictures[index]
         image = normalize(to_tensor(self.transform(read_image(path)))[None])[0]
         return {"images": image, "labels": label, "index": torch.tensor(index)}
+
+
+class RandomViews(EvalSet):
+    """Random crops, half of them mirrored, in the form of ``EvalSet``: what a linear probe is trained on in MAE."""
+
+    def __init__(self, split: ClassFolder, img_size: int, crop_scale: float) -> None:
+        super().__init__(split, img_size, 1.0)
+        crop = v2.RandomResizedCrop(img_size, (crop_scale, 1.0), interpolation=BICUBIC, antialias=True)
+        self.transform = v2.Compose([crop, v2.RandomHorizontalFlip()])
 
 
 def _names(path: Path) -> dict[str, str]:

@@ -12,49 +12,52 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from convmae.backbones import ConvViT
+from convmae.backbones import FAMILIES, Classifier, family_of
 from convmae.classification.config import ProbeConfig
-from convmae.classification.data import ClassFolder, EvalSet
+from convmae.classification.data import ClassFolder, EvalSet, RandomViews
 from convmae.engine.errors import UserError
 from convmae.engine.files import save_atomically
 from convmae.engine.log import log
 from convmae.engine.precision import autocast, resolve_device, resolve_precision
+from convmae.engine.seeding import SampleKey, SeededDataset
 
 
 class Features(NamedTuple):
-    """E3's tokens of each picture, averaged: ``values`` [N, C], and ``labels`` [N]."""
+    """The last stage's tokens of each picture, averaged: ``values`` [N, C], and ``labels`` [N]."""
 
     values: Tensor
     labels: Tensor
 
 
-def load_encoder(path: str) -> ConvViT:
-    """Returns the encoder in a file, without a head. Raises UserError where no file is given."""
+def load_encoder(path: str) -> Classifier:
+    """Returns the encoder in a file, a ConvViT or a plain ViT, without a head. Raises UserError where no file is given."""
     if not path:
         raise UserError("model.init is empty; a probe needs pretrained weights: model.init=path/to/encoder.pth.")
     if not Path(path).is_file():
         raise UserError(f"There is no checkpoint {path}.")
-    model = ConvViT.from_checkpoint(path, num_classes=0)
+    model = FAMILIES[family_of(path)].from_checkpoint(path, num_classes=0)
     log.info(str(model.load_report))
     return model.eval()
 
 
-def read_features(config: ProbeConfig, split: ClassFolder, encoder: ConvViT) -> Features:
+def read_features(config: ProbeConfig, split: ClassFolder, encoder: Classifier, view: int = 0) -> Features:
     """Returns the features of a split: from the folder of features if they are there, else computed and kept there.
 
-    The file's name follows from the weights, the pictures (paths, sizes, times) and what is done to them.
+    ``view`` 0 is each picture's centre crop, n its n-th random crop. The file's name follows from the weights, the pictures
+    (paths, sizes, times) and what is done to them.
     """
     device = resolve_device(config.runtime.device)
     dtype = resolve_precision(config.runtime.precision, device)
     key = hashlib.blake2b(digest_size=12)
-    for part in (config.model.img_size, config.data.test_crop, dtype, *_stamps(split)):
+    crop = (view, config.runtime.seed, config.linear.crop_scale) if view else config.data.test_crop
+    for part in (config.model.img_size, crop, dtype, *_stamps(split)):
         key.update(repr(part).encode())
     key.update(Path(config.model.init).read_bytes())
     path = Path(config.model.features) / f"{split.root.name}_{key.hexdigest()}.safetensors"
     if path.is_file():
         log.info(f"features of {split.root}: {path}")
         return Features(**safetensors.torch.load_file(path))
-    features = extract(encoder.to(device), split, config, device, dtype)
+    features = extract(encoder.to(device), split, config, view, device, dtype)
     content = safetensors.torch.save(features._asdict())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,11 +69,21 @@ def read_features(config: ProbeConfig, split: ClassFolder, encoder: ConvViT) -> 
 
 @torch.inference_mode()
 def extract(
-    encoder: ConvViT, split: ClassFolder, config: ProbeConfig, device: torch.device, dtype: torch.dtype | None
+    encoder: Classifier,
+    split: ClassFolder,
+    config: ProbeConfig,
+    view: int,
+    device: torch.device,
+    dtype: torch.dtype | None,
 ) -> Features:
-    """Returns the mean over E3's tokens of each picture's centre crop, in fp32."""
-    dataset = EvalSet(split, config.model.img_size, config.data.test_crop)
-    loader = DataLoader(dataset, config.data.batch_size, num_workers=config.data.workers)
+    """Returns the mean over the last stage's tokens of one view of each picture, in fp32."""
+    size = config.model.img_size
+    pictures = (
+        RandomViews(split, size, config.linear.crop_scale) if view else EvalSet(split, size, config.data.test_crop)
+    )
+    dataset = SeededDataset(pictures, config.runtime.seed)
+    keys = [SampleKey(view, index) for index in range(len(dataset))]
+    loader = DataLoader(dataset, config.data.batch_size, sampler=keys, num_workers=config.data.workers)
     values, labels = [], []
     for batch in tqdm(loader, desc=f"features of {split.root}", leave=False, disable=None):
         with autocast(device, dtype):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,22 +40,32 @@ class ProbeHead(nn.Module):
 
 
 def train_probes(
-    train: Features, values: Tensor, classes: int, options: LinearProbeOptions, seed: int, device: torch.device
+    views: Sequence[Features],
+    values: Tensor,
+    classes: int,
+    options: LinearProbeOptions,
+    seed: int,
+    device: torch.device,
 ) -> list[Probe]:
-    """Trains one classifier for each learning rate on the same batches and returns what each makes of ``values`` [N, C]."""
+    """Trains one classifier for each learning rate on the same batches and returns what each makes of ``values`` [N, C].
+
+    views: features of the same pictures, of which the epochs take one by turns.
+    """
     seed_all(seed, STEP)
-    first = ProbeHead(train.values.shape[1], classes)
-    heads = [ProbeHead(train.values.shape[1], classes).to(device) for _ in options.lrs]
+    count, channels = views[0].values.shape
+    first = ProbeHead(channels, classes)
+    heads = [ProbeHead(channels, classes).to(device) for _ in options.lrs]
     for head in heads:
         head.load_state_dict(first.state_dict())
-    batch = min(options.batch_size, len(train.values))
+    batch = min(options.batch_size, count)
     optimizers = [Lars(head.parameters(), lr=lr, momentum=0.9) for head, lr in zip(heads, options.lrs, strict=True)]
-    steps = max(1, len(train.values) // batch)
-    features, labels = train.values.to(device), train.labels.to(device)
+    steps = max(1, count // batch)
+    labels = views[0].labels.to(device)
     losses = [math.nan] * len(heads)
     for epoch in range(options.epochs):
         seed_all(seed, STEP, epoch)
-        order = torch.randperm(len(features)).to(device)
+        order = torch.randperm(count).to(device)
+        features = views[epoch % len(views)].values.to(device)
         for step in range(steps):
             chosen = order[step * batch : (step + 1) * batch]
             factor = lr_factor(epoch + step / steps, options) * batch / 256

@@ -8,15 +8,15 @@ import torch.nn.functional as F
 from mmengine.model import BaseModel
 from torch import Tensor
 
-from convmae.backbones import ConvViT
+from convmae.backbones import Classifier
 from convmae.classification.evaluation import Prediction
 from convmae.classification.mixing import mix as mix_neighbours
 
 
 class ClassificationModel(BaseModel):
-    """ConvViT with label smoothing and mixing in its loss."""
+    """An encoder's classifier with label smoothing and mixing in its loss."""
 
-    def __init__(self, model: ConvViT, smoothing: float) -> None:
+    def __init__(self, model: Classifier, smoothing: float) -> None:
         super().__init__()
         self.model, self.smoothing = model, smoothing
 

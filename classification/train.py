@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from mmengine.dist import get_world_size, is_main_process
 
-from convmae.backbones import ConvViT, load_checkpoint
+from convmae.backbones import FAMILIES, Classifier, load_checkpoint
 from convmae.classification.config import FinetuningConfig, ProbeConfig
-from convmae.classification.data import ClassFolder, EvalSet, TrainSet, read_splits
+from convmae.classification.data import ClassFolder, EvalSet, TrainSet, read_split, read_splits
 from convmae.classification.evaluation import ClassificationMetric, Details, Prediction, score
 from convmae.classification.features import Features, load_encoder, read_features
 from convmae.classification.knn import knn_scores
@@ -24,7 +24,9 @@ from convmae.engine.log import log, log_done
 from convmae.engine.precision import resolve_device
 from convmae.engine.report import Page
 from convmae.engine.seeding import INIT, seed_all
+from convmae.engine.train import evaluate
 from convmae.engine.train import train as run_training
+from convmae.engine.weights import check_filled
 
 
 def finetune(config: FinetuningConfig, work_dir: Path, resume: bool) -> Page | None:
@@ -37,13 +39,7 @@ def finetune(config: FinetuningConfig, work_dir: Path, resume: bool) -> Page | N
     options = config.model
     train_set = TrainSet(training, config.augment, options.img_size)
     seed_all(config.runtime.seed, INIT)
-    model = ConvViT(
-        options.size,
-        len(training.classes),
-        options.img_size,
-        options.drop_path,
-        config.runtime.checkpoint_activations,
-    )
+    model = build_model(config, len(training.classes))
     if options.init:
         log.info(str(load_checkpoint(model, options.init)))
     metric = ClassificationMetric(training.classes)
@@ -63,7 +59,7 @@ def finetune(config: FinetuningConfig, work_dir: Path, resume: bool) -> Page | N
     assert metric.details is not None  # the run ended with an evaluation
     weights = save_weights(model.state_dict(), work_dir / "model.pth", to_yaml(config))
     seconds = time.perf_counter() - started
-    subtitle = f"ConvMAE-{options.size}, fine-tuned on {training.root}"
+    subtitle = f"{type(model).__name__}-{options.size}, fine-tuned on {training.root}"
     page = start_page("Image classification", subtitle, metric.numbers, metric.details)
     splits = [training, validation]
     files = write_report(page, metric.numbers, metric.details, config, splits, work_dir, seconds, weights)
@@ -71,12 +67,53 @@ def finetune(config: FinetuningConfig, work_dir: Path, resume: bool) -> Page | N
     return page
 
 
+def build_model(config: FinetuningConfig, classes: int) -> Classifier:
+    """Returns the classifier of the tree. Raises UserError for dimensions that can't be."""
+    options = config.model
+    try:
+        return FAMILIES[options.arch](
+            options.size, classes, options.img_size, options.drop_path, config.runtime.checkpoint_activations
+        )
+    except ValueError as error:
+        raise UserError(f"model: {error}") from None
+
+
+def test(config: FinetuningConfig, checkpoint: Path, work_dir: Path) -> Page | None:
+    """Evaluates a classifier on the validation pictures; writes ``metrics.json`` and ``report/index.html``.
+
+    Returns the report's page (None on other processes than the first). Raises UserError for weights of another model.
+    """
+    started = time.perf_counter()
+    validation = read_split(config.data, config.data.val)
+    model = build_model(config, len(validation.classes))
+    report = load_checkpoint(model, checkpoint)
+    check_filled(report, checkpoint, len(validation.classes), "head.")
+    log.info(str(report))
+    metric = ClassificationMetric(validation.classes)
+    evaluate(
+        ClassificationModel(model, 0.0),
+        EvalSet(validation, config.model.img_size, config.data.test_crop),
+        metrics=[metric],
+        config=config,
+        work_dir=work_dir,
+        batch_size=64,
+    )
+    if not is_main_process():
+        return None
+    assert metric.details is not None
+    seconds = time.perf_counter() - started
+    page = start_page("Image classification", f"{checkpoint}, on {validation.root}", metric.numbers, metric.details)
+    files = write_report(page, metric.numbers, metric.details, config, [validation], work_dir, seconds, checkpoint)
+    log_done(metric.numbers, files, seconds)
+    return page
+
+
 def linear_probe(config: ProbeConfig, work_dir: Path, resume: bool) -> Page:
     """Trains linear classifiers on frozen features, one for each learning rate, and reports the best."""
     started = time.perf_counter()
-    training, validation, train, val = _features(config)
+    training, validation, views, val = _features(config, config.linear.views)
     device = resolve_device(config.runtime.device)
-    probes = train_probes(train, val.values, len(training.classes), config.linear, config.runtime.seed, device)
+    probes = train_probes(views, val.values, len(training.classes), config.linear, config.runtime.seed, device)
     results = {probe.lr: _score(probe.probabilities, val, training.classes) for probe in probes}
     best = max(results, key=lambda lr: results[lr][0]["top1"])
     page = start_page("Linear probe", f"{config.model.init}, {training.root}", *results[best])
@@ -92,7 +129,7 @@ def linear_probe(config: ProbeConfig, work_dir: Path, resume: bool) -> Page:
 def knn(config: ProbeConfig, work_dir: Path, resume: bool) -> Page:
     """Classifies frozen features by their weighted nearest neighbours and reports the first number of them."""
     started = time.perf_counter()
-    training, validation, train, val = _features(config)
+    training, validation, (train,), val = _features(config)
     ks = config.knn.ks
     if not ks or min(ks) < 1:
         raise UserError(f"knn.ks is {ks}; expected numbers of neighbours such as [10, 20].")
@@ -107,15 +144,16 @@ def knn(config: ProbeConfig, work_dir: Path, resume: bool) -> Page:
     return _finish(page, results[ks[0]], {"k": ks[0]}, config, [training, validation], work_dir, started)
 
 
-def _features(config: ProbeConfig) -> tuple[ClassFolder, ClassFolder, Features, Features]:
+def _features(config: ProbeConfig, views: int = 0) -> tuple[ClassFolder, ClassFolder, list[Features], Features]:
     if get_world_size() > 1:
         raise UserError(
             "A probe runs in one process, for its features are soon computed: start it without torchrun or srun."
         )
     training, validation = read_splits(config.data)
     encoder = load_encoder(config.model.init)
-    train, val = (read_features(config, split, encoder) for split in (training, validation))
-    return training, validation, train, val
+    numbers = range(1, views + 1) if views else [0]
+    train = [read_features(config, training, encoder, number) for number in numbers]
+    return training, validation, train, read_features(config, validation, encoder)
 
 
 def _score(scores: torch.Tensor, val: Features, classes: list[str]) -> tuple[dict[str, float], Details]:

@@ -29,6 +29,12 @@ class OptimOptions:
         1.0, "factor of the learning rate from each layer to the one below it; 1 is none", low=0, high=1
     )
     clip_grad: float = option(0.0, "largest norm of the gradient; 0 does not clip", low=0)
+    average: float = option(
+        0.0,
+        "decay of a moving average of the weights (0.9999, say), which is evaluated and exported in their place; 0: none",
+        low=0,
+        high=1,
+    )
 
 
 @dataclass

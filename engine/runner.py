@@ -9,7 +9,7 @@ import pickle
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from mmengine.runner import BaseLoop, ValLoop
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from convmae.engine.average import WeightAverage
 from convmae.engine.errors import UserError
 from convmae.engine.files import save_atomically
 from convmae.engine.precision import autocast
@@ -40,8 +41,9 @@ class Interrupted(Exception):
 class Runner(mmengine.runner.Runner):
     """mmengine's Runner over built objects: one flat work directory, atomic and safely readable checkpoints, any device."""
 
-    def __init__(self, *, device: torch.device, dtype: torch.dtype | None, **kwargs: Any) -> None:
+    def __init__(self, *, device: torch.device, dtype: torch.dtype | None, average: float = 0, **kwargs: Any) -> None:
         self.device, self.dtype = device, dtype
+        self.average: WeightAverage | None = None
         super().__init__(
             # mmengine keeps loggers and message hubs by this name for the life of the process.
             experiment_name=f"run{next(_run_numbers)}",
@@ -51,6 +53,8 @@ class Runner(mmengine.runner.Runner):
             env_cfg={"mp_cfg": {"mp_start_method": torch.multiprocessing.get_start_method()}},
             **kwargs,
         )
+        if average:
+            self.average = WeightAverage(self.bare_model, average)
 
     def setup_env(self, env_cfg: dict) -> None:
         super().setup_env(env_cfg)
@@ -108,6 +112,8 @@ class Runner(mmengine.runner.Runner):
             "optimizer": self.optim_wrapper.state_dict(),
             "meta": {"step": step, "seed": self._seed},
         }
+        if self.average:
+            content["average"] = self.average.state_dict()
         self.call_hook("before_save_checkpoint", checkpoint=content)
         return content
 
@@ -128,6 +134,8 @@ class Runner(mmengine.runner.Runner):
             self.bare_model.load_state_dict(content["state_dict"])
             self.optim_wrapper.load_state_dict(content["optimizer"])
             self.train_loop._iter = content["meta"]["step"]
+            if self.average:
+                self.average.load_state_dict(content["average"])
         except (KeyError, ValueError, RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
             raise UserError(
                 f"{path} does not continue this run: {str(error).splitlines()[0]}. Expected a checkpoint that the same "
@@ -199,6 +207,8 @@ class TrainLoop(BaseLoop):
             logged = runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
             for name, value in logged.items():
                 outputs[name] = outputs.get(name, 0.0) + value.detach() / self.sampler.parts
+        if runner.average:
+            runner.average.update()
         runner.call_hook("after_train_iter", batch_idx=self._iter, data_batch=batch, outputs=outputs)
         self._iter += 1
 
@@ -208,7 +218,8 @@ class EvalLoop(ValLoop):
 
     def run(self) -> dict[str, float]:
         self.runner.average_norms()
-        return super().run()
+        with self.runner.average.in_place() if self.runner.average else nullcontext():
+            return super().run()
 
     def run_iter(self, idx: int, data_batch: Any) -> None:
         with autocast(self.runner.device, self.runner.dtype):

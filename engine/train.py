@@ -52,7 +52,7 @@ def train(
     resume: bool = False,
     best: str | None = None,
 ) -> Runner:
-    """Trains ``model`` as the tree says and returns the finished runner.
+    """Trains ``model`` as the tree says and returns the finished runner; where weights are averaged, the model has the average.
 
     ``groups`` are AdamW's parameter groups (default: ``engine.optim.param_groups``); ``best`` names the metric whose best
     weights are kept as ``best.pth``. With ``resume`` it continues from the newest checkpoint in ``work_dir``, if there is
@@ -86,6 +86,7 @@ def train(
     runner = Runner(
         device=device,
         dtype=dtype,
+        average=config.optim.average,
         model=model,
         work_dir=str(work_dir),
         train_dataloader=loader,
@@ -112,6 +113,8 @@ def train(
     if rank == 0:
         (work_dir / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     runner.train()
+    if runner.average:
+        runner.average.swap()
     return runner
 
 

@@ -107,7 +107,7 @@ class MixtureOfReconstructors(nn.Module):
         }
 
     def decode(self, target: Target, decoded: Tensor, visible: VisiblePatches, rows: Tensor) -> Tensor:
-        """Runs a target's own branch on what the shared blocks give; predictions [n, C] for `rows` [n] of all views' patches."""
+        """Runs a target's own branch on what the shared blocks give; predicts `rows` [n] of all views' patches: [n, C]."""
         own = None if target.teacher == PIXELS else self.branches[target.name]
         blocks = self.model.decoder_blocks[self.shared :] if own is None else own.blocks
         for block in blocks:

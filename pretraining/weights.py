@@ -7,10 +7,10 @@ from pathlib import Path
 
 import yaml
 
-from convmae.backbones.weight_files import read_weights
+from convmae.backbones import family_of
 from convmae.engine.errors import UserError
 from convmae.engine.files import read_config
-from convmae.pretraining import MAE, METHODS, MaskedAutoencoder
+from convmae.pretraining import METHODS, MaskedAutoencoder
 from convmae.pretraining.config import PretrainingConfig, PretrainingModelOptions
 from convmae.pretraining.targets import Target
 
@@ -33,8 +33,7 @@ def load_pretrained(
     )
     options = config.model
     if "model" not in known:
-        state = read_weights(path)[0]
-        options.method = "mae" if any(name.endswith(MAE.first_weight) for name in state) else "convmae"
+        options.method = "mae" if family_of(path) == "vit" else "convmae"
         options.size = "of its shapes"
     options.method = method or options.method
     model = METHODS[options.method].from_checkpoint(

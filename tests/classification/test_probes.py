@@ -47,11 +47,11 @@ def test_more_neighbours_than_pictures_are_all_pictures() -> None:
 def test_separable_features_are_separated_and_rates_do_not_mix() -> None:
     train, val = blobs(300, 0), blobs(90, 1)
     options = LinearProbeOptions(epochs=60, batch_size=100, lrs=[0.0, 3.0], warmup=5)
-    idle, probe = train_probes(train, val.values, 3, options, 0, torch.device("cpu"))
+    idle, probe = train_probes([train], val.values, 3, options, 0, torch.device("cpu"))
     assert (idle.lr, probe.lr) == (0.0, 3.0)
     assert (probe.probabilities.argmax(1) == val.labels).float().mean() > 0.85
     assert probe.loss < idle.loss
-    alone = train_probes(train, val.values, 3, LinearProbeOptions(60, 100, [3.0], 5), 0, torch.device("cpu"))[0]
+    alone = train_probes([train], val.values, 3, LinearProbeOptions(60, 100, [3.0], 5), 0, torch.device("cpu"))[0]
     assert torch.equal(alone.probabilities, probe.probabilities)
 
 

@@ -7,16 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from convmae.backbones import ConvViT
-from convmae.classification.config import FinetuningConfig, ProbeConfig
+from convmae.backbones import ConvViT, ViT
+from convmae.classification.config import FinetuningConfig, LinearProbeOptions, ProbeConfig
 from convmae.classification.data import EvalSet, TrainSet, read_splits
+from convmae.classification.features import extract, load_encoder, read_features
+from convmae.classification.linear_probe import train_probes
 from convmae.classification.train import finetune
 from convmae.classification.train import knn as run_knn
 from convmae.engine.config import load_config, shipped_recipes
 from convmae.engine.errors import UserError
 from convmae.engine.seeding import SampleKey, SeededDataset
+from convmae.pretraining import MAE
 from convmae.tools import finetune as finetune_tool
-from convmae.tools import knn, linear_probe
+from convmae.tools import knn, linear_probe, test_cls
 
 RECIPES = [name for name in shipped_recipes() if name.startswith("finetune_")]
 
@@ -67,6 +70,79 @@ def test_a_resumed_run_equals_an_uninterrupted_one(folders: Path, tmp_path: Path
         torch.load(tmp_path / name / "model.pth", weights_only=True)["model"] for name in ("whole", "parts")
     )
     assert all(torch.equal(value, parts[name]) for name, value in whole.items())
+
+
+def test_a_run_exports_its_average_and_resumes_with_it(folders: Path, tmp_path: Path) -> None:
+    weights = {}
+    for name, average in (("averaged", 0.9), ("paused", 0.9), ("plain", 0.0)):
+        (tmp_path / name).mkdir()
+        options = [f"optim.average={average}", "schedule.policy=constant", "optim.lr=1e-3"]
+        if name == "paused":
+            finetune(tiny_config(folders, *options, "schedule.steps=1"), tmp_path / name, resume=False)
+        config = tiny_config(folders, *options, "schedule.steps=3")
+        finetune(config, tmp_path / name, resume=name == "paused")
+        weights[name] = torch.load(tmp_path / name / "model.pth", weights_only=True)["model"]
+    content = torch.load(tmp_path / "averaged" / "step_3.pth", weights_only=True)
+    for name, value in weights["averaged"].items():
+        assert torch.equal(value, weights["paused"][name]), name
+        assert torch.equal(value, content["average"]["values"][f"model.{name}"])
+        assert torch.equal(weights["plain"][name], content["state_dict"][f"model.{name}"])  # the steps are the same
+    assert not torch.equal(weights["averaged"]["head.weight"], weights["plain"]["head.weight"])
+
+
+def test_the_test_tool_gives_the_runs_numbers(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "run").mkdir()
+    finetune(tiny_config(folders, "schedule.steps=4"), tmp_path / "run", resume=False)
+    shutil.rmtree(folders / "train")  # testing needs the validation pictures alone
+    assert test_cls.main([str(tmp_path / "run" / "model.pth")]) == 0
+    first, again = (json.loads((tmp_path / "run" / name / "metrics.json").read_text()) for name in ("", "test"))
+    assert first == again
+    shutil.copytree(folders / "val" / "left", folders / "val" / "up")
+    assert test_cls.main([str(tmp_path / "run" / "model.pth"), "--overwrite"]) == 2
+    assert "does not fit the 3 classes" in capsys.readouterr().err
+
+
+def test_a_plain_vit_is_fine_tuned_and_probed_too(folders: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    torch.save({"model": MAE("tiny", img_size=32).state_dict()}, tmp_path / "mae.pth")
+    (tmp_path / "run").mkdir()
+    finetune(
+        tiny_config(folders, "model.arch=vit", f"model.init={tmp_path / 'mae.pth'}"), tmp_path / "run", resume=False
+    )
+    assert ViT.from_checkpoint(tmp_path / "run" / "model.pth").num_classes == 2
+    options = [
+        "--config",
+        "probe_96px.yaml",
+        "--cfg-options",
+        f"data.root={folders}",
+        "model.img_size=32",
+        "knn.ks=[3]",
+    ]
+    options += [f"model.init={tmp_path / 'mae.pth'}", f"model.features={tmp_path / 'features'}", "data.workers=0"]
+    assert knn.main([*options, "--work-dir", str(tmp_path / "knn")]) == 0
+    assert json.loads((tmp_path / "knn" / "metrics.json").read_text())["top1"] >= 0.7
+
+
+def test_a_linear_probe_of_random_views_takes_them_by_turns(folders: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    torch.save({"model": ConvViT("tiny", num_classes=0).state_dict()}, tmp_path / "encoder.pth")
+    config = load_config(
+        ProbeConfig,
+        "probe_96px.yaml",
+        [
+            f"data.root={folders}", f"model.init={tmp_path / 'encoder.pth'}", f"model.features={tmp_path / 'features'}",
+            "model.img_size=32", "data.workers=0", "linear.views=2", "linear.lrs=[3.0]", "runtime.device=cpu",
+        ],
+    )  # fmt: skip
+    split, encoder = read_splits(config.data)[0], load_encoder(config.model.init)
+    centre, first, second = (read_features(config, split, encoder, view) for view in (0, 1, 2))
+    assert torch.equal(first.labels, centre.labels)
+    assert not torch.equal(first.values, second.values)
+    assert torch.equal(extract(encoder, split, config, 2, torch.device("cpu"), None).values, second.values)
+    options = LinearProbeOptions(epochs=2, batch_size=24, lrs=[1.0], warmup=0)
+    both = train_probes([first, second], centre.values, 2, options, 0, torch.device("cpu"))[0]
+    one = train_probes([first], centre.values, 2, options, 0, torch.device("cpu"))[0]
+    assert not torch.equal(both.probabilities, one.probabilities)
 
 
 def test_augmentation_follows_from_the_sample_alone(folders: Path) -> None:

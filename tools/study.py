@@ -1,0 +1,256 @@
+"""Compare ways to pretrain, in miniature: pretrain each, probe and fine-tune it, put all in one table and one picture.
+
+python tools/study.py data/imagenet_mini --epochs 5 --seeds 0 --work-dir work_dirs/study
+
+Every run is a call of the other tools, on one thread, whose processor time is counted; what is finished is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+from typing import NamedTuple
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from convmae.engine.cli import run_tool
+from convmae.engine.errors import UserError
+from convmae.engine.plots import LINE_COLOURS, STYLE
+
+MEASURES = {"knn": "k-NN", "linear": "linear probe", "finetune": "fine-tuned"}
+
+
+class Method(NamedTuple):
+    """A line of the study: its label, its recipe and what differs from it, and its epochs as a multiple of the study's."""
+
+    label: str
+    recipe: str
+    options: tuple[str, ...]
+    multiple: int
+
+
+METHODS = {
+    "fastconvmae": Method("FastConvMAE, E", "fastconvmae_tiny_96px", (), 1),
+    "convmae_4": Method("ConvMAE, 4E", "convmae_tiny_96px", (), 4),
+    "mae_4": Method("MAE, 4E", "mae_tiny_96px", (), 4),
+    "convmae": Method("ConvMAE, E", "convmae_tiny_96px", (), 1),
+    "mor_ema": Method("FastConvMAE, E, EMA beside pixels", "fastconvmae_tiny_mor_96px", (), 1),
+}
+
+
+@dataclass
+class Study:
+    """What a study is made of."""
+
+    data: Path
+    work_dir: Path
+    epochs: int
+    finetune_epochs: list[int]
+    lr: float
+    methods: list[str]
+
+    def pretrain(self, name: str, seed: int) -> tuple[Path, list[str]]:
+        """Returns where a method is pretrained and the tool's words."""
+        method, folder = METHODS[name], self.work_dir / f"{name}_seed{seed}" / "pretrain"
+        epochs = self.epochs * method.multiple
+        options = [f"data.root={self.data / 'train'}", f"schedule.epochs={epochs}", f"schedule.warmup={epochs / 10:g}"]
+        options += [f"optim.lr={self.lr:g}", *method.options]
+        return folder, ["pretrain", "--config", f"{method.recipe}.yaml", *self._shared(folder, seed), *options]
+
+    def probes(self, name: str, seed: int) -> list[tuple[Path, list[str]]]:
+        """Returns where a method's features are probed and the tools' words."""
+        folder, runs = self.work_dir / f"{name}_seed{seed}", []
+        options = [f"data.root={self.data}", self._encoder(name, seed), f"model.features={folder / 'features'}"]
+        for part, tool in (("knn", "knn"), ("linear", "linear_probe")):
+            shared = self._shared(folder / part, seed)
+            runs.append((folder / part, [tool, "--config", "probe_96px.yaml", *shared, *options]))
+        return runs
+
+    def finetune(self, name: str, seed: int) -> tuple[Path, list[str]]:
+        """Returns where a method is fine-tuned and the tool's words."""
+        arch = "vit" if METHODS[name].recipe.startswith("mae") else "convvit"
+        options = [f"model.arch={arch}", self._encoder(name, seed)]
+        return self._classifier(f"{name}_seed{seed}", seed, self.finetune_epochs[0], options)
+
+    def scratch(self, epochs: int, seed: int) -> tuple[Path, list[str]]:
+        """Returns where an encoder is trained from scratch and the tool's words."""
+        return self._classifier(f"scratch_{epochs}_seed{seed}", seed, epochs, ["optim.layer_decay=1.0"])
+
+    def _classifier(self, name: str, seed: int, epochs: int, options: list[str]) -> tuple[Path, list[str]]:
+        folder = self.work_dir / name / "finetune"
+        schedule = [f"schedule.epochs={epochs}", f"schedule.warmup={epochs / 10:g}", "schedule.eval_every=0"]
+        words = ["finetune", "--config", "finetune_tiny_96px.yaml", *self._shared(folder, seed)]
+        return folder, [*words, f"data.root={self.data}", *options, *schedule]
+
+    def _encoder(self, name: str, seed: int) -> str:
+        return f"model.init={self.work_dir / f'{name}_seed{seed}' / 'pretrain' / 'encoder.pth'}"
+
+    def _shared(self, folder: Path, seed: int) -> list[str]:
+        return [
+            "--work-dir",
+            str(folder),
+            "--cfg-options",
+            f"runtime.seed={seed}",
+            "data.workers=0",
+            "runtime.device=cpu",
+        ]
+
+
+def run_once(folder: Path, words: list[str]) -> None:
+    """Runs a tool in a process of its own, unless its metrics are there; adds up its processor time in ``cpu.json``."""
+    if (folder / "metrics.json").is_file():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    print("starts:", " ".join(words), flush=True)
+    resume = ["--resume"] if words[0] in ("pretrain", "finetune") else ["--overwrite"]
+    with open(folder / "output.txt", "a", encoding="utf-8") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", f"convmae.tools.{words[0]}", *words[1:3], *resume, *words[3:]],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    cpu = folder / "cpu.json"
+    before = json.loads(cpu.read_text()) if cpu.is_file() else 0.0
+    cpu.write_text(json.dumps(before + used.ru_utime + used.ru_stime))
+    if process.returncode != 0:
+        raise UserError(f"{words[0]} ended with {process.returncode}; {folder / 'output.txt'} says why.")
+
+
+def run_all(study: Study, seeds: Sequence[int], jobs: int) -> None:
+    """Does all runs, so many at a time: first pretraining, then the probes, which are cheap, then fine-tuning."""
+    pairs = [(name, seed) for seed in seeds for name in study.methods]
+    scratch = [study.scratch(epochs, seed) for seed in seeds for epochs in study.finetune_epochs]
+    waves = [
+        [study.pretrain(*pair) for pair in pairs],
+        [run for pair in pairs for run in study.probes(*pair)],
+        [study.finetune(*pair) for pair in pairs] + scratch,
+    ]
+    for wave in waves:
+        with ThreadPoolExecutor(jobs) as pool:
+            list(pool.map(lambda run: run_once(*run), wave))
+
+
+class Row(NamedTuple):
+    """A line of the table: minutes of processor time that pretraining took, and each measure's accuracies, by seed."""
+
+    label: str
+    minutes: list[float]
+    accuracies: dict[str, list[float]]
+
+
+def read_rows(study: Study, seeds: Sequence[int]) -> list[Row]:
+    """Returns the lines of which something is finished."""
+    lines = [(name, METHODS[name].label) for name in study.methods]
+    lines += [(f"scratch_{epochs}", f"from scratch, {epochs} epochs") for epochs in study.finetune_epochs]
+    rows = []
+    for name, label in lines:
+        folders = [study.work_dir / f"{name}_seed{seed}" for seed in seeds]
+        done = [folder / "pretrain" for folder in folders if (folder / "pretrain" / "metrics.json").is_file()]
+        minutes = [json.loads((folder / "cpu.json").read_text()) / 60 for folder in done]
+        found = {}
+        for part in MEASURES:
+            files = [folder / part / "metrics.json" for folder in folders]
+            found[part] = [json.loads(path.read_text())["top1"] for path in files if path.is_file()]
+        if minutes or any(found.values()):
+            rows.append(Row(label, minutes, found))
+    return rows
+
+
+def with_spread(values: Sequence[float], unit: float = 1, digits: int = 1) -> str:
+    """Returns mean and sample deviation in multiples of ``1 / unit`` as text; one value alone has no deviation."""
+    if not values:
+        return ""
+    mean = f"{unit * statistics.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {unit * statistics.stdev(values):.{digits}f}"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Returns the study as a table in Markdown."""
+    lines = [
+        "| pretraining | minutes of processor time | " + " | ".join(f"{name}, %" for name in MEASURES.values()) + " |"
+    ]
+    lines.append("| --- " * (2 + len(MEASURES)) + "|")
+    for row in rows:
+        cells = [row.label, with_spread(row.minutes)] + [with_spread(row.accuracies[part], 100) for part in MEASURES]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Draws each measure over the processor time of pretraining: a point a seed, scratch as a line across."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(11, 4), layout="constrained")
+        panels = figure.subplots(1, len(MEASURES))
+        for panel, (part, title) in zip(panels, MEASURES.items(), strict=True):
+            for colour, row in zip(cycle(LINE_COLOURS), rows):
+                values = [100 * value for value in row.accuracies[part]]
+                if values and row.minutes:
+                    panel.scatter(row.minutes[: len(values)], values, s=50, color=colour, label=row.label)
+                elif values:
+                    panel.axhline(statistics.mean(values), color=colour, linestyle="--", label=row.label)
+            panel.set(title=title, xlabel="minutes of processor time in pretraining")
+            panel.set_xlim(left=0)
+        panels[0].set_ylabel("top-1 accuracy, %")
+        handles = {
+            label: handle for panel in panels for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
+        figure.savefig(path, dpi=110)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the tool and returns its exit status."""
+    parser = argparse.ArgumentParser(
+        description=inspect.cleandoc(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path, help="folder with class folders in train and val, as imagenet_mini")
+    parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/study"), help="default work_dirs/study")
+    parser.add_argument("--epochs", type=int, default=5, help="E, epochs of FastConvMAE (default 5)")
+    parser.add_argument(
+        "--finetune-epochs",
+        type=int,
+        nargs="+",
+        default=[10, 20],
+        help="epochs of fine-tuning; from scratch by all of them, the pretrained by the first (default 10 20)",
+    )
+    parser.add_argument("--lr", type=float, default=4e-4, help="learning rate of pretraining (default 4e-4)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="default 0")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on one thread (default 1)")
+    parser.add_argument(
+        "--methods", nargs="+", choices=tuple(METHODS), default=list(METHODS), help="what to pretrain (default all)"
+    )
+    parser.add_argument("--only-report", action="store_true", help="write the table of what is finished, run nothing")
+    args = parser.parse_args(argv)
+
+    def run() -> None:
+        if not (args.data / "train").is_dir():
+            raise UserError(f"There is no folder {args.data / 'train'}; expected class folders in train and val.")
+        study = Study(args.data, args.work_dir, args.epochs, args.finetune_epochs, args.lr, args.methods)
+        if not args.only_report:
+            run_all(study, args.seeds, args.jobs)
+        rows = read_rows(study, args.seeds)
+        if not rows:
+            raise UserError(f"Nothing in {args.work_dir} is finished yet.")
+        (args.work_dir / "table.md").write_text(table(rows), encoding="utf-8")
+        draw(rows, args.work_dir / "study.png")
+        print(table(rows) + f"written: {args.work_dir / 'table.md'}, {args.work_dir / 'study.png'}")
+
+    return run_tool(run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

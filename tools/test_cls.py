@@ -1,0 +1,22 @@
+"""Evaluate a classifier on class folders and write a report.
+
+python tools/test_cls.py work_dirs/finetune/model.pth --cfg-options data.root=imagenet
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from convmae.classification.config import FinetuningConfig
+from convmae.classification.train import test
+from convmae.engine.cli import test_tool
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the tool and returns its exit status."""
+    return test_tool(argv, FinetuningConfig, test, description=__doc__ or "", recipe="finetune_convmae_base_100e.yaml")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
