@@ -1,4 +1,6 @@
-"""Seeded textured scenes with instance masks, written as an image folder, as COCO and as ADE20K: the demo's data.
+"""Write seeded textured scenes as an image folder, as class folders, as COCO and as ADE20K: data to try everything on.
+
+python tools/scenes.py data/scenes --train 400 --val 60
 
 Texture and colour are drawn without regard to the class: muted colours for the ground, vivid ones for the objects. So
 colour helps to find an object, and only its shape tells what it is.
@@ -6,11 +8,14 @@ colour helps to find an object, and only its shape tells what it is.
 
 from __future__ import annotations
 
+import argparse
+import inspect
 import io
 import json
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from convmae.engine.cli import run_tool
 from convmae.engine.errors import UserError
 
 CLASSES = ("disc", "ring", "square", "triangle", "star")
@@ -56,9 +62,10 @@ class Scene:
 
 @dataclass(frozen=True)
 class Layouts:
-    """Where the three layouts of one set of scenes lie: a folder of pictures, a COCO root, an ADE20K root."""
+    """Where the layouts of one set of scenes lie: a folder of pictures, and the roots of class folders, COCO and ADE20K."""
 
     images: Path
+    classes: Path
     coco: Path
     ade20k: Path
 
@@ -93,19 +100,26 @@ def draw_scene(seed: int, split: str, index: int, size: int = 160) -> Scene:
 
 
 def generate(root: Path, train: int, val: int, unlabelled: int = 0, size: int = 160, seed: int = 0) -> Layouts:
-    """Writes scenes under ``root`` in three layouts and returns where they lie; the same set already there is kept.
+    """Writes scenes under ``root`` in four layouts and returns where they lie; the same set already there is kept.
 
     ``images/`` holds the training pictures and ``unlabelled`` more, for pretraining; ``coco/`` and ``ade20k/`` hold the
-    training and validation pictures with annotations. Raises UserError for counts or sizes that make no data set, and
-    for a folder that holds something else.
+    training and validation pictures with annotations, ``classes/`` a crop around each of their objects. Raises UserError for
+    counts or sizes that make no data set, and for a folder that holds something else.
     """
     if train < 1 or val < 1 or unlabelled < 0 or size < MIN_SIZE:
         raise UserError(
             f"{train} training, {val} validation and {unlabelled} unlabelled scenes of {size} px asked for; expected "
             f"at least one of the first two, and {MIN_SIZE} px or more, below which the shapes can't be told apart."
         )
-    layouts = Layouts(root / "images", root / "coco", root / "ade20k")
-    made_of = {"train": train, "val": val, "unlabelled": unlabelled, "size": size, "seed": seed}
+    layouts = Layouts(root / "images", root / "classes", root / "coco", root / "ade20k")
+    made_of = {
+        "layouts": len(fields(layouts)),
+        "train": train,
+        "val": val,
+        "unlabelled": unlabelled,
+        "size": size,
+        "seed": seed,
+    }
     marker = root / MARKER
     if marker.is_file() and json.loads(marker.read_text(encoding="utf-8")) == made_of:
         return layouts
@@ -146,6 +160,9 @@ def _write_split(layouts: Layouts, split: str, scenes: Iterable[Scene]) -> None:
         Image.fromarray(scene.label_map).save(ade_labels / f"{stem}.png")
         images.append({"id": image_id, "file_name": f"{stem}.jpg", "height": height, "width": width})
         for mask, label in zip(scene.masks, scene.labels.tolist(), strict=True):
+            folder = layouts.classes / split / CLASSES[label]
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{stem}_{len(annotations):06d}.jpg").write_bytes(_jpeg(_around(scene.image, mask)))
             annotations.append(
                 {
                     "id": len(annotations) + 1,
@@ -278,6 +295,15 @@ def _jpeg(image: Image8) -> bytes:
     return buffer.getvalue()
 
 
+def _around(image: Image8, mask: Mask) -> Image8:
+    """The square around an object with a quarter of it as margin, moved into the picture where it would reach beyond."""
+    left, top, width, height = _bounding_box(mask)
+    side = min(math.ceil(1.25 * max(width, height)), *mask.shape)
+    x = min(max(0, left + (width - side) // 2), mask.shape[1] - side)
+    y = min(max(0, top + (height - side) // 2), mask.shape[0] - side)
+    return image[y : y + side, x : x + side]
+
+
 def _run_lengths(mask: Mask) -> list[int]:
     """COCO's uncompressed run lengths: column by column, beginning with the zeros."""
     flat = mask.ravel(order="F")
@@ -291,3 +317,28 @@ def _bounding_box(mask: Mask) -> list[int]:
     """COCO's box: left, top, width, height in pixels."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return [int(columns[0]), int(rows[0]), int(columns[-1] - columns[0] + 1), int(rows[-1] - rows[0] + 1)]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the tool and returns its exit status."""
+    parser = argparse.ArgumentParser(
+        description=inspect.cleandoc(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="where to write them")
+    parser.add_argument("--train", type=int, default=400, help="training scenes (default 400)")
+    parser.add_argument("--val", type=int, default=60, help="validation scenes (default 60)")
+    parser.add_argument("--unlabelled", type=int, default=400, help="more scenes for pretraining (default 400)")
+    parser.add_argument("--size", type=int, default=128, help="side of a scene, in pixels (default 128)")
+    parser.add_argument("--seed", type=int, default=0, help="default 0")
+    args = parser.parse_args(argv)
+
+    def run() -> None:
+        made = generate(args.folder, args.train, args.val, args.unlabelled, args.size, args.seed)
+        for layout in fields(made):
+            print(f"{layout.name}: {getattr(made, layout.name)}")
+
+    return run_tool(run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

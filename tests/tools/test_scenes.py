@@ -176,3 +176,25 @@ def test_impossible_sets_are_refused(tmp_path: Path, wrong: dict[str, int]) -> N
     with pytest.raises(UserError, match="expected at least one"):
         generate(tmp_path / "set", **{"train": 1, "val": 1, "size": 64, **wrong})
     assert not (tmp_path / "set").exists()
+
+
+def test_class_folders_hold_a_crop_of_every_object(layouts: Layouts) -> None:
+    for split in ("train", "val"):
+        coco = COCO(str(layouts.coco / "annotations" / f"instances_{split}2017.json"))
+        for category in coco.dataset["categories"]:
+            pictures = sorted((layouts.classes / split / category["name"]).iterdir())
+            objects = coco.getAnnIds(catIds=[category["id"]])
+            assert len(pictures) == len(objects)
+            for annotation in coco.loadAnns(objects):
+                stem = coco.imgs[annotation["image_id"]]["file_name"].removesuffix(".jpg")
+                crop = Image.open(layouts.classes / split / category["name"] / f"{stem}_{annotation['id'] - 1:06d}.jpg")
+                longer = max(annotation["bbox"][2:])
+                assert crop.width == crop.height == min(96, int(np.ceil(1.25 * longer)))
+
+
+def test_the_tool_writes_them(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    small = ["--train", "2", "--val", "1", "--unlabelled", "0", "--size", "64"]
+    assert scenes.main([str(tmp_path / "set"), *small]) == 0
+    assert f"ade20k: {tmp_path / 'set' / 'ade20k'}" in capsys.readouterr().out
+    assert scenes.main([str(tmp_path / "set"), *small, "--seed", "1"]) == 2
+    assert "give another folder" in capsys.readouterr().err
