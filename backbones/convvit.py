@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -211,7 +211,7 @@ class ConvViT(Classifier, ConvViTEncoder):
     def forward_intermediates(
         self,
         images: Tensor,
-        indices: int | Sequence[int] | None = None,
+        indices: int | list[int] | None = None,
         norm: bool = False,
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
@@ -236,7 +236,7 @@ class ConvViT(Classifier, ConvViTEncoder):
         return maps if intermediates_only else (stages[2].flatten(1, 2), maps)
 
     def prune_intermediate_layers(
-        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Drops the blocks that the features at `indices` don't need, `fc_norm` and `head`; returns the indices from 0."""
         taken, last = feature_take_indices(3, indices)

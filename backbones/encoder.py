@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from convmae.backbones.position import Grid
 from convmae.backbones.shapes import FromCheckpoint
 
 
@@ -16,6 +17,7 @@ class Encoder(FromCheckpoint):
     """An encoder whose blocks may recompute their activations and whose linear layers start as in pretraining."""
 
     checkpoint_activations: bool
+    grid_size: Grid  # that the positions are kept at
 
     @staticmethod
     def init_linear(module: nn.Module) -> None:

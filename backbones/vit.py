@@ -71,7 +71,8 @@ class ViTEncoder(Encoder):
         self.checkpoint_activations = checkpoint_activations
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
         self.grid_size: Grid = (-(-height // STRIDE), -(-width // STRIDE))
-        self.patch_embed = nn.ModuleDict({"proj": PatchConv(3, dims.embed_dim, STRIDE)})
+        proj = PatchConv(3, dims.embed_dim, STRIDE)
+        self.patch_embed = nn.ModuleDict({"proj": proj})
         self.cls_token = nn.Parameter(torch.empty(1, 1, dims.embed_dim))
         table = sincos_pos_embed(dims.embed_dim, self.grid_size)
         self.pos_embed = nn.Parameter(F.pad(table, (0, 0, 1, 0)))  # the class token's row is zero at first
@@ -80,8 +81,8 @@ class ViTEncoder(Encoder):
             TransformerBlock(dims.embed_dim, dims.num_heads, dims.mlp_ratio, rate) for rate in rates
         )
         self.apply(self.init_linear)
-        nn.init.xavier_uniform_(self.patch_embed["proj"].weight.data.flatten(1))
-        nn.init.zeros_(self.patch_embed["proj"].bias)
+        nn.init.xavier_uniform_(proj.weight.data.flatten(1))
+        nn.init.constant_(proj.get_parameter("bias"), 0)
         nn.init.normal_(self.cls_token, std=0.02)
 
     @classmethod

@@ -62,8 +62,8 @@ def read_split(options: FolderOptions, part: str) -> ClassFolder:
         raise UserError(f"There is no folder {folder}; expected one that holds a folder a class.")
     classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if len(classes) < 2:
-        found = f"one class folder, {classes[0]!r}" if classes else "no class folders"
-        raise UserError(f"{folder} holds {found}; a classifier needs two or more, one a class.")
+        holds = f"one class folder, {classes[0]!r}" if classes else "no class folders"
+        raise UserError(f"{folder} holds {holds}; a classifier needs two or more, one a class.")
     pictures = [(path, label) for label, name in enumerate(classes) for path in list_images(folder / name)]
     names = _names(root / "classes.txt")
     found = ClassFolder(folder, classes, pictures, [names.get(name, name) for name in classes])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -138,6 +139,14 @@ def prepare_work_dir(work_dir: Path, resume: bool, overwrite: bool) -> None:
     logs = [work_dir / "log.txt", work_dir / "scalars.jsonl", *work_dir.glob("tensorboard/events.*")]
     for path in [*earlier, *logs]:
         path.unlink(missing_ok=True)
+
+
+def read_size(text: str) -> tuple[int, int]:
+    """Returns height and width of 224 or 480x640. Raises UserError for anything else."""
+    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
+    if match is None:
+        raise UserError(f"--img-size is {text!r}; expected pixels, as 224 or 480x640 (height x width).")
+    return int(match[1]), int(match[2] or match[1])
 
 
 def _parser(description: str, schema: type) -> argparse.ArgumentParser:

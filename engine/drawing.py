@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 Colour = tuple[int, int, int]
 
 LEGIBLE = 480  # smaller pictures are enlarged to this long side before anything is drawn on them
+TITLE = 22  # pixels, the height of a title's font
 INK, PAPER = (27, 31, 36), (240, 240, 237)
 # Apart in hue and in lightness, so that colour-blind readers tell the first ten apart as well.
 FIRST_COLOURS: tuple[Colour, ...] = (
@@ -135,14 +136,19 @@ def row(images: Sequence[Image.Image], captions: Sequence[str]) -> Image.Image:
     return sheet
 
 
-def column(images: Sequence[Image.Image]) -> Image.Image:
-    """Returns the pictures one below the other, each as wide as the widest, without gaps."""
+def column(images: Sequence[Image.Image], title: str = "") -> Image.Image:
+    """Returns the pictures one below the other, at the left and as large as they are, under a title if there is one."""
     width = max(image.width for image in images)
-    fitted = [image.convert("RGB").resize((width, round(image.height * width / image.width))) for image in images]
-    sheet = Image.new("RGB", (width, sum(image.height for image in fitted)), INK)
-    top = 0
-    for image in fitted:
-        sheet.paste(image, (0, top))
+    font = ImageFont.load_default(TITLE)
+    gap, line_height = TITLE // 2, round(1.25 * TITLE)
+    lines = _wrap(title, font, width - 2 * gap)
+    top = 2 * gap + len(lines) * line_height if lines else 0
+    sheet = Image.new("RGB", (width, top + sum(image.height for image in images)), INK)
+    draw = ImageDraw.Draw(sheet)
+    for number, line in enumerate(lines):
+        draw.text((gap, gap + number * line_height), line, font=font, fill=PAPER)
+    for image in images:
+        sheet.paste(image.convert("RGB"), (0, top))
         top += image.height
     return sheet
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from convmae.backbones.encoder import Encoder
 from convmae.backbones.layers import TransformerBlock
 from convmae.backbones.masked import VisiblePatches
-from convmae.backbones.position import Grid, resample_pos_embed, sincos_pos_embed
+from convmae.backbones.position import resample_pos_embed, sincos_pos_embed
 from convmae.backbones.shapes import block_count
 from convmae.pretraining.decoder import DecoderDims, decoder_heads, insert_mask_tokens
 from convmae.pretraining.masking import random_masking
@@ -32,7 +32,6 @@ class Reconstruction(NamedTuple):
 class MaskedAutoencoder(Encoder):
     """Encodes the visible patches of images and decodes the removed ones' pixels."""
 
-    grid_size: Grid
     norm_pix_loss: bool
     width: int  # of the encoder's output
     decoder_dims: DecoderDims

@@ -64,4 +64,4 @@ class PretrainingConfig:
     @property
     def norm_pix_loss(self) -> bool:
         """Whether pixels are predicted less their patch's mean, over its deviation."""
-        return all(target.norm in ("auto", "patch") for target in self.targets if target.teacher == PIXELS)
+        return all(target.norm_used == "patch" for target in self.targets if target.teacher == PIXELS)

@@ -10,7 +10,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from convmae.engine.images import list_images, read_image, to_tensor
+from convmae.engine.images import Box, list_images, read_crop, resize_crop
 from convmae.pretraining.config import PretrainingDataOptions
 
 
@@ -23,14 +23,9 @@ class PictureFolder(Dataset):
     def __init__(self, options: PretrainingDataOptions, img_size: int) -> None:
         self.paths = list_images(options.root)
         self.tokens = (-(-img_size // 16)) ** 2
-        self.transform = v2.Compose(
-            [
-                v2.RandomResizedCrop(
-                    img_size, (options.crop_scale, 1.0), interpolation=v2.InterpolationMode.BICUBIC, antialias=True
-                ),
-                v2.RandomHorizontalFlip(0.5 if options.flip else 0.0),
-            ]
-        )
+        self.img_size = img_size
+        self.crop = v2.RandomResizedCrop(img_size, (options.crop_scale, 1.0))
+        self.flip = v2.RandomHorizontalFlip(0.5 if options.flip else 0.0)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -40,5 +35,9 @@ class PictureFolder(Dataset):
         return self.paths[index]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        image: Image.Image = self.transform(read_image(self.paths[index]))
-        return {"images": to_tensor(image), "noise": torch.rand(self.tokens)}
+        picture = resize_crop(*read_crop(self.paths[index], self.choose, self.img_size), self.img_size)
+        return {"images": self.flip(picture), "noise": torch.rand(self.tokens)}
+
+    def choose(self, image: Image.Image) -> Box:
+        """Draws a crop of a picture, of which the size alone is looked at."""
+        return Box(**self.crop.make_params([image]))

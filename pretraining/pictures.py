@@ -2,44 +2,120 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+from typing import NamedTuple
+
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import v2
 
 from convmae.engine.drawing import column, row
-from convmae.engine.images import IMAGENET_MEAN, IMAGENET_STD
-from convmae.pretraining.patches import pad_to_patches, patch_statistics, patchify, unpatchify
+from convmae.engine.images import IMAGENET_MEAN, IMAGENET_STD, normalize, read_image, to_tensor
+from convmae.pretraining.autoencoder import MaskedAutoencoder
+from convmae.pretraining.patches import PATCH, pad_to_patches, patch_statistics, patchify, unpatchify
 
-PANEL = 288  # pixels; smaller pictures are enlarged to this height, so that the captions can be read
+PANEL = 320  # pixels; smaller pictures are enlarged to this height, so that the captions can be read
+ACROSS = 6  # panels side by side, at most
 GREY = 0.62  # of removed patches, 0..1
 
 
-def reconstruction_strip(image: Tensor, mask: Tensor, prediction: Tensor, norm_pix: bool) -> Image.Image:
-    """Returns input, visible patches, reconstruction and prediction alone side by side; a row for each group.
+class Views(NamedTuple):
+    """A picture, what a model saw of it and what it made of that; G views, which are complementary if more than one.
 
-    image: [3, H, W], normalised as ImageNet's; mask: [L] or [G, L], 0 kept, 1 removed; prediction: [L, p*p*3] or
-    [G, L, p*p*3], of every patch (``predict="all"``). Where ``norm_pix``, the prediction is of pixels that were normalised
-    patch by patch, which holds neither brightness nor contrast: the input's own are put back, and the captions say so.
+    Where ``norm_pix``, the predictions are of pixels normalised patch by patch, which hold neither brightness nor contrast:
+    pictures put the input's own back, and say so.
     """
-    masks, predictions = mask.reshape(-1, mask.shape[-1]), prediction.reshape(-1, *prediction.shape[-2:])
-    note = ", each with the input's own mean and contrast" if norm_pix else ""
-    rows = []
-    for group, (removed, predicted) in enumerate(zip(masks, predictions, strict=True)):
-        which = f", group {group + 1} of {len(masks)}" if len(masks) > 1 else ""
-        visible = f"visible: {1 - removed.float().mean():.0%} of the patches{which}"
-        captions = ["input", visible, "reconstruction", "prediction of every patch"]
-        if group == 0:
-            captions[2] += f": visible patches, and predictions of the others{note}"
-            captions[3] += note
-        everything = torch.ones_like(removed)
-        panels = [
-            image,
-            hide_removed(image, removed),
-            fill_in(image, removed, predicted, norm_pix),
-            fill_in(image, everything, predicted, norm_pix),
-        ]
-        rows.append(row([_to_picture(panel) for panel in panels], captions))
-    return column(rows)
+
+    image: Tensor  # [3, H, W], normalised as ImageNet's
+    mask: Tensor  # [G, L], 0 kept, 1 removed
+    prediction: Tensor  # [G, L, 16 * 16 * 3], of every patch
+    norm_pix: bool
+
+
+def load_picture(path: Path, size: int, whole: bool = False) -> Tensor:
+    """Returns a picture as a model takes it, its shorter side ``size`` pixels: the centre square, or ``whole``; [3, H, W]."""
+    resized = v2.functional.resize(read_image(path), [size], v2.InterpolationMode.BICUBIC, antialias=True)
+    return normalize(to_tensor(resized if whole else v2.functional.center_crop(resized, [size, size]))[None])[0]
+
+
+@torch.inference_mode()
+def reconstruct(model: MaskedAutoencoder, image: Tensor, mask_ratio: float, seed: int = 0) -> Views:
+    """Returns what the model makes of a normalised picture [3, H, W] under a seeded mask.
+
+    Raises:
+        ValueError: a ratio that keeps or removes nothing of this picture.
+    """
+    tokens = math.prod(-(-side // PATCH) for side in image.shape[1:])
+    noise = torch.rand(1, tokens, generator=torch.Generator().manual_seed(seed))
+    device = next(model.parameters()).device
+    out = model(image[None].to(device), mask_ratio, noise.to(device), predict="all")
+    return Views(image, out.mask.cpu(), out.pred.float().cpu(), model.norm_pix_loss)
+
+
+def reconstruction_strip(views: Views) -> Image.Image:
+    """Returns input, visible patches, reconstruction and prediction side by side, of the first view.
+
+    The last panel is `put_together` where there are several views, else the prediction of every patch.
+    """
+    removed, predicted, groups = views.mask[0], views.prediction[0], len(views.mask)
+    note = ", each with the input's own mean and contrast" if views.norm_pix else ""
+    panels = [views.image, hide_removed(views.image, removed), _reconstruction(views, 0)]
+    captions = ["input", f"visible: {_share(views)} of the patches"]
+    captions.append(f"reconstruction: visible patches, and predictions of the others{note}")
+    if groups > 1:
+        captions[1] += f", group 1 of {groups}"
+        panels.append(put_together(views))
+        captions.append(_together(views))
+    else:
+        panels.append(fill_in(views.image, torch.ones_like(removed), predicted, views.norm_pix))
+        captions.append("prediction of every patch; visible ones are not in the loss")
+    return row([to_picture(shown) for shown in panels], captions)
+
+
+def group_sheet(views: Views) -> Image.Image:
+    """Returns input over `put_together`, beside them each group's visible patches over its reconstruction."""
+    note = ", removed patches with the input's own mean and contrast" if views.norm_pix else ""
+    upper = [(views.image, "input")]
+    lower = [(put_together(views), _together(views))]
+    for group, removed in enumerate(views.mask):
+        upper.append((hide_removed(views.image, removed), f"visible to group {group + 1}"))
+        lower.append((_reconstruction(views, group), f"reconstruction by group {group + 1}{note}"))
+    lines = math.ceil(len(upper) / ACROSS)
+    across = math.ceil(len(upper) / lines)
+    rows = [
+        row([to_picture(shown) for shown, _ in part], [caption for _, caption in part])
+        for first in range(0, len(upper), across)
+        for part in (upper[first : first + across], lower[first : first + across])
+    ]
+    return column(rows, f"{len(views.mask)} groups, {_share(views)} of the patches visible to each")
+
+
+def _reconstruction(views: Views, group: int) -> Tensor:
+    return fill_in(views.image, views.mask[group], views.prediction[group], views.norm_pix)
+
+
+def _share(views: Views) -> str:
+    return f"{1 - views.mask.float().mean():.0%}"
+
+
+def _together(views: Views) -> str:
+    others = len(views.mask) - 1
+    who = "by the group" if others == 1 else f"the mean of the {others} groups"
+    note = ", with the input's own mean and contrast" if views.norm_pix else ""
+    return f"put together, predictions only: each patch {who} that did not see it{note}"
+
+
+def put_together(views: Views) -> Tensor:
+    """Returns the picture [3, H, W] whose every patch is the mean of its predictions by the views that did not see it.
+
+    So no patch of it was visible to the views that drew it. Each patch must be removed in some view, as complementary masks
+    remove it in all but one.
+    """
+    removed = views.mask[..., None].to(views.prediction)
+    mean = (removed * views.prediction).sum(0) / removed.sum(0)
+    return fill_in(views.image, torch.ones_like(views.mask[0]), mean, views.norm_pix)
 
 
 def fill_in(image: Tensor, mask: Tensor, prediction: Tensor, norm_pix: bool) -> Tensor:
@@ -64,19 +140,22 @@ def hide_removed(image: Tensor, mask: Tensor) -> Tensor:
     return _image(torch.where(mask.bool()[:, None], blank, patches), image)
 
 
+def to_picture(image: Tensor) -> Image.Image:
+    """Returns a normalised [3, H, W] as a picture at least PANEL pixels high."""
+    mean, std = torch.tensor(IMAGENET_MEAN)[:, None, None], torch.tensor(IMAGENET_STD)[:, None, None]
+    pixels = ((image.detach().cpu().float() * std + mean) * 255).round().clamp(0, 255).byte()
+    return panel(Image.fromarray(pixels.permute(1, 2, 0).numpy()), Image.Resampling.BICUBIC)
+
+
+def panel(picture: Image.Image, resampling: Image.Resampling = Image.Resampling.NEAREST) -> Image.Image:
+    """Returns the picture, enlarged to PANEL pixels' height if it is smaller."""
+    scale = max(1.0, PANEL / picture.height)
+    return picture.resize((round(picture.width * scale), round(picture.height * scale)), resampling)
+
+
 def _patches(image: Tensor) -> Tensor:
     return patchify(pad_to_patches(image[None]))[0]
 
 
 def _image(patches: Tensor, like: Tensor) -> Tensor:
     return unpatchify(patches[None], *like.shape[1:])[0]
-
-
-def _to_picture(image: Tensor) -> Image.Image:
-    """A normalised [3, H, W] as a picture at least PANEL pixels high."""
-    mean, std = torch.tensor(IMAGENET_MEAN)[:, None, None], torch.tensor(IMAGENET_STD)[:, None, None]
-    pixels = ((image.detach().cpu().float() * std + mean) * 255).round().clamp(0, 255).byte()
-    picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-    scale = max(1.0, PANEL / picture.height)
-    size = (round(picture.width * scale), round(picture.height * scale))
-    return picture.resize(size, Image.Resampling.BICUBIC)

@@ -7,6 +7,7 @@ then every target has a branch of its own. What the figure leaves open is decide
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from convmae.backbones.masked import VisiblePatches
 from convmae.pretraining.autoencoder import MaskedAutoencoder, select_patches
 from convmae.pretraining.patches import pad_to_patches
 from convmae.pretraining.targets import EMA, PIXELS, Target, check_targets
-from convmae.pretraining.teachers import EmaTeacher
+from convmae.pretraining.teachers import EmaTeacher, Teacher
 
 
 class Branch(nn.Module):
@@ -50,7 +51,7 @@ class MixtureOfReconstructors(nn.Module):
         self,
         model: MaskedAutoencoder,
         targets: Sequence[Target],
-        teachers: Mapping[str, nn.Module],
+        teachers: Mapping[str, Teacher],
         branch_depth: int = 1,
     ) -> None:
         super().__init__()
@@ -64,7 +65,7 @@ class MixtureOfReconstructors(nn.Module):
         self.teachers = nn.ModuleDict({_key(name): teacher for name, teacher in teachers.items()})
         self.branches = nn.ModuleDict()
         for target in targets:
-            out = int(teachers[target.teacher].dim)
+            out = teachers[target.teacher].dim
             if target.at == "encoder":
                 self.branches[target.name] = nn.Linear(model.width, out)  # its input is normalised already
             elif target.teacher != PIXELS:
@@ -108,11 +109,14 @@ class MixtureOfReconstructors(nn.Module):
 
     def decode(self, target: Target, decoded: Tensor, visible: VisiblePatches, rows: Tensor) -> Tensor:
         """Runs a target's own branch on what the shared blocks give; predicts `rows` [n] of all views' patches: [n, C]."""
-        own = None if target.teacher == PIXELS else self.branches[target.name]
-        blocks = self.model.decoder_blocks[self.shared :] if own is None else own.blocks
+        model = self.model
+        if target.teacher == PIXELS:
+            blocks, norm, pred = model.decoder_blocks[self.shared :], model.decoder_norm, model.decoder_pred
+        else:
+            own = cast(Branch, self.branches[target.name])
+            blocks, norm, pred = own.blocks, own.norm, own.pred
         for block in blocks:
-            decoded = self.model.run_block(block, decoded)
-        norm, pred = (self.model.decoder_norm, self.model.decoder_pred) if own is None else (own.norm, own.pred)
+            decoded = model.run_block(block, decoded)
         return pred(norm(select_patches(decoded, visible, rows)))
 
     def update_teachers(self, momentum: float) -> None:

@@ -42,16 +42,30 @@ class Target:
         """What the log, the scalars and the weights call it; a timm name's dots would be taken for modules."""
         return f"{self.teacher.replace('.', '_')}_{self.tokens}_{self.at}"
 
+    @property
+    def norm_used(self) -> str:
+        """The normalisation, where `auto` stands for the teacher's."""
+        usual = "patch" if self.teacher == PIXELS else "layer"
+        return usual if self.norm == "auto" else self.norm
+
+    @property
+    def loss_used(self) -> str:
+        """The loss, where `auto` stands for the teacher's."""
+        usual = "mse" if self.teacher == PIXELS else "smooth_l1"
+        return usual if self.loss == "auto" else self.loss
+
+    def describe(self) -> str:
+        """Returns what is compared how, for the log and the report."""
+        return f"{self.teacher} ({self.norm_used} norm) on {self.tokens} tokens at the {self.at}, {self.loss_used}"
+
     def normalize(self, values: Tensor) -> Tensor:
         """Returns a teacher's values [..., C] as they are to be predicted."""
-        kind = self.norm if self.norm != "auto" else "patch" if self.teacher == PIXELS else "layer"
-        return NORMS[kind](values)
+        return NORMS[self.norm_used](values)
 
     def distance(self, pred: Tensor, values: Tensor) -> Tensor:
         """Returns the mean loss [] of predictions [n, C] against normalised values [n, C], computed in fp32 or more."""
-        kind = self.loss if self.loss != "auto" else "mse" if self.teacher == PIXELS else "smooth_l1"
         precision = torch.promote_types(pred.dtype, torch.float32)  # a half's square overflows
-        return LOSSES[kind](pred.to(precision), values.to(precision))
+        return LOSSES[self.loss_used](pred.to(precision), values.to(precision))
 
 
 def check_targets(targets: Sequence[Target]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import timm
 import timm.data
@@ -27,7 +28,13 @@ from convmae.pretraining.targets import EMA, PIXELS
 TIMM_NAMES = {"dino": "vit_base_patch16_224.dino", "clip": "vit_base_patch16_clip_quickgelu_224.openai"}
 
 
-class PixelTeacher(nn.Module):
+class Teacher(nn.Module):
+    """Gives each patch's values; `dim` is C."""
+
+    dim: int
+
+
+class PixelTeacher(Teacher):
     """The pixels of each patch, C = 16 * 16 * 3."""
 
     dim = PATCH * PATCH * 3
@@ -36,7 +43,7 @@ class PixelTeacher(nn.Module):
         return patchify(images)
 
 
-class EmaTeacher(nn.Module):
+class EmaTeacher(Teacher):
     """An exponential moving average of the student's encoder; its values are the fused, normalised output.
 
     Its weights are part of a run's checkpoint, so that a resumed run goes on from them.
@@ -55,12 +62,12 @@ class EmaTeacher(nn.Module):
     @torch.no_grad()
     def update(self, student: MaskedAutoencoder, momentum: float) -> None:
         """Moves each weight to ``momentum`` of its own and the rest of the student's."""
-        own = dict(self.encoder.named_parameters())
-        live = [parameter for name, parameter in student.named_parameters() if name in own]
-        torch._foreach_lerp_(list(own.values()), live, 1 - momentum)
+        live = dict(student.named_parameters())
+        for name, parameter in self.encoder.named_parameters():
+            parameter.lerp_(live[name], 1 - momentum)
 
 
-class TimmTeacher(nn.Module):
+class TimmTeacher(Teacher):
     """A frozen model of timm's; its values are the last feature map after the final norm, resampled to the student's grid.
 
     It is fed images in its own normalisation. Its weights are no part of a run's checkpoint.
@@ -73,6 +80,9 @@ class TimmTeacher(nn.Module):
     Raises:
         UserError: no such model, weights that can't be had or don't fit, a model without a grid of features.
     """
+
+    scale: Tensor
+    shift: Tensor
 
     def __init__(self, name: str, weights: str, image_size: tuple[int, int]) -> None:
         super().__init__()
@@ -96,7 +106,8 @@ class TimmTeacher(nn.Module):
 
     def feature_map(self, images: Tensor) -> Tensor:
         """Returns the teacher's own map [B, C, h, w] of images in ImageNet's normalisation."""
-        return self._frozen[0].forward_intermediates(
+        net: Any = self._frozen[0]
+        return net.forward_intermediates(
             images * self.scale + self.shift, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True
         )[-1]
 
@@ -127,7 +138,7 @@ def resample_map(values: Tensor, grid: Grid) -> Tensor:
 
 def build_teacher(
     name: str, student: MaskedAutoencoder, weights: Mapping[str, str], image_size: tuple[int, int]
-) -> PixelTeacher | EmaTeacher | TimmTeacher:
+) -> Teacher:
     """Returns the teacher of that name; ``weights`` are files by teacher, ``image_size`` a height and a width."""
     if name == PIXELS:
         return PixelTeacher()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from mmengine.dist import is_main_process
@@ -43,7 +43,7 @@ class PretrainingModel(BaseModel):
         """Returns ``{"loss": [], ...}`` for bytes [B, 3, S, S] and noise [B, L]."""
         if mode != "loss":
             raise ValueError(
-                f"mode is {mode!r}, expected 'loss': pretraining predicts through convmae.pretraining.report"
+                f"mode is {mode!r}, expected 'loss': pretraining predicts through convmae.pretraining.pictures"
             )
         return self.mixture(normalize(images), self.mask_ratio, noise)
 
@@ -55,8 +55,8 @@ class MomentumHook(Hook):
         self.options = options
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        part = (batch_idx + 1) / runner.max_iters
-        runner.bare_model.mixture.update_teachers(momentum(self.options, part))
+        mixture = cast(PretrainingModel, runner.bare_model).mixture
+        mixture.update_teachers(momentum(self.options, (batch_idx + 1) / runner.max_iters))
 
 
 def momentum(options: TeacherOptions, part: float) -> float:
@@ -108,7 +108,8 @@ def train(config: PretrainingConfig, work_dir: Path, resume: bool) -> Page | Non
         model.masks(torch.rand(1, pictures.tokens), config.model.mask_ratio)
     except ValueError as error:
         raise UserError(f"model: {error}") from None
-    log.info("targets: " + ", ".join(target.name for target in mixture.targets))
+    for target in mixture.targets:
+        log.info(f"target: {target.describe()}, weight {target.weight:g}")
     runner = run_training(
         PretrainingModel(mixture, config.model.mask_ratio),
         pictures,

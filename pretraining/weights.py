@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -36,11 +37,10 @@ def load_pretrained(
         options.method = "mae" if family_of(path) == "vit" else "convmae"
         options.size = "of its shapes"
     options.method = method or options.method
-    model = METHODS[options.method].from_checkpoint(
-        path,
-        norm_pix_loss=config.norm_pix_loss if norm_pix_loss is None else norm_pix_loss,
-        **({"groups": options.groups} if options.method == "fastconvmae" else {}),
-    )
+    given: dict[str, Any] = {"norm_pix_loss": config.norm_pix_loss if norm_pix_loss is None else norm_pix_loss}
+    if options.method == "fastconvmae":
+        given["groups"] = options.groups
+    model = METHODS[options.method].from_checkpoint(path, **given)
     lacking = [name for name in model.load_report.missing if name.startswith(("decoder_", "mask_token"))]
     if lacking:
         raise UserError(

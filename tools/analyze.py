@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from convmae.backbones import SIZES, ConvViT, ConvViTDet, ConvViTEncoder, ConvViTSeg
 from convmae.detection.config import DetectionConfig
 from convmae.detection.mask_rcnn import LEVELS, MaskRCNN
-from convmae.engine.cli import run_tool
+from convmae.engine.cli import read_size, run_tool
 from convmae.engine.complexity import Part, analyze
 from convmae.engine.errors import UserError
 from convmae.pretraining import ConvMAE, FastConvMAE
@@ -132,14 +131,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print("not counted: " + ", ".join(f"{count} x {name}" for name, count in uncounted.items()))
 
     return run_tool(run)
-
-
-def read_size(text: str) -> tuple[int, int]:
-    """Returns height and width of 224 or 480x640. Raises UserError for anything else."""
-    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
-    if match is None:
-        raise UserError(f"--img-size is {text!r}; expected pixels, as 224 or 480x640 (height x width).")
-    return int(match[1]), int(match[2] or match[1])
 
 
 def table(parts: Sequence[Part]) -> str:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 TOOLS = {
     "pretrain": "pretrain an encoder on plain images",
-    "visualize": "draw what a pretrained model reconstructs",
+    "visualize": "draw reconstructions, features or attention of a pretrained model",
     "finetune": "fine-tune a classifier on class folders",
+    "test_cls": "evaluate a classifier and write a report",
     "linear_probe": "train linear classifiers on frozen features",
     "knn": "classify by nearest neighbours of frozen features",
     "train_det": "train Mask R-CNN on COCO-format data",
@@ -17,6 +18,8 @@ TOOLS = {
     "train_seg": "train UPerNet on ADE20K-format data",
     "test_seg": "evaluate UPerNet and write a report",
     "analyze": "count parameters and multiply-adds by part",
+    "export": "write an encoder or a classifier as ONNX",
+    "scenes": "write generated scenes to try everything on",
     "demo": "the whole path on generated scenes, in minutes",
 }
 

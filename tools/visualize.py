@@ -1,22 +1,43 @@
-"""Draw input, masked input and reconstruction of pictures side by side, from a full pretraining checkpoint.
+"""Draw what a pretrained model makes of pictures: reconstructions (by default), features or attention.
 
-python tools/visualize.py work_dirs/fastconvmae_base_50e/pretrained.pth picture.jpg folder/ --output reconstructions.png
+python tools/visualize.py work_dirs/pretrain/pretrained.pth data/images --mask-ratio 0.5 0.75 0.9
+python tools/visualize.py work_dirs/pretrain/encoder.pth data/images --features --whole --size 448
+python tools/visualize.py work_dirs/pretrain/encoder.pth picture.jpg --attention --query 3,4 8,2
 """
 
 from __future__ import annotations
 
 import argparse
 import inspect
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
+from PIL import Image
+from torch import Tensor
+
+from convmae.backbones import FAMILIES, ConvViT, ViT, family_of
+from convmae.backbones.position import Grid
 from convmae.engine.cli import run_tool
 from convmae.engine.drawing import column
 from convmae.engine.errors import UserError
 from convmae.engine.images import list_images
-from convmae.pretraining.report import load_square, reconstruct
+from convmae.pretraining import METHODS, FastConvMAE
+from convmae.pretraining.attention import attention_maps, attention_sheet
+from convmae.pretraining.features import feature_maps, feature_strip
+from convmae.pretraining.patches import PATCH
+from convmae.pretraining.pictures import group_sheet, load_picture, reconstruct, reconstruction_strip
 from convmae.pretraining.weights import load_pretrained
+
+Draw = Callable[[Tensor], list[Image.Image]]
+
+# Options that mean nothing for the other kinds of pictures.
+OWN = {
+    "reconstructions": ("mask_ratio", "method", "raw_pixels", "seed"),
+    "attention": ("block", "query"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,40 +45,140 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=inspect.cleandoc(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("checkpoint", type=Path, help="pretrained.pth or a published file that holds the decoder too")
-    parser.add_argument("pictures", type=Path, nargs="+", help="pictures, or folders of them")
-    parser.add_argument("--output", type=Path, default=Path("reconstructions.png"), help="the picture to write")
-    parser.add_argument("--limit", type=int, default=12, help="at most so many pictures (default 12)")
     parser.add_argument(
-        "--mask-ratio", type=float, help="part of the patches to remove (default: the run's, else 0.75)"
+        "checkpoint",
+        type=Path,
+        help="for reconstructions pretrained.pth or a published file that holds the decoder too, else any encoder's weights",
     )
-    parser.add_argument("--size", type=int, help="side of the square to show, in pixels (default: the run's, else 224)")
+    parser.add_argument("pictures", type=Path, nargs="+", help="pictures, or folders of them")
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument(
+        "--features",
+        dest="kind",
+        action="store_const",
+        const="features",
+        default="reconstructions",
+        help="three principal components of E1, E2 and E3 as red, green and blue",
+    )
+    kinds.add_argument(
+        "--attention", dest="kind", action="store_const", const="attention", help="where a block of stage 3 attends"
+    )
     parser.add_argument(
+        "--output", type=Path, help="the picture to write (default reconstructions.png, features.png, ...)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the output if it is there")
+    parser.add_argument("--limit", type=int, default=12, help="at most so many pictures (default 12)")
+    parser.add_argument("--size", type=int, help="shorter side to show pictures at, in pixels (default: the model's)")
+    parser.add_argument("--whole", action="store_true", help="show all of each picture, not its centre square")
+
+    own = parser.add_argument_group("reconstructions")
+    own.add_argument(
+        "--mask-ratio", type=float, nargs="+", help="parts of the patches to remove (default: the run's, else 0.75)"
+    )
+    own.add_argument(
+        "--method", choices=tuple(METHODS), help="how the model masks (default: the run's, else by its names)"
+    )
+    own.add_argument(
         "--raw-pixels", action="store_true", help="the model was trained on pixels that were not normalised"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the mask")
-    parser.add_argument("--overwrite", action="store_true", help="replace the output if it is there")
+    own.add_argument("--seed", type=int, default=0, help="seed of the mask (default 0)")
+    own = parser.add_argument_group("attention")
+    own.add_argument(
+        "--query", nargs="+", metavar="ROW,COLUMN", help="patches that attend, from 0,0 (default: five, spread evenly)"
+    )
+    own.add_argument("--block", type=int, help="which block attends, from 0 (default: the last)")
     args = parser.parse_args(argv)
 
     def run() -> None:
+        for kind, names in OWN.items():
+            for name in names:
+                if kind != args.kind and getattr(args, name) != parser.get_default(name):
+                    raise UserError(f"--{name.replace('_', '-')} is for {kind}, not for {args.kind}: leave it out.")
+        if args.limit < 1:
+            raise UserError(f"--limit is {args.limit}; expected at least 1.")
+        if args.size is not None and args.size < PATCH:
+            raise UserError(f"--size is {args.size}; expected at least {PATCH}, the side of a patch.")
+        output = args.output or Path(f"{args.kind}.png")
+        if output.exists() and not args.overwrite:
+            raise UserError(f"{output} is there already: give another --output, or --overwrite.")
         paths = [path for given in args.pictures for path in (list_images(given) if given.is_dir() else [given])]
-        if args.output.exists() and not args.overwrite:
-            raise UserError(f"{args.output} is there already: give another --output, or --overwrite.")
-        model, options = load_pretrained(args.checkpoint, norm_pix_loss=False if args.raw_pixels else None)
-        ratio = options.mask_ratio if args.mask_ratio is None else args.mask_ratio
-        size = args.size or options.img_size
-        print(
-            f"{args.checkpoint}: {options.method} {options.size}, {min(len(paths), args.limit)} pictures at {size} px"
-        )
-        try:
-            strips = [reconstruct(model, load_square(path, size), ratio, args.seed) for path in paths[: args.limit]]
-        except ValueError as error:
-            raise UserError(str(error)) from None
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        column(strips).save(args.output)
-        print(f"written: {args.output}")
+        draw, usual_size = {"reconstructions": reconstructions, "features": features, "attention": attention}[
+            args.kind
+        ](args)
+        size = args.size or usual_size
+        paths = paths[: args.limit]
+        print(f"{args.checkpoint}: {args.kind}, {len(paths)} pictures at {size} px")
+        sheets = []
+        for path in paths:
+            image = load_picture(path, size, args.whole)
+            try:
+                sheets.append(column(draw(image), path.name))
+            except ValueError as error:
+                raise UserError(f"{path} at {size} px: {error}.") from None
+        output.parent.mkdir(parents=True, exist_ok=True)
+        column(sheets).save(output)
+        print(f"written: {output}")
 
     return run_tool(run)
+
+
+def reconstructions(args: argparse.Namespace) -> tuple[Draw, int]:
+    """Returns what draws a picture's reconstructions at each ratio, and the side that the model was trained at."""
+    model, options = load_pretrained(args.checkpoint, False if args.raw_pixels else None, args.method or "")
+    if args.mask_ratio and isinstance(model, FastConvMAE):
+        model.groups = None  # the ratios say how many
+
+    def draw(image: Tensor) -> list[Image.Image]:
+        ratios = args.mask_ratio or [options.mask_ratio]
+        views = [reconstruct(model, image, ratio, args.seed) for ratio in ratios]
+        return [group_sheet(of_one) if len(of_one.mask) > 1 else reconstruction_strip(of_one) for of_one in views]
+
+    return draw, options.img_size
+
+
+def features(args: argparse.Namespace) -> tuple[Draw, int]:
+    """Returns what draws a picture's feature maps, and the side that the encoder was trained at."""
+    encoder = load_encoder(args.checkpoint)
+    return lambda image: [feature_strip(image, feature_maps(encoder, image))], PATCH * encoder.grid_size[0]
+
+
+def attention(args: argparse.Namespace) -> tuple[Draw, int]:
+    """Returns what draws a block's attention on a picture, and the side that the encoder was trained at."""
+    queries = [read_patch(text) for text in args.query or ()]
+    encoder = load_encoder(args.checkpoint)
+
+    def draw(image: Tensor) -> list[Image.Image]:
+        return [attention_sheet(image, attention_maps(encoder, image, queries, args.block))]
+
+    return draw, PATCH * encoder.grid_size[0]
+
+
+def load_encoder(path: Path) -> ConvViT | ViT:
+    """Returns the encoder in a file, ConvViT or a plain ViT by its names. Raises UserError where it is not whole or another."""
+    if not path.is_file():
+        raise UserError(f"There is no checkpoint {path}.")
+    encoder = cast(ConvViT | ViT, FAMILIES[family_of(path)].from_checkpoint(path, num_classes=0))
+    report = encoder.load_report
+    biased = [name for name in report.unexpected if name.endswith("relative_position_bias_table")]
+    if biased:
+        raise UserError(
+            f"{path} holds an encoder for detection or segmentation ({biased[0]}), whose attention is another; give "
+            "weights of pretraining or classification."
+        )
+    lacking = [name for name in report.missing if not name.startswith("fc_norm.")]
+    if lacking:
+        raise UserError(
+            f"{path} holds no whole encoder: {len(lacking)} of its weights are missing, {lacking[0]} first."
+        )
+    return encoder.eval()
+
+
+def read_patch(text: str) -> Grid:
+    """Returns row and column of "3,4". Raises UserError for anything else."""
+    match = re.fullmatch(r"(\d+),(\d+)", text)
+    if match is None:
+        raise UserError(f"--query is {text!r}; expected a patch's row and column, as 3,4.")
+    return int(match[1]), int(match[2])
 
 
 if __name__ == "__main__":

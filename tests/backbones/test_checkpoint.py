@@ -133,6 +133,21 @@ def test_a_class_tokens_row_is_cut_off(img_size: int) -> None:
     assert torch.equal(model.pos_embed, bicubic(grid, 4, (side, side)) if side != 4 else grid)
 
 
+def test_a_v2_file_with_a_class_token_builds_its_encoder(tmp_path: Path) -> None:
+    state = random_state(classifier(96))
+    grid = state["pos_embed"]
+    class_token = {
+        "cls_token": torch.ones(1, 1, 16),
+        "pos_embed": torch.cat([torch.full((1, 1, 16), 9.0), grid], dim=1),
+    }
+    torch.save({"model": state | class_token}, tmp_path / "v2.pth")
+    model = ConvViT.from_checkpoint(tmp_path / "v2.pth")
+    assert model.grid_size == (6, 6)
+    assert same(model, state)
+    assert model.load_report.unexpected == ["cls_token"]
+    assert not model.load_report.missing
+
+
 def test_bias_tables_keep_central_offsets_or_grow() -> None:
     detector = ConvViTDet(DIMS, img_size=64, window_size=3)
     state = random_state(detector)

@@ -91,5 +91,18 @@ def test_row_pair_and_column_keep_the_pictures() -> None:
     assert (both == GREEN).all(axis=2).sum() == 100 * 100
     assert row([left], [""]).width == 100
     stacked = column([left, right])
-    assert stacked.size == (100, 200)
-    assert stacked.getpixel((50, 150)) == GREEN
+    assert stacked.size == (100, 150)
+    assert stacked.getpixel((49, 149)) == GREEN
+    assert stacked.getpixel((50, 149)) not in (RED, GREEN)
+
+
+def test_a_title_stands_above_the_pictures_and_is_not_cut_off() -> None:
+    left = Image.new("RGB", (120, 50), RED)
+    short, long = column([left], "short"), column([left], "a title that is much too long for a single line")
+    assert 50 < short.height < long.height
+    for titled in (short, long):
+        assert (pixels(titled)[-50:] == RED).all()
+        band = pixels(titled)[:-50]
+        assert band.max() > 200  # ink
+        assert band[:, -2:].max() < 60
+        assert band[:2].max() < 60

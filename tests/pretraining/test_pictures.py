@@ -1,11 +1,27 @@
 """Reconstruction pictures: a perfect prediction gives back the picture, and what is visible stays untouched."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from convmae.engine.images import IMAGENET_MEAN, IMAGENET_STD
-from convmae.pretraining.pictures import fill_in, hide_removed, reconstruction_strip
+from convmae.pretraining import ConvMAE, FastConvMAE, pictures
+from convmae.pretraining.pictures import (
+    ACROSS,
+    GREY,
+    PANEL,
+    Views,
+    fill_in,
+    group_sheet,
+    hide_removed,
+    load_picture,
+    put_together,
+    reconstruct,
+    reconstruction_strip,
+)
 
 PATCH = 16
 
@@ -79,39 +95,119 @@ def test_what_is_removed_is_grey_in_the_masked_input() -> None:
     assert shown.std() < 1e-6
 
 
-def test_the_strip_shows_four_panels_and_a_row_for_each_group() -> None:
-    image = picture(64, 64)
-    prediction = target(image, norm_pix=True)
-    mask = (torch.arange(16) % 4 != 0).float()
-    one = reconstruction_strip(image, mask, prediction, norm_pix=True)
-    assert one.width > 3.9 * 288
-    four = reconstruction_strip(image, torch.stack([mask] * 4), torch.stack([prediction] * 4), norm_pix=True)
-    assert four.width == one.width
-    assert 4 * 288 < four.height <= 4 * one.height  # the long captions stand once
+Row = tuple[list[Image.Image], list[str]]
 
 
-def test_the_strip_shows_the_reconstruction_itself() -> None:
-    """Of a perfect prediction the last two panels equal the first, in the pixels that are written."""
-    image = (torch.rand(3, 288, 288, generator=torch.Generator().manual_seed(1)) - 0.45) / 0.225
-    everything = torch.ones(18 * 18)
-    strip = np.asarray(reconstruction_strip(image, everything, target(image, True), norm_pix=True), np.int64)
-    band = strip.shape[0] - 288
-    lefts = [round(index * (strip.shape[1] - 288) / 3) for index in range(4)]
-    panels = [strip[band:, left : left + 288] for left in lefts]
-    assert np.abs(panels[2] - panels[0]).max() <= 1
-    assert np.abs(panels[3] - panels[0]).max() <= 1
-    assert np.ptp(panels[1]) < 5  # all removed
-
-
-def test_the_picture_says_that_statistics_are_the_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    from convmae.pretraining import pictures
-
+@pytest.fixture
+def rows(monkeypatch: pytest.MonkeyPatch) -> list[Row]:
+    """The rows of panels and captions that pictures are made of, as they are drawn."""
+    drawn: list[Row] = []
     real = pictures.row
-    monkeypatch.setattr(pictures, "row", lambda images, captions: said.extend(captions) or real(images, captions))
-    image = picture(32, 32)
-    reconstruction_strip(image, torch.ones(4), target(image, True), norm_pix=True)
-    assert sum("the input's own mean and contrast" in caption for caption in said) == 2
-    said.clear()
-    reconstruction_strip(image, torch.ones(4), target(image, False), norm_pix=False)
-    assert not any("own mean" in caption for caption in said)
+    monkeypatch.setattr(pictures, "row", lambda images, captions: drawn.append((images, captions)) or real(*drawn[-1]))
+    return drawn
+
+
+def complementary(groups: int, tokens: int) -> torch.Tensor:
+    shown = torch.randperm(tokens, generator=torch.Generator().manual_seed(3)) % groups
+    return (shown != torch.arange(groups)[:, None]).float()
+
+
+def perfect(groups: int, side: int = PANEL, norm_pix: bool = True) -> Views:
+    """Perfect predictions of a picture that is shown at its own size, by complementary groups; one: of half a picture."""
+    values = torch.rand(3, side, side, generator=torch.Generator().manual_seed(1))
+    image = (values - torch.tensor(IMAGENET_MEAN)[:, None, None]) / torch.tensor(IMAGENET_STD)[:, None, None]
+    mask = complementary(max(groups, 2), (side // PATCH) ** 2)[:groups]
+    return Views(image, mask, target(image, norm_pix).expand(groups, -1, -1), norm_pix)
+
+
+def pixels(picture: Image.Image) -> np.ndarray:
+    return np.asarray(picture, np.int64)
+
+
+def grey(picture: Image.Image) -> np.ndarray:
+    return (np.abs(pixels(picture) - round(255 * GREY)) <= 1).all(axis=2)
+
+
+def test_the_strip_of_one_view_shows_four_panels_and_says_what_they_are(rows: list[Row]) -> None:
+    views = perfect(1)
+    strip = reconstruction_strip(views)
+    ((panels, captions),) = rows
+    assert strip.width >= 4 * PANEL
+    assert captions[0] == "input"
+    assert "visible: 50%" in captions[1]
+    assert "the input's own mean and contrast" in captions[2]
+    for panel in (panels[2], panels[3]):
+        assert np.abs(pixels(panel) - pixels(panels[0])).max() <= 1
+    assert grey(panels[1]).mean() == pytest.approx(0.5, abs=0.01)
+    reconstruction_strip(views._replace(norm_pix=False))
+    assert not any("own mean" in caption for caption in rows[1][1])
+
+
+def test_the_strip_of_several_views_ends_with_the_whole_put_together(rows: list[Row]) -> None:
+    views = perfect(4)
+    wrong_where_visible = torch.where(views.mask[..., None] > 0, views.prediction, 1e4)
+    reconstruction_strip(views._replace(prediction=wrong_where_visible))
+    ((panels, captions),) = rows
+    assert "group 1 of 4" in captions[1]
+    assert "predictions only" in captions[3]
+    assert np.abs(pixels(panels[3]) - pixels(panels[0])).max() <= 1
+
+
+@pytest.mark.parametrize(("groups", "lines"), [(2, 1), (4, 1), (5, 1), (6, 2), (10, 2), (13, 3)])
+def test_the_sheet_shows_every_group_once_in_lines_that_are_not_too_long(
+    groups: int, lines: int, rows: list[Row]
+) -> None:
+    views = perfect(groups)
+    sheet = group_sheet(views)
+    assert sheet.width <= ACROSS * 1.03 * PANEL
+    assert len(rows) == 2 * lines
+    upper, lower = ([panel for panels, _ in rows[level::2] for panel in panels] for level in (0, 1))
+    upper_captions, lower_captions = ([text for _, texts in rows[level::2] for text in texts] for level in (0, 1))
+    assert upper_captions == ["input", *(f"visible to group {number + 1}" for number in range(groups))]
+    assert [caption.startswith("reconstruction by group") for caption in lower_captions] == [False] + [True] * groups
+    assert sum(~grey(panel) for panel in upper[1:]).min() == 1  # each pixel is visible to one group
+    assert sum(~grey(panel) for panel in upper[1:]).max() == 1
+    for panel in lower:
+        assert np.abs(pixels(panel) - pixels(upper[0])).max() <= 1
+
+
+def test_each_patch_put_together_is_the_mean_of_those_that_did_not_see_it() -> None:
+    image, mask = picture(48, 64), complementary(3, 12)
+    prediction = torch.randn(3, 12, PATCH * PATCH * 3, generator=torch.Generator().manual_seed(2))
+    together = put_together(Views(image, mask, prediction, norm_pix=False))
+    for token in range(12):
+        guesses = [prediction[group, token] for group in range(3) if mask[group, token] == 1]
+        assert len(guesses) == 2
+        top, left = PATCH * (token // 4), PATCH * (token % 4)
+        expected = (sum(guesses) / 2).reshape(PATCH, PATCH, 3).permute(2, 0, 1)
+        torch.testing.assert_close(together[:, top : top + PATCH, left : left + PATCH], expected)
+
+
+@pytest.mark.parametrize(("width", "height"), [(100, 60), (60, 100), (64, 64), (20, 30)])
+def test_pictures_are_cut_to_a_square_or_shown_whole(tmp_path: Path, width: int, height: int) -> None:
+    across = np.broadcast_to(np.linspace(0, 255, width, dtype=np.uint8), (height, width))
+    Image.fromarray(np.stack([across] * 3, axis=2)).save(tmp_path / "ramp.png")
+    square, whole = (load_picture(tmp_path / "ramp.png", 48, whole=whole) for whole in (False, True))
+    assert square.shape == (3, 48, 48)
+    assert min(whole.shape[1:]) == 48
+    assert whole.shape[2] / whole.shape[1] == pytest.approx(width / height, rel=0.02)
+    assert whole[0].max() > 2.1  # white and black at the ends, in ImageNet's normalisation
+    assert whole[0].min() < -2.0
+    middle = (whole.shape[2] - 48) // 2
+    assert whole[0, :48, middle : middle + 48].mean() == pytest.approx(float(square[0].mean()), abs=0.03)
+
+
+@pytest.mark.parametrize("cls", [ConvMAE, FastConvMAE])
+def test_reconstruct_gives_what_the_model_makes_of_a_seeded_mask(cls: type[ConvMAE]) -> None:
+    torch.manual_seed(0)
+    model = cls({"embed_dims": (8, 16, 16), "depths": (1, 1, 1), "num_heads": 2}, 64, decoder_dim=32, decoder_depth=1)
+    image = picture(40, 75)  # 3 x 5 patches
+    views = reconstruct(model, image, 0.75, seed=5)
+    assert views.mask.shape == (4 if cls is FastConvMAE else 1, 15)
+    assert (views.mask[0] == 0).sum() in (3, 4)
+    assert torch.equal(views.mask, reconstruct(model, image, 0.75, seed=5).mask)
+    assert not torch.equal(views.mask, reconstruct(model, image, 0.75, seed=6).mask)
+    noise = torch.rand(1, 15, generator=torch.Generator().manual_seed(5))
+    torch.testing.assert_close(views.prediction, model(image[None], 0.75, noise).pred)
+    with pytest.raises(ValueError, match="mask_ratio"):
+        reconstruct(model, image, 1.0)

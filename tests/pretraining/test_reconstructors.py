@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from convmae.backbones.masked import VisiblePatches
 from convmae.pretraining import MAE, ConvMAE, FastConvMAE, MaskedAutoencoder
 from convmae.pretraining.reconstructors import MixtureOfReconstructors, token_spread
 from convmae.pretraining.targets import Target, check_targets
-from convmae.pretraining.teachers import EmaTeacher, PixelTeacher
+from convmae.pretraining.teachers import EmaTeacher, PixelTeacher, Teacher
 
 DIMS = {"embed_dims": (8, 12, 16), "depths": (1, 1, 2), "num_heads": 2}
 PLAIN = {"embed_dim": 16, "depth": 2, "num_heads": 2}
@@ -19,7 +19,7 @@ SMALL = {"decoder_dim": 16, "decoder_depth": 3, "decoder_heads": 2}
 KINDS = [ConvMAE, FastConvMAE, MAE]
 
 
-class Colours(nn.Module):
+class Colours(Teacher):
     """A teacher whose values are each patch's mean colour; it counts how often it is asked."""
 
     dim = 3

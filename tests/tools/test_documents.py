@@ -1,4 +1,4 @@
-"""The README's commands run, in its order, shortened."""
+"""The commands of README and tutorial run, in their order, shortened."""
 
 import re
 import shlex
@@ -13,7 +13,8 @@ from convmae.backbones import ConvViT
 from convmae.pretraining import ConvMAE
 from convmae.tools import cli, scenes
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+PROJECT = Path(__file__).resolve().parents[2]
+README, TUTORIAL = PROJECT / "README.md", PROJECT / "docs" / "tutorial.md"
 TINY = {"embed_dims": (16, 16, 32), "depths": (1, 1, 2), "num_heads": 2}
 SHORT = ["data.workers=0", "schedule.epochs=null", "schedule.steps=2", "schedule.warmup=0", "data.batch_size=2"]
 SMALL_HEADS = ["inference.stride=48", "model.decode_channels=16", "model.aux_channels=16"]
@@ -25,20 +26,37 @@ SHORTENED = {
     "train_det": [*SHORT, "model.size=tiny", "data.img_size=64", "model.fpn_channels=16", "model.norm=gn"],
     "train_seg": [*SHORT, "model.size=tiny", "data.crop=64", "data.scale=[128,64]", "inference.crop=64", *SMALL_HEADS],
     "test_det": ["data.workers=0"],
+    "test_cls": ["data.workers=0"],
     "test_seg": ["data.workers=0"],
 }
 
-OTHERS = {"visualize": ["--size", "32", "--limit", "2"], "analyze": ["--size", "tiny", "--img-size", "64"]}
+OTHERS = {
+    "visualize": ["--size", "32", "--limit", "2"],
+    "analyze": ["--size", "tiny", "--img-size", "64"],
+    "scenes": ["--train", "4", "--val", "2", "--unlabelled", "0", "--size", "64"],
+    "export": [],
+}
 
 
-def blocks(language: str = "") -> list[str]:
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+def blocks(document: Path, language: str = "") -> list[str]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", document.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     return [text for kind, text in found if kind == language]
 
 
-def commands(first: str) -> list[list[str]]:
-    lines = [line for block in blocks() for line in block.splitlines()]
+def commands(document: Path, first: str) -> list[list[str]]:
+    lines = [line for block in blocks(document) for line in block.splitlines()]
     return [shlex.split(line) for line in lines if line.startswith(first)]
+
+
+def run_tools(document: Path) -> list[str]:
+    """Runs the document's calls of tools, shortened, and returns the tools' names."""
+    done = []
+    for _, script, *options in commands(document, "python tools/"):
+        tool = Path(script).stem
+        short = ["--cfg-options", *SHORTENED[tool]] if tool in SHORTENED else OTHERS[tool]
+        assert cli.main([tool, *options, *short]) == 0, options
+        done.append(tool)
+    return done
 
 
 @pytest.fixture
@@ -57,12 +75,7 @@ def in_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_tools_run_as_the_readme_says(in_project: Path) -> None:
-    done = []
-    for _, script, *options in commands("python tools/"):
-        tool = Path(script).stem
-        short = ["--cfg-options", *SHORTENED[tool]] if tool in SHORTENED else OTHERS[tool]
-        assert cli.main([tool, *options, *short]) == 0, options
-        done.append(tool)
+    done = run_tools(README)
     probes = ["finetune", "linear_probe", "knn"]
     downstream = ["train_det", "test_det", "train_seg", "test_seg"]
     assert done == ["pretrain", "visualize", "pretrain", "pretrain", *probes, *downstream, "analyze"]
@@ -81,7 +94,7 @@ def test_the_tools_run_as_the_readme_says(in_project: Path) -> None:
 
 
 def test_the_commands_for_many_processes_name_tools_and_recipes_that_exist() -> None:
-    launched = commands("torchrun") + commands("srun")
+    launched = commands(README, "torchrun") + commands(README, "srun")
     assert len(launched) == 2
     for words in launched:
         script = next(word for word in words if word.endswith(".py"))
@@ -91,18 +104,35 @@ def test_the_commands_for_many_processes_name_tools_and_recipes_that_exist() -> 
             assert (README.parent / "configs" / recipe).is_file()
 
 
-def test_recipes_and_documents_that_the_readme_names_exist() -> None:
-    text = README.read_text(encoding="utf-8")
-    for recipe in re.findall(r"`(\w+\.yaml)`", text):
-        assert recipe == "config.yaml" or (README.parent / "configs" / recipe).is_file(), recipe
+@pytest.mark.parametrize("document", [README, *sorted((PROJECT / "docs").glob("*.md"))], ids=lambda path: path.name)
+def test_recipes_and_documents_that_a_text_names_exist(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    for recipe in re.findall(r"[`\s](\w+\.yaml)[`\s]", text):
+        assert recipe == "config.yaml" or (PROJECT / "configs" / recipe).is_file(), recipe
     for target in re.findall(r"\]\((?!http)([^)]+)\)", text):
-        assert (README.parent / target).exists(), target
+        assert (document.parent / target).exists(), target
+
+
+def test_the_tutorial_runs_from_pictures_to_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime", reason="the tutorial's last step needs the packages of the extra 'export'")
+    monkeypatch.chdir(tmp_path)
+    made = ["scenes", "pretrain", "pretrain", *["visualize"] * 3, "knn", "linear_probe", "finetune", "test_cls"]
+    assert run_tools(TUTORIAL) == [*made, "train_det", "test_det", "train_seg", "test_seg", "export"]
+    reports = ["pretrain", "knn", "linear", "finetune", "finetune/test", "det", "det/test", "seg", "seg/test"]
+    for name in reports:
+        assert (tmp_path / "work_dirs" / "tutorial" / name / "report" / "index.html").stat().st_size > 10_000, name
+    for name in ("reconstructions.png", "features.png", "attention.png", "classifier.onnx"):
+        assert (tmp_path / "work_dirs" / "tutorial" / name).is_file()
+    (example,) = blocks(TUTORIAL, "python")
+    done = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[(1, 64, 40, 56), (1, 128, 20, 28), (1, 256, 10, 14)]"
 
 
 def test_the_python_example_runs(tmp_path: Path) -> None:
     torch.save({"model": ConvViT(TINY, num_classes=3).state_dict()}, tmp_path / "convmae_base_finetuned.pth")
     torch.save({"model": ConvMAE("base").state_dict()}, tmp_path / "convmae_base.pth")
-    (example,) = blocks("python")
+    (example,) = blocks(README, "python")
     done = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "resized" in done.stdout

@@ -1,0 +1,67 @@
+"""What benchmarks share: times taken in turn, and peak memory in a process of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import torch
+
+Step = Callable[[], Any]
+
+
+def alternate(steps: Mapping[str, Step], repeats: int, device: torch.device) -> dict[str, float]:
+    """Returns the median seconds of each step, which take turns (A B C A B C ...), after one round that isn't counted.
+
+    What slows a machine down for a while then slows all of them down, so their ratios hold where their times don't.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(repeats + 1):
+        for name, step in steps.items():
+            _wait(device)
+            started = time.perf_counter()
+            step()
+            _wait(device)
+            if turn:
+                seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(taken) for name, taken in seconds.items()}
+
+
+def peak_memory(prepare: Callable[..., Step], *args: Any) -> float:
+    """Returns how many bytes two runs of ``prepare(*args)`` need at most above what is held before the first.
+
+    Measured in a new process, so that nothing counts that another step has left: on a CPU as the growth of its largest resident
+    size (kernels' scratch memory counts), on a GPU as PyTorch allocates it. Call it while this process is small, as a child
+    begins with its parent's largest size.
+
+    Args:
+        prepare: a function of a module, whose last argument is the device.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_measure, torch.get_num_threads(), prepare, *args).result()
+
+
+def _measure(threads: int, prepare: Callable[..., Step], *args: Any) -> float:
+    torch.set_num_threads(threads)
+    step, device = prepare(*args), args[-1]
+    before = _peak(device)
+    for _ in range(2):
+        step()
+    return _peak(device) - before
+
+
+def _peak(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
