@@ -56,18 +56,16 @@ class _TileDepthwise(torch.autograd.Function):
         tiles, weight, halo = ctx.saved_tensors
         channels = grad.shape[3]
         grad_tiles = grad_weight = grad_bias = None
+        around = _with_halo(grad, halo)
         if ctx.needs_input_grad[0]:
-            turned = weight.flip(2, 3)
-            grad_tiles = F.conv2d(_with_halo(grad, halo), turned, groups=channels).permute(0, 2, 3, 1)
+            grad_tiles = F.conv2d(around, weight.flip(2, 3), groups=channels).permute(0, 2, 3, 1)
         if ctx.needs_input_grad[1]:
-            # The halo is gathered again: it is up to nine times the tiles, too much to keep. In fp32, as a sum over all
-            # positions loses in bf16, and CPUs have no fast kernel for it there.
-            grad_weight = conv2d_weight(
-                _with_halo(_widened(tiles), halo),
-                list(weight.shape),
-                _widened(grad).permute(0, 3, 1, 2),
-                groups=channels,
-            ).to(weight.dtype)
+            # Tiles against the gradient's halo, turned, is the gradient against the tiles' halo, without gathering that
+            # again. In fp32, as a sum over all positions loses in bf16, and CPUs have no fast kernel for it there.
+            turned = conv2d_weight(
+                _widened(around), list(weight.shape), _widened(tiles).permute(0, 3, 1, 2), groups=channels
+            )
+            grad_weight = turned.flip(2, 3).to(weight.dtype)
         if ctx.needs_input_grad[2]:
             grad_bias = grad.sum((0, 1, 2))
         return grad_tiles, grad_weight, grad_bias, None

@@ -36,24 +36,22 @@ def read_image(path: str | Path) -> Image.Image:
         return _upright_rgb(image)
 
 
-def read_crop(path: str | Path, choose: Callable[[Image.Image], Box], size: int) -> tuple[Image.Image, Box]:
+def read_crop(path: str | Path, choose: Callable[[int, int], Box], size: int) -> tuple[Image.Image, Box]:
     """Reads a picture as `read_image` does, but no finer than a crop that is resized to `size` pixels needs.
 
     A JPEG file is decoded at 1/2, 1/4 or 1/8 of its size if the crop then still has twice the pixels along each side.
 
     Args:
-        choose: gives the crop, after a look at the picture's size (of an image that may not be decoded yet).
+        choose: gives the crop for a height and width.
 
     Returns:
-        The picture and the crop in its pixels.
+        The picture, and the crop in its pixels: of a smaller picture rounded, by a quarter of a resized pixel at most.
     """
     with _open(path) as image:
-        if not _is_upright(image):
-            image = _upright_rgb(image)
-        width, height = image.size
-        crop = choose(image)
+        width, height = image.size[::-1] if _orientation(image) in (5, 6, 7, 8) else image.size  # a quarter turn
+        crop = choose(height, width)
         shrink = max(1, min(crop.height, crop.width) // (2 * size))
-        image.draft(None, (width // shrink, height // shrink))
+        image.draft(None, (image.width // shrink, image.height // shrink))
         image = _upright_rgb(image)
         across, down = image.width / width, image.height / height
         top, left = round(crop.top * down), round(crop.left * across)
@@ -108,12 +106,12 @@ def _open(path: str | Path) -> Iterator[Image.Image]:
         raise UserError(f"{path} can't be read as a picture ({error}); replace or remove the file.") from None
 
 
-def _is_upright(image: Image.Image) -> bool:
-    return image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+def _orientation(image: Image.Image) -> int:
+    return image.getexif().get(ExifTags.Base.Orientation, 1)
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
-    if not _is_upright(image):
+    if _orientation(image) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):  # 16 or 32 bits: convert() would clip at 255
         values = np.asarray(image, dtype=np.float64)

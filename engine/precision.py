@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 import torch
 
 from convmae.engine.errors import UserError
+from convmae.engine.log import log
 
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -25,6 +26,8 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype | None:
         return torch.bfloat16 if fast else None
     if name == "fp16" and device.type == "cpu":
         raise UserError("runtime.precision is fp16, which needs a CUDA device; on a CPU take bf16 or fp32.")
+    if name == "bf16" and device.type == "cpu" and not _multiplies_bf16():
+        log.warning("bf16 is much slower than fp32 on this CPU, which has no instructions for its products.")
     return _DTYPES[name]
 
 

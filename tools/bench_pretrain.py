@@ -9,6 +9,7 @@ weights and images, as two runs in a process of their own show it.
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -51,14 +52,11 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
         )
     device = resolve_device(args.device)
     shape = (args.size, args.img_size, args.batch_size)
-    cases = [(method, name, resolve_precision(name, device)) for method in args.method for name in args.precision]
-    peaks = [  # of all cases first, while this process is small
-        {form: peak_memory(prepare, form, method, *shape, dtype, device) / 2**20 for form in FORMS}
-        for method, _, dtype in cases
-    ]
     rows = []
-    for (method, name, dtype), peak in zip(cases, peaks, strict=True):
+    for method, name in itertools.product(args.method, args.precision):
+        dtype = resolve_precision(name, device)
         counts = {form: multiply_adds(form, method, args.size, args.img_size) for form in FORMS}
+        peak = {form: peak_memory(device, prepare, form, method, *shape, dtype, device) / 2**20 for form in FORMS}
         steps = {form: prepare(form, method, *shape, dtype, device) for form in FORMS}
         products, work = layer_products(method, *shape, dtype, device)
         seconds = alternate({**steps, "products": products}, args.repeats, device)
@@ -144,7 +142,12 @@ def layer_products(
     patches = (img_size // PATCH) ** 2
     keep = kept_patches(method, torch.rand(batch, patches))
     kept, tokens = sum(ids.numel() for ids in keep), sum(len(ids) for ids in keep) * patches
-    blocks = ((model.blocks1, kept * 16), (model.blocks2, kept * 4), (model.blocks3, kept), (model.decoder_blocks, tokens))
+    blocks: tuple[tuple[Any, int], ...] = (
+        (model.blocks1, kept * 16),
+        (model.blocks2, kept * 4),
+        (model.blocks3, kept),
+        (model.decoder_blocks, tokens),
+    )
     layers = []
     for stage, rows in blocks:
         wide, narrow = stage[0].mlp.fc1.weight.shape[:2]

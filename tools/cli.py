@@ -18,6 +18,7 @@ TOOLS = {
     "train_seg": "train UPerNet on ADE20K-format data",
     "test_seg": "evaluate UPerNet and write a report",
     "analyze": "count parameters and multiply-adds by part",
+    "benchmark": "time the parts against their plain counterparts",
     "export": "write an encoder or a classifier as ONNX",
     "scenes": "write generated scenes to try everything on",
     "demo": "the whole path on generated scenes, in minutes",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,33 +33,34 @@ def alternate(steps: Mapping[str, Step], repeats: int, device: torch.device) -> 
     return {name: statistics.median(taken) for name, taken in seconds.items()}
 
 
-def peak_memory(prepare: Callable[..., Step], *args: Any) -> float:
+def peak_memory(device: torch.device, prepare: Callable[..., Step], *args: Any) -> int:
     """Returns how many bytes two runs of ``prepare(*args)`` need at most above what is held before the first.
 
-    Measured in a new process, so that nothing counts that another step has left: on a CPU as the growth of its largest resident
-    size (kernels' scratch memory counts), on a GPU as PyTorch allocates it. Call it while this process is small, as a child
-    begins with its parent's largest size.
-
-    Args:
-        prepare: a function of a module, whose last argument is the device.
+    Measured in a new process, so that nothing counts that another step has left: on a CPU as the growth of its largest
+    resident size (kernels' scratch memory counts), on a GPU as PyTorch allocates it.
     """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_measure, torch.get_num_threads(), prepare, *args).result()
+        return pool.submit(_growth, device, torch.get_num_threads(), prepare, *args).result()
 
 
-def _measure(threads: int, prepare: Callable[..., Step], *args: Any) -> float:
+def _growth(device: torch.device, threads: int, prepare: Callable[..., Step], *args: Any) -> int:
     torch.set_num_threads(threads)
-    step, device = prepare(*args), args[-1]
+    step = prepare(*args)
     before = _peak(device)
     for _ in range(2):
         step()
     return _peak(device) - before
 
 
-def _peak(device: torch.device) -> float:
+def _peak(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    if sys.platform == "linux":  # where ru_maxrss begins with the parent's
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    import resource  # which Windows lacks
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
 def _wait(device: torch.device) -> None:

@@ -16,6 +16,16 @@ def test_auto_takes_bf16_only_where_the_cpu_multiplies_it(monkeypatch: pytest.Mo
     assert precision.resolve_precision("auto", CPU) is None
 
 
+def test_bf16_on_a_cpu_without_its_products_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for instructions, warned in (("avx2", True), ("avx512_bf16", False)):
+        caplog.clear()
+        monkeypatch.setattr("torch.cpu.get_capabilities", lambda known=instructions: {known: True}, raising=False)
+        assert precision.resolve_precision("bf16", CPU) is torch.bfloat16
+        assert ("much slower than fp32" in caplog.text) == warned
+
+
 def test_named_precisions() -> None:
     assert precision.resolve_precision("bf16", CPU) is torch.bfloat16
     assert precision.precision_name(precision.resolve_precision("fp32", CPU)) == "fp32"

@@ -72,3 +72,10 @@ def test_a_sample_does_not_depend_on_what_was_read_before() -> None:
     _ = dataset[SampleKey(1, 1)]
     assert dataset[SampleKey(1, 2)] == alone
     assert dataset[SampleKey(2, 2)] != alone
+
+
+def test_the_seed_is_as_good_as_pytorchs_own() -> None:
+    seed_all(3, 1, 2)
+    found, seed = torch.rand(4), torch.initial_seed()
+    torch.manual_seed(seed)
+    assert torch.equal(torch.rand(4), found)

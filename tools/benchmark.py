@@ -1,0 +1,91 @@
+"""Time the parts of this project against their plain counterparts, in turn on this machine.
+
+python tools/benchmark.py pretrain --threads 2 --output pretrain.json
+python tools/benchmark.py views path/to/pictures --threads 1
+python tools/benchmark.py loading path/to/pictures --workers 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from convmae.engine.cli import run_tool
+from convmae.engine.errors import UserError
+from convmae.tools import bench_loading, bench_pretrain, bench_views
+
+# Each adds its options and returns its rows, all with the same keys.
+COMPARISONS: dict[str, ModuleType] = {"pretrain": bench_pretrain, "views": bench_views, "loading": bench_loading}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the tool and returns its exit status."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=inspect.cleandoc(__doc__ or ""), formatter_class=formatter)
+    commands = parser.add_subparsers(dest="comparison", required=True, metavar="COMPARISON")
+    for name, module in COMPARISONS.items():
+        text = inspect.cleandoc(module.__doc__ or "")
+        command = commands.add_parser(name, help=text.partition("\n")[0], description=text, formatter_class=formatter)
+        module.add_options(command)
+        command.add_argument("--repeats", type=int, default=5, help="measured rounds; medians are shown (default 5)")
+        command.add_argument(
+            "--threads", type=int, default=torch.get_num_threads(), help="of PyTorch (default: its own)"
+        )
+        command.add_argument("--output", type=Path, help="a JSON file for the rows and what they were measured on")
+    args = parser.parse_args(argv)
+
+    def run() -> None:
+        if args.repeats < 1 or args.threads < 1:
+            raise UserError(f"--repeats {args.repeats} --threads {args.threads}: expected 1 or more of each.")
+        torch.set_num_threads(args.threads)
+        rows = COMPARISONS[args.comparison].run(args)
+        print(table(rows))
+        if args.output:
+            write(args, rows)
+
+    return run_tool(run)
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Returns rows of the same keys as text, numbers to three digits."""
+    cells = [list(rows[0])] + [[shown(value) for value in row.values()] for row in rows]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    return "\n".join("  ".join(text.rjust(wide) for text, wide in zip(line, widths, strict=True)) for line in cells)
+
+
+def shown(value: Any) -> str:
+    """Returns a number to three digits, anything else as it is."""
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def write(args: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> None:
+    """Writes the rows, the options and the machine. Raises UserError if the file can't be written."""
+    options = {name: value for name, value in vars(args).items() if name not in ("comparison", "output")}
+    machine = {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+    }
+    found = {"comparison": args.comparison, "options": options, "machine": machine, "rows": list(rows)}
+    try:
+        args.output.write_text(json.dumps(found, indent=2, default=str) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--output {args.output} can't be written: {error.strerror}.") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
