@@ -32,11 +32,14 @@ SHORTENED = {
     "test_seg": ["data.workers=0"],
 }
 
+BRIEF = ["--repeats", "1", "--threads", "1", "--img-size", "32", "--batch-size", "2"]
 OTHERS = {
     "visualize": ["--size", "32", "--limit", "2"],
     "analyze": ["--size", "tiny", "--img-size", "64"],
     "scenes": ["--train", "4", "--val", "2", "--unlabelled", "0", "--size", "64"],
     "export": [],
+    "benchmark pretrain": [*BRIEF, "--size", "tiny", "--method", "convmae", "--precision", "fp32"],
+    "benchmark loading": [*BRIEF, "--workers", "0"],
 }
 
 
@@ -55,7 +58,8 @@ def run_tools(document: Path) -> list[str]:
     done = []
     for _, script, *options in commands(document, "python tools/"):
         tool = Path(script).stem
-        short = ["--cfg-options", *SHORTENED[tool]] if tool in SHORTENED else OTHERS[tool]
+        kind = f"{tool} {options[0]}" if tool == "benchmark" else tool
+        short = ["--cfg-options", *SHORTENED[tool]] if tool in SHORTENED else OTHERS[kind]
         assert cli.main([tool, *options, *short]) == 0, options
         done.append(tool)
     return done
@@ -85,7 +89,7 @@ def test_the_tools_run_as_the_readme_says(in_project: Path) -> None:
     pretraining = ["pretrain", *["visualize"] * 3, *["pretrain"] * 3]
     downstream = ["train_det", "test_det", "train_seg", "test_seg"]
     probes = ["finetune", "test_cls", "linear_probe", "knn"]
-    assert done == [*pretraining, *probes, *downstream, "export", "export", "analyze"]
+    assert done == [*pretraining, *probes, *downstream, "export", "export", "analyze", "benchmark", "benchmark"]
     for name in (
         "pretrain/report",
         "finetune/report",
