@@ -5,7 +5,7 @@ from convmae.backbones.checkpoint import load_checkpoint
 from convmae.backbones.convvit import SIZES, ConvViT, ConvViTEncoder, Dims
 from convmae.backbones.convvitseg import ConvViTSeg
 from convmae.backbones.encoder import Classifier
-from convmae.backbones.families import FAMILIES, family_of
+from convmae.backbones.families import FAMILIES, family_of, load_encoder
 from convmae.backbones.vit import VIT_SIZES, ViT, ViTEncoder
 from convmae.backbones.vitdet import ConvViTDet
 from convmae.backbones.weight_files import CheckpointError
@@ -25,4 +25,5 @@ __all__ = [
     "ViTEncoder",
     "family_of",
     "load_checkpoint",
+    "load_encoder",
 ]

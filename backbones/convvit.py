@@ -15,9 +15,8 @@ from convmae.backbones.checkpoint import load_checkpoint
 from convmae.backbones.encoder import Classifier, Encoder
 from convmae.backbones.layers import ConvBlock, PatchEmbed, TransformerBlock
 from convmae.backbones.position import Grid, resample_pos_embed, sincos_pos_embed
+from convmae.backbones.shapes import STRIDE
 from convmae.backbones.weight_files import CheckpointError
-
-STRIDE = 16  # of stage 3; images are padded to multiples of it
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Which of the two kinds of encoder weights belong to."""
+"""The two kinds of encoder, and which of them a weight file holds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from convmae.backbones.convvit import ConvViT
 from convmae.backbones.encoder import Classifier
 from convmae.backbones.vit import ViT
-from convmae.backbones.weight_files import read_weights
+from convmae.backbones.weight_files import CheckpointError, read_weights
 
 FAMILIES: dict[str, type[Classifier]] = {"convvit": ConvViT, "vit": ViT}
 
@@ -21,3 +21,27 @@ def family_of(path: str | Path) -> str:
     names = read_weights(path)[0]
     plain = any(name == ViT.first_weight or name.endswith(f".{ViT.first_weight}") for name in names)
     return "vit" if plain else "convvit"
+
+
+def load_encoder(path: str | Path) -> Classifier:
+    """Returns the whole encoder in a weight file, without a head, in evaluation mode; its `load_report` names every key.
+
+    Raises:
+        CheckpointError: a file that can't be read, or whose encoder is not whole or computes something else.
+    """
+    encoder = FAMILIES[family_of(path)].from_checkpoint(path, num_classes=0)
+    report = encoder.load_report
+    biased = [name for name in report.unexpected if name.endswith("relative_position_bias_table")]
+    if biased:
+        raise CheckpointError(
+            f"{path} holds an encoder with position biases ({biased[0]}), as detectors and segmenters have; expected weights "
+            "of pretraining or classification"
+        )
+    lacking = [name for name in report.missing if not name.startswith("fc_norm.")]
+    if lacking:
+        reason = report.notes.get(lacking[0], "absent")
+        raise CheckpointError(
+            f"{path} holds no whole {type(encoder).__name__}: {len(lacking)} of its tensors are missing, {lacking[0]} first "
+            f"({reason})"
+        )
+    return encoder.eval()

@@ -17,6 +17,7 @@ from convmae.backbones.encoder import Classifier, Encoder
 from convmae.backbones.layers import PatchConv, TransformerBlock
 from convmae.backbones.position import Grid, resample_pos_embed, sincos_pos_embed
 from convmae.backbones.shapes import STRIDE, block_count
+from convmae.backbones.weight_files import CheckpointError
 
 
 class ViTDims(NamedTuple):
@@ -29,13 +30,17 @@ class ViTDims(NamedTuple):
 
     @classmethod
     def of(cls, size: str | Mapping[str, Any] | ViTDims) -> ViTDims:
-        """Returns the dims of a size's name, or of a dict with this class's fields. Raises ValueError for an unknown name."""
+        """Returns the dims of a size's name, or of a dict with this class's fields. Raises ValueError for any other."""
         if isinstance(size, ViTDims):
             return size
         if isinstance(size, str):
             if size not in VIT_SIZES:
                 raise ValueError(f"unknown size '{size}' of a plain ViT; expected one of {', '.join(VIT_SIZES)}")
             return VIT_SIZES[size]
+        if unknown := set(size) - set(cls._fields) or {"embed_dim", "depth", "num_heads"} - set(size):
+            raise ValueError(
+                f"dims of a plain ViT with or without {sorted(unknown)}; expected {', '.join(cls._fields)}"
+            )
         return cls(**size)
 
 
@@ -87,7 +92,10 @@ class ViTEncoder(Encoder):
 
     @classmethod
     def dims_from_state_dict(cls, state: Mapping[str, Any]) -> dict[str, Any]:
-        width, hidden = state["patch_embed.proj.weight"].shape[0], state["blocks.0.mlp.fc1.weight"].shape[0]
+        try:
+            width, hidden = state[cls.first_weight].shape[0], state["blocks.0.mlp.fc1.weight"].shape[0]
+        except KeyError as error:
+            raise CheckpointError(f"the weights hold no {error}; expected a plain ViT's blocks") from None
         depth = block_count(state, "blocks")
         return {
             "embed_dim": width,

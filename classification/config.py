@@ -96,7 +96,7 @@ class LinearProbeOptions:
     warmup: int = option(10, "epochs of linear warm-up", low=0)
     views: int = option(
         0,
-        "random crops of each training picture, of which an epoch takes one by turns; 0: the centre crop alone",
+        "random crops of each training picture, of which an epoch takes one by turns (all stay in memory); 0: the centre crop",
         low=0,
     )
     crop_scale: float = option(0.08, "smallest part of a picture's area that a view covers", low=0, high=1)

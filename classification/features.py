@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from convmae.backbones import FAMILIES, Classifier, family_of
+from convmae.backbones import Classifier, load_encoder
 from convmae.classification.config import ProbeConfig
 from convmae.classification.data import ClassFolder, EvalSet, RandomViews
 from convmae.engine.errors import UserError
@@ -29,15 +29,15 @@ class Features(NamedTuple):
     labels: Tensor
 
 
-def load_encoder(path: str) -> Classifier:
+def probed_encoder(path: str) -> Classifier:
     """Returns the encoder in a file, a ConvViT or a plain ViT, without a head. Raises UserError where no file is given."""
     if not path:
         raise UserError("model.init is empty; a probe needs pretrained weights: model.init=path/to/encoder.pth.")
     if not Path(path).is_file():
         raise UserError(f"There is no checkpoint {path}.")
-    model = FAMILIES[family_of(path)].from_checkpoint(path, num_classes=0)
-    log.info(str(model.load_report))
-    return model.eval()
+    encoder = load_encoder(path)
+    log.info(str(encoder.load_report))
+    return encoder
 
 
 def read_features(config: ProbeConfig, split: ClassFolder, encoder: Classifier, view: int = 0) -> Features:

@@ -12,7 +12,7 @@ from convmae.backbones import FAMILIES, Classifier, load_checkpoint
 from convmae.classification.config import FinetuningConfig, ProbeConfig
 from convmae.classification.data import ClassFolder, EvalSet, TrainSet, read_split, read_splits
 from convmae.classification.evaluation import ClassificationMetric, Details, Prediction, score
-from convmae.classification.features import Features, load_encoder, read_features
+from convmae.classification.features import Features, probed_encoder, read_features
 from convmae.classification.knn import knn_scores
 from convmae.classification.linear_probe import train_probes
 from convmae.classification.model import ClassificationModel
@@ -26,7 +26,7 @@ from convmae.engine.report import Page
 from convmae.engine.seeding import INIT, seed_all
 from convmae.engine.train import evaluate
 from convmae.engine.train import train as run_training
-from convmae.engine.weights import check_filled
+from convmae.engine.weights import check_encoder, check_filled
 
 
 def finetune(config: FinetuningConfig, work_dir: Path, resume: bool) -> Page | None:
@@ -41,7 +41,9 @@ def finetune(config: FinetuningConfig, work_dir: Path, resume: bool) -> Page | N
     seed_all(config.runtime.seed, INIT)
     model = build_model(config, len(training.classes))
     if options.init:
-        log.info(str(load_checkpoint(model, options.init)))
+        report = load_checkpoint(model, options.init)
+        log.info(str(report))
+        check_encoder(report, options.init)
     metric = ClassificationMetric(training.classes)
     run_training(
         ClassificationModel(model, options.smoothing),
@@ -111,6 +113,9 @@ def test(config: FinetuningConfig, checkpoint: Path, work_dir: Path) -> Page | N
 def linear_probe(config: ProbeConfig, work_dir: Path, resume: bool) -> Page:
     """Trains linear classifiers on frozen features, one for each learning rate, and reports the best."""
     started = time.perf_counter()
+    rates = config.linear.lrs
+    if not rates or min(rates) <= 0:
+        raise UserError(f"linear.lrs is {rates}; expected learning rates such as [0.1, 1.0].")
     training, validation, views, val = _features(config, config.linear.views)
     device = resolve_device(config.runtime.device)
     probes = train_probes(views, val.values, len(training.classes), config.linear, config.runtime.seed, device)
@@ -150,7 +155,7 @@ def _features(config: ProbeConfig, views: int = 0) -> tuple[ClassFolder, ClassFo
             "A probe runs in one process, for its features are soon computed: start it without torchrun or srun."
         )
     training, validation = read_splits(config.data)
-    encoder = load_encoder(config.model.init)
+    encoder = probed_encoder(config.model.init)
     numbers = range(1, views + 1) if views else [0]
     train = [read_features(config, training, encoder, number) for number in numbers]
     return training, validation, train, read_features(config, validation, encoder)

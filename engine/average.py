@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """An exponential moving average of all floating tensors of a model's state.
+    """An exponential moving average of a model's parameters; what batch norms keep is a running mean already.
 
     At step n the decay is min(decay, n / (n + 9)), so that a short run's average has left the start behind.
     """
@@ -21,7 +21,9 @@ class WeightAverage:
         self.values = {name: value.clone() for name, value in self._live().items()}
 
     def _live(self) -> dict[str, Tensor]:
-        return {name: value.detach() for name, value in self.model.state_dict().items() if value.is_floating_point()}
+        return {
+            name: parameter.detach() for name, parameter in self.model.named_parameters() if parameter.requires_grad
+        }
 
     @torch.no_grad()
     def update(self) -> None:

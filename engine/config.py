@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import re
 import typing
 from importlib import resources
@@ -49,9 +50,12 @@ def load_config(schema: type[Schema], recipe: str | Path | None, overrides: typi
         except yaml.YAMLError as error:
             raise UserError(f"--cfg-options {override!r}: the value is not YAML ({_one_line(error)}).") from None
         tree = _merge(tree, OmegaConf.to_container(update), f"--cfg-options {override}")
-    config = OmegaConf.to_object(tree)
-    _check_values(config, "")
-    return typing.cast(Schema, config)
+    return typing.cast(Schema, _checked(tree))
+
+
+def from_tree(schema: type[Schema], content: Any) -> Schema:
+    """Returns ``schema`` filled from plain containers, checked as a recipe is. Raises UserError as ``load_config`` does."""
+    return typing.cast(Schema, _checked(_merge(OmegaConf.structured(schema), content, "options")))
 
 
 def save_config(config: Any, path: Path) -> None:
@@ -184,6 +188,12 @@ def _is_tree_list(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and dataclasses.is_dataclass(value[0])
 
 
+def _checked(tree: DictConfig) -> Any:
+    config = OmegaConf.to_object(tree)
+    _check_values(config, "")
+    return config
+
+
 def _check_values(node: Any, prefix: str) -> None:
     for field in dataclasses.fields(node):
         value, key = getattr(node, field.name), f"{prefix}{field.name}"
@@ -201,6 +211,8 @@ def _check_values(node: Any, prefix: str) -> None:
                 f"{key} is {value!r}; expected one of {', '.join(map(str, choices))}."
                 + (f" Did you mean {hint!r}?" if hint else "")
             )
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{key} is {value}; expected a finite number.")
         low, high = field.metadata.get("low"), field.metadata.get("high")
         if value is not None and ((low is not None and value < low) or (high is not None and value > high)):
             bounds = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"

@@ -28,3 +28,13 @@ def check_filled(report: LoadReport, path: Path, classes: int, classifier: str, 
             f"{path} leaves {len(missing)} of the model's tensors unfilled ({', '.join(missing[:3])}, ...); expected a whole "
             "model of these options. Give the config.yaml of its run by --config."
         )
+
+
+def check_encoder(report: LoadReport, path: str) -> None:
+    """Raises UserError unless a file filled all of an encoder that gets a new head."""
+    lacking = [name for name in report.missing if not name.startswith(("fc_norm.", "head."))]
+    if lacking:
+        raise UserError(
+            f"{path} leaves {len(lacking)} of the encoder's tensors unfilled ({lacking[0]}: "
+            f"{report.notes.get(lacking[0], 'absent')}); expected pretrained weights of this kind and size."
+        )

@@ -127,11 +127,15 @@ class MaskedAutoencoder(Encoder):
 
         `depth`: by so many of the first blocks only.
         """
-        x = insert_mask_tokens(self.decoder_embed(encoded), self.mask_token, visible)
-        x = x + resample_pos_embed(self.decoder_pos_embed, self.grid_size, visible.grid)
+        x = self.decoder_input(self.decoder_embed(encoded), visible)
         for block in self.decoder_blocks[:depth]:
             x = self.run_block(block, x)
         return x
+
+    def decoder_input(self, embedded: Tensor, visible: VisiblePatches) -> Tensor:
+        """Puts the encoder's embedded output among mask tokens and adds positions: [N, n + L, decoder_dim]."""
+        x = insert_mask_tokens(embedded, self.mask_token, visible)
+        return x + resample_pos_embed(self.decoder_pos_embed, self.grid_size, visible.grid)
 
     def forward_loss(self, images: Tensor, pred: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
         """Mean squared error over removed patches, of predictions [n, 768] for `rows` [n] of all views' patches."""

@@ -18,7 +18,7 @@ class PretrainingModelOptions:
         ("fastconvmae", "convmae", "mae"),
     )
     size: str = option("base", "size of the encoder", ("tiny", "small", "base", "large", "huge"))
-    img_size: int = option(224, "side of the square that is cut from a picture, in pixels")
+    img_size: int = option(224, "side of the square that is cut from a picture, in pixels", low=32)
     mask_ratio: float = option(0.75, "part of the tokens that is removed", low=0.0, high=1.0)
     groups: int | None = option(None, "FastConvMAE's complementary masks; null: as many as the ratio leaves room for")
     decoder_dim: Optional[int] = option(None, "width of the decoder; null: the size's own")  # noqa: UP045

@@ -52,13 +52,10 @@ class MAE(MaskedAutoencoder, ViTEncoder):
         """The normalised patch tokens of unmasked images [B, 3, H, W], sides multiples of 16: [B, L, C]."""
         return self.norm(self.forward_features(images))
 
-    def forward_decoder(self, encoded: Tensor, visible: VisiblePatches, depth: int | None = None) -> Tensor:
-        """Decodes each view, its class token first: [N, 1 + L, decoder_dim]."""
-        patches, first = self.decoder_embed(encoded).split([len(visible.ids), visible.views])
-        x = insert_mask_tokens(patches, self.mask_token, visible)
+    def decoder_input(self, embedded: Tensor, visible: VisiblePatches) -> Tensor:
+        """The class token of each view, then its patches among mask tokens, with positions: [N, 1 + L, decoder_dim]."""
+        patches, first = embedded.split([len(visible.ids), visible.views])
         positions = self.decoder_pos_embed
+        x = insert_mask_tokens(patches, self.mask_token, visible)
         x = x + resample_pos_embed(positions[:, 1:], self.grid_size, visible.grid)
-        x = torch.cat([first[:, None] + positions[:, :1], x], dim=1)
-        for block in self.decoder_blocks[:depth]:
-            x = self.run_block(block, x)
-        return x
+        return torch.cat([first[:, None] + positions[:, :1], x], dim=1)

@@ -16,7 +16,7 @@ from convmae.backbones.layers import TransformerBlock
 from convmae.backbones.masked import VisiblePatches
 from convmae.pretraining.autoencoder import MaskedAutoencoder, select_patches
 from convmae.pretraining.patches import pad_to_patches
-from convmae.pretraining.targets import EMA, PIXELS, Target, check_targets
+from convmae.pretraining.targets import EMA, PIXELS, Target, check_targets, module_name
 from convmae.pretraining.teachers import EmaTeacher, Teacher
 
 
@@ -62,7 +62,7 @@ class MixtureOfReconstructors(nn.Module):
         self.model = model
         self.targets = list(targets)
         self.shared = depth - branch_depth
-        self.teachers = nn.ModuleDict({_key(name): teacher for name, teacher in teachers.items()})
+        self.teachers = nn.ModuleDict({module_name(name): teacher for name, teacher in teachers.items()})
         self.branches = nn.ModuleDict()
         for target in targets:
             out = teachers[target.teacher].dim
@@ -104,7 +104,8 @@ class MixtureOfReconstructors(nn.Module):
     def teach(self, images: Tensor) -> dict[str, Tensor]:
         """Returns each teacher's values [B, L, C], by its name."""
         return {
-            name: self.teachers[_key(name)](images) for name in dict.fromkeys(target.teacher for target in self.targets)
+            name: self.teachers[module_name(name)](images)
+            for name in dict.fromkeys(target.teacher for target in self.targets)
         }
 
     def decode(self, target: Target, decoded: Tensor, visible: VisiblePatches, rows: Tensor) -> Tensor:
@@ -129,8 +130,3 @@ class MixtureOfReconstructors(nn.Module):
 def token_spread(values: Tensor) -> Tensor:
     """Returns the deviation over tokens of layer-normalised values [B, L, C], over channels the mean: 0 is a collapse."""
     return nn.functional.layer_norm(values.float(), values.shape[-1:]).flatten(0, 1).std(0).mean()
-
-
-def _key(name: str) -> str:
-    """A teacher's name as a module may have it."""
-    return name.replace(".", "_")

@@ -9,6 +9,7 @@ import torch
 
 from convmae.engine.config import to_yaml
 from convmae.engine.drawing import column
+from convmae.engine.errors import UserError
 from convmae.engine.log import duration
 from convmae.engine.report import Number, Page, Picture, curves, environment, read_scalars, write_metrics
 from convmae.pretraining.autoencoder import MaskedAutoencoder
@@ -33,6 +34,10 @@ def write_report(
     Returns the page and the files' paths.
     """
     rows = [row for row in read_scalars(work_dir) if "loss" in row]
+    if not rows:
+        raise UserError(
+            f"No step of this run had a finite loss ({work_dir / 'log.txt'}); its weights are those it began with."
+        )
     metrics = {"first_loss": rows[0]["loss"], "last_loss": rows[-1]["loss"], "seconds": seconds, "pictures": len(paths)}
     page = Page(f"{type(model).__name__} pretraining", f"{len(paths):,} pictures below {config.data.root}")
     page.headline(

@@ -39,8 +39,8 @@ class Target:
 
     @property
     def name(self) -> str:
-        """What the log, the scalars and the weights call it; a timm name's dots would be taken for modules."""
-        return f"{self.teacher.replace('.', '_')}_{self.tokens}_{self.at}"
+        """What the log, the scalars and the weights call it."""
+        return f"{module_name(self.teacher)}_{self.tokens}_{self.at}"
 
     @property
     def norm_used(self) -> str:
@@ -68,6 +68,11 @@ class Target:
         return LOSSES[self.loss_used](pred.to(precision), values.to(precision))
 
 
+def module_name(teacher: str) -> str:
+    """A teacher's name as a module may have it: without the dots of timm's names."""
+    return teacher.replace(".", "_")
+
+
 def check_targets(targets: Sequence[Target]) -> None:
     """Raises ValueError for an empty list, a target given twice, or one that names tokens its place has none of."""
     if not targets:
@@ -84,6 +89,8 @@ def check_targets(targets: Sequence[Target]) -> None:
                 f"the target {PIXELS!r} wants {target.tokens} tokens at the {target.at}, whose input shows them; set tokens: "
                 "removed and at: decoder"
             )
+        if target.teacher == PIXELS and target.norm == "layer":
+            raise ValueError(f"the target {PIXELS!r} has norm: layer, which is for features; set norm: patch or none")
         if names.count(target.name) > 1:
             raise ValueError(f"two targets are {target.teacher!r} on {target.tokens} tokens at the {target.at}")
 

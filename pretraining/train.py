@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,7 +28,7 @@ from convmae.pretraining.data import PictureFolder
 from convmae.pretraining.patches import PATCH
 from convmae.pretraining.reconstructors import MixtureOfReconstructors
 from convmae.pretraining.report import write_report
-from convmae.pretraining.targets import check_targets
+from convmae.pretraining.targets import EMA, PIXELS, check_targets
 from convmae.pretraining.teachers import build_teacher
 
 
@@ -82,16 +83,29 @@ def build_model(config: PretrainingConfig) -> MaskedAutoencoder:
     return model
 
 
+def by_dotted_name(files: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Returns files by teacher: options take the dot in a timm name for a branch of their tree, which is undone here."""
+    found: dict[str, str] = {}
+    for name, value in files.items():
+        inside = isinstance(value, Mapping)
+        found |= by_dotted_name(value, f"{prefix}{name}.") if inside else {prefix + name: str(value)}
+    return found
+
+
 def build_mixture(config: PretrainingConfig) -> MixtureOfReconstructors:
     """Returns the model of the tree with its targets and their teachers. Raises UserError for what can't be."""
     try:
         check_targets(config.targets)
         model = build_model(config)
         names = list(dict.fromkeys(target.teacher for target in config.targets))
-        if unused := sorted(set(config.teachers.weights) - set(names)):
-            raise UserError(f"teachers.weights has a file for {unused[0]!r}, which no target names; there are {names}.")
+        files = by_dotted_name(config.teachers.weights)
+        if unused := sorted(set(files) - set(names) | set(files) & {PIXELS, EMA}):
+            raise UserError(
+                f"teachers.weights has a file for {unused[0]!r}; expected one of the targets' teachers that take one: "
+                f"{', '.join(sorted(set(names) - {PIXELS, EMA})) or 'none here does'}."
+            )
         side = model.grid_size[0] * PATCH
-        teachers = {name: build_teacher(name, model, config.teachers.weights, (side, side)) for name in names}
+        teachers = {name: build_teacher(name, model, files, (side, side)) for name in names}
         return MixtureOfReconstructors(model, config.targets, teachers, config.model.branch_depth)
     except ValueError as error:
         raise UserError(f"model: {error}") from None

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from convmae.backbones import family_of
+from convmae.engine.config import from_tree
 from convmae.engine.errors import UserError
 from convmae.engine.files import read_config
 from convmae.pretraining import METHODS, MaskedAutoencoder
 from convmae.pretraining.config import PretrainingConfig, PretrainingModelOptions
-from convmae.pretraining.targets import Target
+from convmae.pretraining.decoder import decoder_dims
 
 
 def load_pretrained(
@@ -27,11 +27,10 @@ def load_pretrained(
     if not path.is_file():
         raise UserError(f"There is no checkpoint {path}.")
     known = yaml.safe_load(read_config(path)) or {}
-    names = {field.name for field in fields(PretrainingModelOptions)}
-    config = PretrainingConfig(
-        model=PretrainingModelOptions(**{k: v for k, v in known.get("model", {}).items() if k in names}),
-        targets=[Target(**target) for target in known.get("targets", [{}])],
-    )
+    try:
+        config = from_tree(PretrainingConfig, {part: known[part] for part in ("model", "targets") if part in known})
+    except UserError as error:
+        raise UserError(f"{path}: the options of its run are not of this version: {error}") from None
     options = config.model
     if "model" not in known:
         options.method = "mae" if family_of(path) == "vit" else "convmae"
@@ -40,6 +39,9 @@ def load_pretrained(
     given: dict[str, Any] = {"norm_pix_loss": config.norm_pix_loss if norm_pix_loss is None else norm_pix_loss}
     if options.method == "fastconvmae":
         given["groups"] = options.groups
+    if "model" in known:  # no weight tells the heads
+        dims = (options.decoder_dim, options.decoder_depth, options.decoder_heads)
+        given["decoder_heads"] = decoder_dims(options.size, *dims).heads
     model = METHODS[options.method].from_checkpoint(path, **given)
     lacking = [name for name in model.load_report.missing if name.startswith(("decoder_", "mask_token"))]
     if lacking:

@@ -19,6 +19,7 @@ TOOLS = {
     "test_seg": "evaluate UPerNet and write a report",
     "analyze": "count parameters and multiply-adds by part",
     "benchmark": "time the parts against their plain counterparts",
+    "study": "compare ways to pretrain, in miniature",
     "export": "write an encoder or a classifier as ONNX",
     "scenes": "write generated scenes to try everything on",
     "demo": "the whole path on generated scenes, in minutes",

@@ -14,7 +14,7 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import cycle
@@ -109,10 +109,14 @@ class Study:
 
 def run_once(folder: Path, words: list[str]) -> None:
     """Runs a tool in a process of its own, unless its metrics are there; adds up its processor time in ``cpu.json``."""
+    command, kept = " ".join(words), folder / "command.txt"
+    if kept.is_file() and kept.read_text(encoding="utf-8") != command:
+        raise UserError(f"{folder} holds a run with other options ({kept} has them); give another --work-dir.")
     if (folder / "metrics.json").is_file():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    print("starts:", " ".join(words), flush=True)
+    kept.write_text(command, encoding="utf-8")
+    print("starts:", command, flush=True)
     resume = ["--resume"] if words[0] in ("pretrain", "finetune") else ["--overwrite"]
     with open(folder / "output.txt", "a", encoding="utf-8") as output:
         process = subprocess.Popen(
@@ -145,11 +149,11 @@ def run_all(study: Study, seeds: Sequence[int], jobs: int) -> None:
 
 
 class Row(NamedTuple):
-    """A line of the table: minutes of processor time that pretraining took, and each measure's accuracies, by seed."""
+    """A line of the table: by seed, the minutes of processor time that pretraining took, and each measure's accuracy."""
 
     label: str
-    minutes: list[float]
-    accuracies: dict[str, list[float]]
+    minutes: dict[int, float]
+    accuracies: dict[str, dict[int, float]]
 
 
 def read_rows(study: Study, seeds: Sequence[int]) -> list[Row]:
@@ -158,24 +162,31 @@ def read_rows(study: Study, seeds: Sequence[int]) -> list[Row]:
     lines += [(f"scratch_{epochs}", f"from scratch, {epochs} epochs") for epochs in study.finetune_epochs]
     rows = []
     for name, label in lines:
-        folders = [study.work_dir / f"{name}_seed{seed}" for seed in seeds]
-        done = [folder / "pretrain" for folder in folders if (folder / "pretrain" / "metrics.json").is_file()]
-        minutes = [json.loads((folder / "cpu.json").read_text()) / 60 for folder in done]
-        found = {}
-        for part in MEASURES:
-            files = [folder / part / "metrics.json" for folder in folders]
-            found[part] = [json.loads(path.read_text())["top1"] for path in files if path.is_file()]
+        folders = {seed: study.work_dir / f"{name}_seed{seed}" for seed in seeds}
+        minutes = {
+            seed: json.loads((folder / "pretrain" / "cpu.json").read_text()) / 60
+            for seed, folder in folders.items()
+            if (folder / "pretrain" / "metrics.json").is_file()
+        }
+        found = {
+            part: {
+                seed: json.loads(path.read_text())["top1"]
+                for seed, folder in folders.items()
+                if (path := folder / part / "metrics.json").is_file()
+            }
+            for part in MEASURES
+        }
         if minutes or any(found.values()):
             rows.append(Row(label, minutes, found))
     return rows
 
 
-def with_spread(values: Sequence[float], unit: float = 1, digits: int = 1) -> str:
-    """Returns mean and sample deviation in multiples of ``1 / unit`` as text; one value alone has no deviation."""
+def with_spread(values: Collection[float], factor: float = 1) -> str:
+    """Returns mean and sample deviation, times a factor, as text; one value alone has no deviation."""
     if not values:
         return ""
-    mean = f"{unit * statistics.mean(values):.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ± {unit * statistics.stdev(values):.{digits}f}"
+    mean = f"{factor * statistics.mean(values):.1f}"
+    return mean if len(values) == 1 else f"{mean} ± {factor * statistics.stdev(values):.1f}"
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -185,7 +196,8 @@ def table(rows: Sequence[Row]) -> str:
     ]
     lines.append("| --- " * (2 + len(MEASURES)) + "|")
     for row in rows:
-        cells = [row.label, with_spread(row.minutes)] + [with_spread(row.accuracies[part], 100) for part in MEASURES]
+        cells = [row.label, with_spread(row.minutes.values())]
+        cells += [with_spread(row.accuracies[part].values(), 100) for part in MEASURES]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -197,11 +209,12 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         panels = figure.subplots(1, len(MEASURES))
         for panel, (part, title) in zip(panels, MEASURES.items(), strict=True):
             for colour, row in zip(cycle(LINE_COLOURS), rows):
-                values = [100 * value for value in row.accuracies[part]]
+                values = {seed: 100 * value for seed, value in row.accuracies[part].items()}
                 if values and row.minutes:
-                    panel.scatter(row.minutes[: len(values)], values, s=50, color=colour, label=row.label)
+                    minutes = [row.minutes[seed] for seed in values]
+                    panel.scatter(minutes, list(values.values()), s=50, color=colour, label=row.label)
                 elif values:
-                    panel.axhline(statistics.mean(values), color=colour, linestyle="--", label=row.label)
+                    panel.axhline(statistics.mean(values.values()), color=colour, linestyle="--", label=row.label)
             panel.set(title=title, xlabel="minutes of processor time in pretraining")
             panel.set_xlim(left=0)
         panels[0].set_ylabel("top-1 accuracy, %")
@@ -239,10 +252,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     def run() -> None:
         if not (args.data / "train").is_dir():
             raise UserError(f"There is no folder {args.data / 'train'}; expected class folders in train and val.")
-        study = Study(args.data, args.work_dir, args.epochs, args.finetune_epochs, args.lr, args.methods)
+        if min(args.jobs, args.epochs, *args.finetune_epochs) < 1:
+            raise UserError("--jobs, --epochs and --finetune-epochs must be 1 or more.")
+        methods, seeds = list(dict.fromkeys(args.methods)), list(dict.fromkeys(args.seeds))
+        study = Study(args.data, args.work_dir, args.epochs, args.finetune_epochs, args.lr, methods)
         if not args.only_report:
-            run_all(study, args.seeds, args.jobs)
-        rows = read_rows(study, args.seeds)
+            run_all(study, seeds, args.jobs)
+        rows = read_rows(study, seeds)
         if not rows:
             raise UserError(f"Nothing in {args.work_dir} is finished yet.")
         (args.work_dir / "table.md").write_text(table(rows), encoding="utf-8")

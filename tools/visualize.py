@@ -18,7 +18,7 @@ from typing import cast
 from PIL import Image
 from torch import Tensor
 
-from convmae.backbones import FAMILIES, ConvViT, ViT, family_of
+from convmae.backbones import ConvViT, ViT, load_encoder
 from convmae.backbones.position import Grid
 from convmae.engine.cli import run_tool
 from convmae.engine.drawing import column
@@ -99,8 +99,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.size is not None and args.size < PATCH:
             raise UserError(f"--size is {args.size}; expected at least {PATCH}, the side of a patch.")
         output = args.output or Path(f"{args.kind}.png")
+        if output.is_dir() or output.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+            raise UserError(f"--output is {output}; expected the name of a picture to write, such as {args.kind}.png.")
         if output.exists() and not args.overwrite:
             raise UserError(f"{output} is there already: give another --output, or --overwrite.")
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--output: {output.parent} can't be written: {error.strerror}.") from None
         paths = [path for given in args.pictures for path in (list_images(given) if given.is_dir() else [given])]
         draw, usual_size = {"reconstructions": reconstructions, "features": features, "attention": attention}[
             args.kind
@@ -115,7 +121,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 sheets.append(column(draw(image), path.name))
             except ValueError as error:
                 raise UserError(f"{path} at {size} px: {error}.") from None
-        output.parent.mkdir(parents=True, exist_ok=True)
         column(sheets).save(output)
         print(f"written: {output}")
 
@@ -138,14 +143,14 @@ def reconstructions(args: argparse.Namespace) -> tuple[Draw, int]:
 
 def features(args: argparse.Namespace) -> tuple[Draw, int]:
     """Returns what draws a picture's feature maps, and the side that the encoder was trained at."""
-    encoder = load_encoder(args.checkpoint)
+    encoder = read_encoder(args.checkpoint)
     return lambda image: [feature_strip(image, feature_maps(encoder, image))], PATCH * encoder.grid_size[0]
 
 
 def attention(args: argparse.Namespace) -> tuple[Draw, int]:
     """Returns what draws a block's attention on a picture, and the side that the encoder was trained at."""
     queries = [read_patch(text) for text in args.query or ()]
-    encoder = load_encoder(args.checkpoint)
+    encoder = read_encoder(args.checkpoint)
 
     def draw(image: Tensor) -> list[Image.Image]:
         return [attention_sheet(image, attention_maps(encoder, image, queries, args.block))]
@@ -153,24 +158,11 @@ def attention(args: argparse.Namespace) -> tuple[Draw, int]:
     return draw, PATCH * encoder.grid_size[0]
 
 
-def load_encoder(path: Path) -> ConvViT | ViT:
-    """Returns the encoder in a file, ConvViT or a plain ViT by its names. Raises UserError where it is not whole or another."""
+def read_encoder(path: Path) -> ConvViT | ViT:
+    """Returns the encoder in a file. Raises UserError where there is none, CheckpointError where it is not whole."""
     if not path.is_file():
         raise UserError(f"There is no checkpoint {path}.")
-    encoder = cast(ConvViT | ViT, FAMILIES[family_of(path)].from_checkpoint(path, num_classes=0))
-    report = encoder.load_report
-    biased = [name for name in report.unexpected if name.endswith("relative_position_bias_table")]
-    if biased:
-        raise UserError(
-            f"{path} holds an encoder for detection or segmentation ({biased[0]}), whose attention is another; give "
-            "weights of pretraining or classification."
-        )
-    lacking = [name for name in report.missing if not name.startswith("fc_norm.")]
-    if lacking:
-        raise UserError(
-            f"{path} holds no whole encoder: {len(lacking)} of its weights are missing, {lacking[0]} first."
-        )
-    return encoder.eval()
+    return cast(ConvViT | ViT, load_encoder(path))
 
 
 def read_patch(text: str) -> Grid:

@@ -5,12 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
 from convmae.backbones import ConvViT, ViT
 from convmae.classification.config import FinetuningConfig, LinearProbeOptions, ProbeConfig
 from convmae.classification.data import EvalSet, TrainSet, read_splits
-from convmae.classification.features import extract, load_encoder, read_features
+from convmae.classification.features import Features, extract, probed_encoder, read_features
 from convmae.classification.linear_probe import train_probes
 from convmae.classification.train import finetune
 from convmae.classification.train import knn as run_knn
@@ -134,15 +135,20 @@ def test_a_linear_probe_of_random_views_takes_them_by_turns(folders: Path, tmp_p
             "model.img_size=32", "data.workers=0", "linear.views=2", "linear.lrs=[3.0]", "runtime.device=cpu",
         ],
     )  # fmt: skip
-    split, encoder = read_splits(config.data)[0], load_encoder(config.model.init)
+    split, encoder = read_splits(config.data)[0], probed_encoder(config.model.init)
     centre, first, second = (read_features(config, split, encoder, view) for view in (0, 1, 2))
     assert torch.equal(first.labels, centre.labels)
     assert not torch.equal(first.values, second.values)
     assert torch.equal(extract(encoder, split, config, 2, torch.device("cpu"), None).values, second.values)
-    options = LinearProbeOptions(epochs=2, batch_size=24, lrs=[1.0], warmup=0)
-    both = train_probes([first, second], centre.values, 2, options, 0, torch.device("cpu"))[0]
-    one = train_probes([first], centre.values, 2, options, 0, torch.device("cpu"))[0]
-    assert not torch.equal(both.probabilities, one.probabilities)
+    cpu = torch.device("cpu")
+
+    def trained(views: list[Features], epochs: int) -> torch.Tensor:
+        options = LinearProbeOptions(epochs=epochs, batch_size=24, lrs=[1.0], warmup=0)
+        return train_probes(views, centre.values, 2, options, 0, cpu)[0].probabilities
+
+    assert torch.equal(trained([first, second], 1), trained([first], 1))
+    assert not torch.equal(trained([first, second], 2), trained([first], 2))
+    assert torch.equal(trained([first, second, first], 3), trained([first, second], 3))
 
 
 def test_augmentation_follows_from_the_sample_alone(folders: Path) -> None:
@@ -221,6 +227,24 @@ def test_a_probe_without_weights_says_so(folders: Path, tmp_path: Path, capsys: 
             == 2
         )
         assert said in capsys.readouterr().err
+
+
+def test_weights_that_leave_part_of_the_encoder_random_are_refused(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    states = {
+        "half": {name: value for name, value in ConvViT("tiny", 0).state_dict().items() if "blocks3.1" not in name},
+        "patch8": timm.create_model("vit_tiny_patch16_224", patch_size=8, img_size=32).state_dict(),
+        "swin": timm.create_model("swin_tiny_patch4_window7_224").state_dict(),
+    }
+    for name, state in states.items():
+        torch.save(state, tmp_path / f"{name}.pth")
+        options = ["--cfg-options", f"data.root={folders}", f"model.init={tmp_path / f'{name}.pth'}"]
+        assert knn.main(["--config", "probe_96px.yaml", "--work-dir", str(tmp_path / "run"), *options]) == 2
+        said = capsys.readouterr().err
+        assert "no whole" in said or "a plain ViT's blocks" in said
+    with pytest.raises(UserError, match="of the encoder's tensors unfilled"):
+        finetune(tiny_config(folders, f"model.init={tmp_path / 'half.pth'}"), tmp_path, resume=False)
 
 
 def test_a_probe_of_many_processes_is_refused(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,11 +12,12 @@ from PIL import Image
 
 from convmae.backbones import ConvViT, ConvViTDet, ConvViTSeg, ViT, load_checkpoint
 from convmae.engine.config import load_config, shipped_recipes
+from convmae.engine.errors import UserError
 from convmae.engine.schedule import Schedule
-from convmae.pretraining import MAE, ConvMAE
+from convmae.pretraining import MAE, ConvMAE, FastConvMAE
 from convmae.pretraining.config import PretrainingConfig, TeacherOptions
 from convmae.pretraining.targets import check_targets
-from convmae.pretraining.train import momentum
+from convmae.pretraining.train import by_dotted_name, momentum
 from convmae.pretraining.weights import load_pretrained
 from convmae.tools import pretrain, visualize
 
@@ -178,7 +179,11 @@ def test_the_weights_of_a_mixture_are_a_fastconvmae(mixed: tuple[list[str], Path
         ("targets=[{teacher: nobody}]", "There is no teacher 'nobody'"),
         ("targets=[{teachers: ema}]", "'teachers'"),
         ("targets=[{teacher: ema, loss: l1}]", "targets[0].loss is 'l1'"),
-        ("teachers.weights.clip=x.pth", "which no target names"),
+        ("teachers.weights.clip=x.pth", "a file for 'clip'"),
+        ("teachers.weights.pixels=x.pth", "a file for 'pixels'"),
+        ("targets=[{teacher: pixels, norm: layer}]", "norm: layer, which is for features"),
+        ("targets=[{teacher: pixels, weight: .nan}]", "targets[0].weight is nan"),
+        ("model.img_size=-16", "model.img_size is -16"),
         ("model.mask_ratio=0.99", "keeps"),
         ("model.branch_depth=9", "branch_depth is 9"),
     ],
@@ -190,6 +195,35 @@ def test_targets_that_can_not_be_end_with_a_message(
     argv = ["--config", "convmae_tiny_96px.yaml", "--work-dir", str(tmp_path / "run"), "--cfg-options", root, option]
     assert pretrain.main(argv) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_timm_names_dots_are_undone_in_the_options() -> None:
+    config = load_config(
+        PretrainingConfig, None, ["teachers.weights.vit_tiny.augreg_in21k=a.pth", "teachers.weights.dino=b"]
+    )
+    assert by_dotted_name(config.teachers.weights) == {"vit_tiny.augreg_in21k": "a.pth", "dino": "b"}
+
+
+def test_weights_are_loaded_with_the_runs_own_heads(finished: Path) -> None:
+    """No weight tells the number of heads, and another one gives other pictures."""
+    options = ["model.img_size=64", "data.batch_size=8", "data.workers=0", "schedule.epochs=null", "schedule.steps=1"]
+    options += ["schedule.warmup=0", f"data.root={finished.parent / 'pictures'}", "model.decoder_heads=8"]
+    folder = finished.parent / "heads"
+    argv = ["--config", "fastconvmae_tiny_96px.yaml", "--work-dir", str(folder), "--cfg-options", *options]
+    assert pretrain.main(argv) == 0
+    trained = FastConvMAE("tiny", 64, decoder_heads=8).eval()
+    load_checkpoint(trained, folder / "pretrained.pth", strict=True)
+    images, noise = torch.randn(1, 3, 64, 64), torch.rand(1, 16)
+    found = load_pretrained(folder / "pretrained.pth")[0](images, 0.75, noise).pred
+    assert torch.equal(found, trained(images, 0.75, noise).pred)
+
+
+def test_options_that_a_file_holds_and_no_run_has_are_refused(finished: Path, tmp_path: Path) -> None:
+    content = torch.load(finished / "pretrained.pth", weights_only=True)
+    for config in ("model: 5", "targets: [{whom: ema}]", "model: {method: nosuch}"):
+        torch.save(content | {"config": config}, tmp_path / "odd.pth")
+        with pytest.raises(UserError, match="not of this version"):
+            load_pretrained(tmp_path / "odd.pth")
 
 
 def test_momentum_rises_by_half_a_cosine() -> None:

@@ -1,0 +1,77 @@
+"""The study's bookkeeping: what belongs together by seed, what is run again and what is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from convmae.engine.errors import UserError
+from convmae.tools import study
+from convmae.tools.study import Study, read_rows, run_once, table, with_spread
+
+
+def finished(folder: Path, top1: float | None, seconds: float | None = None) -> None:
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps({} if top1 is None else {"top1": top1}))
+    if seconds is not None:
+        (folder / "cpu.json").write_text(json.dumps(seconds))
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Study:
+    """A study of which seed 0 has no k-NN yet."""
+    for seed, seconds, knn in ((0, 60.0, None), (1, 600.0, 0.5)):
+        finished(tmp_path / f"fastconvmae_seed{seed}" / "pretrain", None, seconds)
+        if knn is not None:
+            finished(tmp_path / f"fastconvmae_seed{seed}" / "knn", knn)
+        finished(tmp_path / f"scratch_5_seed{seed}" / "finetune", 0.3 + 0.1 * seed)
+    return Study(tmp_path / "data", tmp_path, 3, [5, 10], 4e-4, ["fastconvmae", "convmae"])
+
+
+def test_minutes_and_accuracies_belong_together_by_seed(kept: Study) -> None:
+    pretrained, scratch = read_rows(kept, [0, 1])
+    assert pretrained.minutes == {0: 1.0, 1: 10.0}
+    assert pretrained.accuracies["knn"] == {1: 0.5}
+    assert scratch.label == "from scratch, 5 epochs"
+    assert scratch.accuracies["finetune"] == {0: 0.3, 1: 0.4}
+
+
+def test_the_table_has_mean_and_spread(kept: Study) -> None:
+    assert with_spread([]) == ""
+    assert with_spread([0.5], 100) == "50.0"
+    assert with_spread([1, 2, 3]) == "2.0 ± 1.0"
+    lines = table(read_rows(kept, [0, 1])).splitlines()
+    assert lines[2] == "| FastConvMAE, E | 5.5 ± 6.4 | 50.0 |  |  |"
+    assert lines[3] == "| from scratch, 5 epochs |  |  |  | 35.0 ± 7.1 |"
+
+
+def test_a_run_with_other_options_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    words = ["scenes", str(tmp_path / "made"), "--size", "8"]
+    with pytest.raises(UserError, match="scenes ended with 2"):
+        run_once(tmp_path / "run", words)
+    with pytest.raises(UserError, match="a run with other options"):
+        run_once(tmp_path / "run", [*words, "--seed", "1"])
+    (tmp_path / "run" / "metrics.json").write_text("{}")
+    run_once(tmp_path / "run", words)  # finished, so not run again
+
+
+def test_what_a_study_runs(tmp_path: Path) -> None:
+    made = Study(tmp_path / "data", tmp_path, 3, [5, 10], 4e-4, ["convmae_4"])
+    folder, words = made.pretrain("convmae_4", 1)
+    assert folder == tmp_path / "convmae_4_seed1" / "pretrain"
+    assert {"schedule.epochs=12", "runtime.seed=1", f"data.root={tmp_path / 'data' / 'train'}"} <= set(words)
+    assert [found[1][0] for found in made.probes("convmae_4", 1)] == ["knn", "linear_probe"]
+    assert "model.arch=vit" in made.finetune("mae_4", 0)[1]
+    assert "schedule.epochs=10" in made.scratch(10, 0)[1]
+
+
+def test_the_report_is_written_of_what_is_finished(kept: Study, capsys: pytest.CaptureFixture) -> None:
+    (kept.data / "train").mkdir(parents=True)
+    options = [str(kept.data), "--work-dir", str(kept.work_dir), "--seeds", "0", "1", "1", "--only-report"]
+    assert study.main(options) == 0
+    assert (kept.work_dir / "study.png").stat().st_size > 10_000
+    assert "5.5 ± 6.4" in (kept.work_dir / "table.md").read_text(encoding="utf-8")
+    assert study.main([*options, "--jobs", "0"]) == 2
+    assert "must be 1 or more" in capsys.readouterr().err
