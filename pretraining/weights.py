@@ -26,9 +26,12 @@ def load_pretrained(
     """
     if not path.is_file():
         raise UserError(f"There is no checkpoint {path}.")
-    known = yaml.safe_load(read_config(path)) or {}
+    tree = yaml.safe_load(read_config(path))
+    of_model = tree.get("model") if isinstance(tree, dict) else None
+    ours = isinstance(of_model, dict) and "method" in of_model  # and not another task's
+    known = {part: tree[part] for part in ("model", "targets") if part in tree} if ours else {}
     try:
-        config = from_tree(PretrainingConfig, {part: known[part] for part in ("model", "targets") if part in known})
+        config = from_tree(PretrainingConfig, known)
     except UserError as error:
         raise UserError(f"{path}: the options of its run are not of this version: {error}") from None
     options = config.model

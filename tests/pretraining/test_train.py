@@ -220,7 +220,11 @@ def test_weights_are_loaded_with_the_runs_own_heads(finished: Path) -> None:
 
 def test_options_that_a_file_holds_and_no_run_has_are_refused(finished: Path, tmp_path: Path) -> None:
     content = torch.load(finished / "pretrained.pth", weights_only=True)
-    for config in ("model: 5", "targets: [{whom: ema}]", "model: {method: nosuch}"):
+    for config in (
+        "model: {method: mae, width: 5}",
+        "{model: {method: mae}, targets: [{whom: ema}]}",
+        "model: {method: no}",
+    ):
         torch.save(content | {"config": config}, tmp_path / "odd.pth")
         with pytest.raises(UserError, match="not of this version"):
             load_pretrained(tmp_path / "odd.pth")

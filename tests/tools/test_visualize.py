@@ -133,9 +133,9 @@ def test_the_same_command_draws_the_same(draw: Draw) -> None:
         ("encoder.pth", ["--attention", "--query", "1,1", "4,0"], "no patch 4,0 in a grid of 4 x 4"),
         ("encoder.pth", ["--attention", "--query", "1;1"], "expected a patch's row and column, as 3,4"),
         ("encoder.pth", ["--attention", "--block", "2"], "no block 2; expected 0 to 1"),
-        ("part.pth", ["--features"], "holds no whole encoder"),
-        ("segmenter.pth", ["--attention"], "for detection or segmentation"),
-        ("segmenter.pth", ["--features"], "for detection or segmentation"),
+        ("part.pth", ["--features"], "holds no whole ConvViT"),
+        ("segmenter.pth", ["--attention"], "as detectors and segmenters have"),
+        ("segmenter.pth", ["--features"], "as detectors and segmenters have"),
         ("encoder.pth", ["--features", "--mask-ratio", "0.5"], "--mask-ratio is for reconstructions, not for features"),
         ("pretrained.pth", ["--block", "0"], "--block is for attention, not for reconstructions"),
         ("pretrained.pth", ["--size", "8"], "expected at least 16"),
@@ -167,3 +167,12 @@ def test_pictures_must_be_there_and_the_output_must_not(draw: Draw, capsys: pyte
 def test_only_one_kind_of_picture_at_once(draw: Draw) -> None:
     with pytest.raises(SystemExit, match="2"):
         draw.status("encoder.pth", "--features", "--attention")
+
+
+@pytest.mark.parametrize(("name", "said"), [("x.foo", "expected the name of a picture"), ("", "expected the name")])
+def test_an_output_that_can_not_be_written_is_said_before_the_work(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture, name: str, said: str
+) -> None:
+    argv = [str(files / "encoder.pth"), str(files / "pictures"), "--features", "--output", str(tmp_path / name)]
+    assert visualize.main([*argv, "--overwrite"]) == 2
+    assert said in capsys.readouterr().err
