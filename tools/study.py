@@ -204,10 +204,11 @@ def table(rows: Sequence[Row]) -> str:
 
 def draw(rows: Sequence[Row], path: Path) -> None:
     """Draws each measure over the processor time of pretraining: a point a seed, scratch as a line across."""
+    taken = {part: title for part, title in MEASURES.items() if any(row.accuracies[part] for row in rows)}
     with rc_context(STYLE):
         figure = Figure(figsize=(11, 4), layout="constrained")
-        panels = figure.subplots(1, len(MEASURES))
-        for panel, (part, title) in zip(panels, MEASURES.items(), strict=True):
+        panels = figure.subplots(1, max(1, len(taken)), squeeze=False)[0]
+        for panel, (part, title) in zip(panels, taken.items(), strict=False):
             for colour, row in zip(cycle(LINE_COLOURS), rows):
                 values = {seed: 100 * value for seed, value in row.accuracies[part].items()}
                 if values and row.minutes:

@@ -3,8 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from convmae.backbones.layers import Attention, ConvBlock, DropPath, PatchConv, PatchEmbed, TransformerBlock
+from convmae.backbones.layers import Attention, ConvBlock, DropPath, Mlp, PatchConv, PatchEmbed, TransformerBlock
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
@@ -90,3 +91,51 @@ def test_drop_path_of_many_processes_is_that_of_one(monkeypatch: pytest.MonkeyPa
     assert 0 < kept.sum() < 8
     torch.testing.assert_close(whole[kept], 2 * x[kept])
     assert drop.eval()(x) is x
+
+
+@pytest.mark.parametrize("pointwise", [False, True])
+def test_the_mlp_is_its_formula_and_so_are_its_gradients(pointwise: bool) -> None:
+    """Its backward pass recomputes the GELU; autograd's of the plain formula keeps it."""
+    torch.manual_seed(0)
+    mlp = Mlp(6, 24, pointwise).double()
+    inputs = [torch.randn(3, 5, 6, dtype=torch.float64, requires_grad=True), *mlp.parameters()]
+
+    def plain(x: Tensor) -> Tensor:
+        hidden = F.gelu(F.linear(x, mlp.fc1.weight.flatten(1), mlp.fc1.bias))
+        return F.linear(hidden, mlp.fc2.weight.flatten(1), mlp.fc2.bias)
+
+    found, expected = mlp(inputs[0]), plain(inputs[0])
+    torch.testing.assert_close(found, expected)
+    weight = torch.randn_like(expected)
+    for grad, wanted in zip(*(torch.autograd.grad((y * weight).sum(), inputs) for y in (found, expected)), strict=True):
+        torch.testing.assert_close(grad, wanted)
+    assert torch.autograd.gradcheck(mlp, (inputs[0],))
+    with torch.no_grad():
+        torch.testing.assert_close(mlp(inputs[0]), expected)
+
+
+def test_the_mlp_keeps_its_hidden_values_once() -> None:
+    mlp = Mlp(8, 32)
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda saved: kept.append(saved) or saved, lambda saved: saved):
+        mlp(torch.randn(10, 8, requires_grad=True))
+    assert sum(tuple(saved.shape) == (10, 32) for saved in kept) == 1
+
+
+def test_the_mlp_under_autocast_and_frozen() -> None:
+    torch.manual_seed(0)
+    mlp, x = Mlp(8, 32), torch.randn(10, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = mlp(x)
+    out.float().square().sum().backward()
+    low = {name: parameter.grad for name, parameter in mlp.named_parameters()}
+    mlp.zero_grad()
+    mlp(x).square().sum().backward()
+    assert out.dtype == torch.bfloat16
+    for name, parameter in mlp.named_parameters():
+        assert low[name].dtype == torch.float32
+        torch.testing.assert_close(low[name], parameter.grad, rtol=0.05, atol=0.05 * parameter.grad.abs().max().item())
+    mlp.fc2.requires_grad_(False).zero_grad()
+    mlp(x).sum().backward()
+    assert mlp.fc1.weight.grad is not None
+    assert mlp.fc2.weight.grad is None
