@@ -86,7 +86,8 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.fc1(x)
-        if not torch.is_grad_enabled():
+        # What stands in for the layer (an adapter, say) has a forward of its own, which is not to be passed over.
+        if not torch.is_grad_enabled() or type(self.fc2) not in (nn.Linear, PatchConv):
             return self.fc2(F.gelu(hidden))
         bias = None if self.fc2.bias is None else self.fc2.bias.to(hidden.dtype)
         return _GeluLinear.apply(hidden, self.fc2.weight.flatten(1).to(hidden.dtype), bias)

@@ -139,3 +139,16 @@ def test_the_mlp_under_autocast_and_frozen() -> None:
     mlp(x).sum().backward()
     assert mlp.fc1.weight.grad is not None
     assert mlp.fc2.weight.grad is None
+
+
+def test_the_mlp_asks_what_stands_in_for_its_second_layer() -> None:
+    class Adapter(torch.nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + 1
+
+    mlp, x = Mlp(8, 32), torch.randn(10, 8)
+    before = mlp(x)
+    adapter = Adapter(32, 8)
+    adapter.load_state_dict(mlp.fc2.state_dict())
+    mlp.fc2 = adapter
+    torch.testing.assert_close(mlp(x), before + 1)
