@@ -27,6 +27,7 @@ class FolderOptions(DataOptions):
     root: str = option("data/imagenet", "data folder; the paths below lie in it unless they are absolute")
     train: str = option("train", "folder of the training classes")
     val: str = option("val", "folder of the validation classes")
+    per_class: int = option(0, "training pictures of each class, always the same ones; 0: all", low=0)
     test_crop: float = option(
         0.875, "part of the shorter side that the centre crop of a test picture keeps", low=0.1, high=1
     )

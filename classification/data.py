@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import random
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,18 @@ def read_splits(options: FolderOptions) -> tuple[ClassFolder, ClassFolder]:
             + (f" (and {len(only) - 1} more differ)" if len(only) > 1 else "")
             + "; expected the same classes in both."
         )
-    return train, val
+    return few_labels(train, options.per_class) if options.per_class else train, val
+
+
+def few_labels(split: ClassFolder, per_class: int) -> ClassFolder:
+    """Returns a split with at most so many pictures of each class, drawn the same way in every run, and logs it."""
+    drawn = random.Random(0)
+    pictures = []
+    for label in range(len(split.classes)):
+        own = [picture for picture in split.pictures if picture[1] == label]
+        pictures += sorted(drawn.sample(own, min(per_class, len(own))))
+    log.info(f"data: {len(pictures)} of the training pictures are used, at most {per_class} of each class")
+    return replace(split, pictures=pictures)
 
 
 def read_split(options: FolderOptions, part: str) -> ClassFolder:

@@ -218,6 +218,15 @@ def test_mistakes_stop_a_run_before_its_first_step(folders: Path, tmp_path: Path
     assert not list(tmp_path.glob("step_*"))
 
 
+def test_few_labels_are_the_same_pictures_each_time(folders: Path) -> None:
+    (few, val), (again, _) = (read_splits(tiny_config(folders, "data.per_class=3").data) for _ in range(2))
+    whole = read_splits(tiny_config(folders, "data.per_class=99").data)[0]
+    assert few.pictures == again.pictures
+    assert set(few.pictures) < set(whole.pictures)
+    assert [label for _, label in few.pictures] == [0] * 3 + [1] * 3
+    assert (len(whole.pictures), len(val.pictures)) == (24, 10)
+
+
 def test_a_probe_without_weights_says_so(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     for init, said in (("", "model.init is empty"), (str(tmp_path / "gone.pth"), "There is no checkpoint")):
         assert (

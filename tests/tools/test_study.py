@@ -27,7 +27,7 @@ def kept(tmp_path: Path) -> Study:
         if knn is not None:
             finished(tmp_path / f"fastconvmae_seed{seed}" / "knn", knn)
         finished(tmp_path / f"scratch_5_seed{seed}" / "finetune", 0.3 + 0.1 * seed)
-    return Study(tmp_path / "data", tmp_path, 3, [5, 10], 4e-4, ["fastconvmae", "convmae"])
+    return Study(tmp_path / "data", tmp_path, 3, [5, 10], 0, 4e-4, ["fastconvmae", "convmae"])
 
 
 def test_minutes_and_accuracies_belong_together_by_seed(kept: Study) -> None:
@@ -58,13 +58,17 @@ def test_a_run_with_other_options_is_not_taken_for_this_one(tmp_path: Path) -> N
 
 
 def test_what_a_study_runs(tmp_path: Path) -> None:
-    made = Study(tmp_path / "data", tmp_path, 3, [5, 10], 4e-4, ["convmae_4"])
+    made = Study(tmp_path / "data", tmp_path, 3, [5, 10], 0, 4e-4, ["convmae_4"])
     folder, words = made.pretrain("convmae_4", 1)
     assert folder == tmp_path / "convmae_4_seed1" / "pretrain"
     assert {"schedule.epochs=12", "runtime.seed=1", f"data.root={tmp_path / 'data' / 'train'}"} <= set(words)
     assert [found[1][0] for found in made.probes("convmae_4", 1)] == ["knn", "linear_probe"]
     assert "model.arch=vit" in made.finetune("mae_4", 0)[1]
     assert "schedule.epochs=10" in made.scratch(10, 0)[1]
+    assert "data.batch_size=32" in made.pretrain("fastconvmae_32", 0)[1]
+    few = Study(tmp_path / "data", tmp_path, 3, [5, 10], 100, 4e-4, ["convmae_4"])
+    assert "data.per_class=100" in few.finetune("convmae_4", 0)[1]
+    assert "data.per_class=100" not in few.pretrain("convmae_4", 0)[1]
 
 
 def test_the_report_is_written_of_what_is_finished(kept: Study, capsys: pytest.CaptureFixture) -> None:
