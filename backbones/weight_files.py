@@ -40,7 +40,8 @@ def read_weights(path: str | Path) -> tuple[dict[str, Any], str]:
     """Reads a file of weights.
 
     Known layouts: PyTorch files of any age (zip and legacy), detectron2's pickles of numpy arrays, safetensors; the
-    weights may stand at the top or under one of `CONTAINERS`.
+    weights may stand at the top or under one of `CONTAINERS`. In a checkpoint of a run that averages its weights the
+    average stands in their place, as in what the run evaluates and exports.
 
     Returns:
         The weights by name as the file names them, and where they were found ("FILE" or "FILE, under 'model'").
@@ -54,7 +55,11 @@ def read_weights(path: str | Path) -> tuple[dict[str, Any], str]:
         raise CheckpointError(f"{found} at {path}; {_EXPECTED}")
     content = _guarded(path)
     state, inside = find_weights(content, str(path))
-    return state, f"{path}, under {inside}" if inside else str(path)
+    source = f"{path}, under {inside}" if inside else str(path)
+    match content:
+        case {"average": {"values": {**averages}}}:
+            return {**state, **averages}, f"{source}, averaged"
+    return state, source
 
 
 def find_weights(content: object, source: str) -> tuple[dict[str, Any], str]:

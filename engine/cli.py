@@ -103,7 +103,16 @@ def test_tool(
         if not args.checkpoint.is_file():
             raise UserError(f"There is no checkpoint {args.checkpoint}.")
         beside = args.checkpoint.parent / "config.yaml"
-        config: Any = load_config(schema, args.config or (beside if beside.is_file() else recipe), args.cfg_options)
+        chosen = args.config or (beside if beside.is_file() else recipe)
+        try:
+            config: Any = load_config(schema, chosen, args.cfg_options)
+        except UserError as error:
+            if chosen != beside:
+                raise
+            raise UserError(
+                f"{error} ({beside}, of the run that wrote the checkpoint, was read as this tool's recipe; if the run was "
+                "of another kind, so are its weights. Another recipe: --config.)"
+            ) from None
         start_processes(args.launcher, config.runtime.device)
         work_dir = args.work_dir or args.checkpoint.parent / "test"
         prepare_work_dir(work_dir, False, args.overwrite)

@@ -89,6 +89,10 @@ def test_a_run_exports_its_average_and_resumes_with_it(folders: Path, tmp_path: 
         assert torch.equal(value, content["average"]["values"][f"model.{name}"])
         assert torch.equal(weights["plain"][name], content["state_dict"][f"model.{name}"])  # the steps are the same
     assert not torch.equal(weights["averaged"]["head.weight"], weights["plain"]["head.weight"])
+    # What is read of a checkpoint is the average, too.
+    read = ConvViT.from_checkpoint(tmp_path / "averaged" / "step_3.pth")
+    assert all(torch.equal(value, weights["averaged"][name]) for name, value in read.state_dict().items())
+    assert read.load_report.source.endswith("under 'state_dict', averaged, prefix 'model.'")
 
 
 def test_the_test_tool_gives_the_runs_numbers(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -101,6 +105,9 @@ def test_the_test_tool_gives_the_runs_numbers(folders: Path, tmp_path: Path, cap
     shutil.copytree(folders / "val" / "left", folders / "val" / "up")
     assert test_cls.main([str(tmp_path / "run" / "model.pth"), "--overwrite"]) == 2
     assert "does not fit the 3 classes" in capsys.readouterr().err
+    (tmp_path / "run" / "config.yaml").write_text("model: {method: convmae}\n")
+    assert test_cls.main([str(tmp_path / "run" / "model.pth"), "--overwrite"]) == 2
+    assert "if the run was of another kind, so are its weights" in capsys.readouterr().err
 
 
 def test_a_plain_vit_is_fine_tuned_and_probed_too(folders: Path, tmp_path: Path) -> None:

@@ -121,6 +121,17 @@ def test_files_that_lack_the_part(tmp_path: Path, capsys: pytest.CaptureFixture)
     assert not list(tmp_path.glob("*.onnx"))
 
 
+def test_a_teacher_beside_the_encoder_is_no_detector(tmp_path: Path) -> None:
+    state = encoder_state(random_model())
+    teacher = {f"teachers.ema.encoder.{name}": value + 1 for name, value in state.items()}
+    torch.save(
+        {"state_dict": {f"model.{name}": value for name, value in {**state, **teacher}.items()}}, tmp_path / "a.pth"
+    )
+    _, model, part = tool.read_model(tmp_path / "a.pth", None)
+    assert part == "encoder"
+    assert torch.equal(model.pos_embed, state["pos_embed"])
+
+
 def test_outputs_that_cant_be_written(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: Any) -> None:
     weights = tmp_path / "encoder.pth"
     torch.save({"model": encoder_state(random_model())}, weights)
