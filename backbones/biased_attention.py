@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -35,10 +36,36 @@ def biased_attention(
     Returns:
         [B, heads, rows * columns, D]
     """
-    key, value = key.flip(2), value.flip(2)
-    if torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value, table)):
-        return _BiasedAttention.apply(query, key, value, table, grid, max_scores)
-    return _attend(query, key, value, table, grid, _row_step(query, grid, max_scores, batched=False))
+    return _attention(query, key.flip(2), value.flip(2), _SharedBias, (table,), grid, max_scores)
+
+
+def decomposed_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rel_pos_h: Tensor,
+    rel_pos_w: Tensor,
+    grid: Grid,
+    max_scores: int = MAX_SCORES,
+) -> Tensor:
+    """Attends with scores q k / sqrt(D) + q rel_pos_h[r - r'] + q rel_pos_w[c - c'] (MViTv2, arXiv 2112.01526, section 4.1).
+
+    The bias is the sum of one number for the key's row and one for its column. These are kept for each query; their sum
+    is made for a few query rows at a time, as in `biased_attention`.
+
+    Args:
+        query, key, value: [B, heads, rows * columns, D], positions in row-major order.
+        rel_pos_h: [2 rows - 1, D], shared by the heads; entry rows - 1 + d is for a query d rows below its key.
+        rel_pos_w: [2 columns - 1, D], the same for columns.
+        grid, max_scores: as in `biased_attention`.
+
+    Returns:
+        [B, heads, rows * columns, D]
+    """
+    maps = query.unflatten(2, grid)
+    by_row = torch.einsum("bhrcd,rdk->bhrck", maps, _by_query(rel_pos_h, grid[0])).flatten(2, 3)
+    by_column = torch.einsum("bhrcd,cdk->bhrck", maps, _by_query(rel_pos_w, grid[1])).flatten(2, 3)
+    return _attention(query, key, value, _DecomposedBias, (by_row, by_column), grid, max_scores)
 
 
 def windowed_attention(
@@ -83,77 +110,150 @@ def _spans(length: int, window: int) -> list[tuple[int, int]]:
     return [(size, count) for size, count in ((window, whole), (rest, 1)) if size and count]
 
 
+class _Bias(Protocol):
+    """How the bias of some rows of queries follows from tensors that are small beside it, and the gradients back."""
+
+    per_image: bool
+
+    @staticmethod
+    def band(tensors: Sequence[Tensor], start: int, stop: int, grid: Grid, dtype: torch.dtype) -> Tensor:
+        """Biases of the queries in rows `start` to `stop`, [1 or B, heads, queries, keys]."""
+
+    @staticmethod
+    def add_gradients(grads: Sequence[Tensor], start: int, stop: int, grid: Grid, grad: Tensor) -> None:
+        """Adds to the tensors' gradients what those queries' scores, [B, heads, queries, keys], give."""
+
+
+class _SharedBias:
+    """A table [heads, 2 rows - 1, 2 columns - 1] for all images, keys in reverse order."""
+
+    per_image = False
+
+    @staticmethod
+    def band(tensors: Sequence[Tensor], start: int, stop: int, grid: Grid, dtype: torch.dtype) -> Tensor:
+        table = tensors[0][:, start : stop + grid[0] - 1]
+        # [heads, rows, columns, key rows, key columns], a view
+        bias = table.unfold(1, grid[0], 1).unfold(2, grid[1], 1)
+        return bias.to(dtype).reshape(1, table.shape[0], -1, grid[0] * grid[1])
+
+    @staticmethod
+    def add_gradients(grads: Sequence[Tensor], start: int, stop: int, grid: Grid, grad: Tensor) -> None:
+        grads[0][:, start : stop + grid[0] - 1] += _fold(grad.sum(0), grid)
+
+
+class _DecomposedBias:
+    """Each query's bias towards every row, [B, heads, queries, rows], and towards every column."""
+
+    per_image = True
+
+    @staticmethod
+    def band(tensors: Sequence[Tensor], start: int, stop: int, grid: Grid, dtype: torch.dtype) -> Tensor:
+        by_row, by_column = (x[:, :, start * grid[1] : stop * grid[1]].to(dtype) for x in tensors)
+        return (by_row[..., None] + by_column[..., None, :]).flatten(-2)
+
+    @staticmethod
+    def add_gradients(grads: Sequence[Tensor], start: int, stop: int, grid: Grid, grad: Tensor) -> None:
+        grad = grad.unflatten(-1, grid)
+        for total, axis in zip(grads, (-1, -2), strict=True):
+            total[:, :, start * grid[1] : stop * grid[1]] = grad.sum(axis)
+
+
+def _by_query(table: Tensor, length: int) -> Tensor:
+    """[2 length - 1, D] -> a view [queries, D, keys] along a side, whose entry is that of query - key."""
+    return table.flip(0).unfold(0, length, 1).flip(0)
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: type[_Bias],
+    tensors: tuple[Tensor, ...],
+    grid: Grid,
+    max_scores: int,
+) -> Tensor:
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value, *tensors)):
+        return _BiasedAttention.apply(query, key, value, bias, grid, max_scores, *tensors)
+    return _attend(query, key, value, bias, tensors, grid, max_scores)
+
+
 class _BiasedAttention(torch.autograd.Function):
-    """Keeps queries, keys, values, the table and the output only; backward makes the weights of some rows at a time."""
+    """Keeps queries, keys, values, the bias's tensors and the output; backward makes the weights of some rows at a time."""
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, table: Tensor, grid: Grid, max_scores: int
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        bias: type[_Bias],
+        grid: Grid,
+        max_scores: int,
+        *tensors: Tensor,
     ) -> Tensor:
-        output = _attend(query, key, value, table, grid, _row_step(query, grid, max_scores, batched=False))
-        ctx.save_for_backward(query, key, value, table, output)
-        ctx.grid, ctx.max_scores = grid, max_scores
+        output = _attend(query, key, value, bias, tensors, grid, max_scores)
+        ctx.save_for_backward(query, key, value, output, *tensors)
+        ctx.bias, ctx.grid, ctx.max_scores = bias, grid, max_scores
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, table, output = ctx.saved_tensors
+        query, key, value, output, *tensors = ctx.saved_tensors
         rows, columns = ctx.grid
         scale = query.shape[-1] ** -0.5
         grad = grad.to(query.dtype)
         grad_query = torch.empty_like(query)
         # Sums over the slices, so in fp32 at least.
         wide = torch.promote_types(query.dtype, torch.float32)
-        grad_key = torch.zeros_like(key, dtype=wide)
-        grad_value = torch.zeros_like(value, dtype=wide)
-        grad_table = torch.zeros_like(table, dtype=wide)
-        step = _row_step(query, ctx.grid, ctx.max_scores, batched=True)
+        grad_key, grad_value, *grads = (torch.zeros_like(x, dtype=wide) for x in (key, value, *tensors))
+        step = _row_step(query, ctx.grid, ctx.max_scores, per_image=True)
         for start in range(0, rows, step):
             stop = min(start + step, rows)
             part = slice(start * columns, stop * columns)
-            band = slice(start, stop + rows - 1)
             scores = (query[:, :, part] * scale @ key.transpose(-1, -2)).to(wide)
-            weights = scores.add_(_bias(table[:, band], ctx.grid, wide)).softmax(-1)
+            weights = scores.add_(ctx.bias.band(tensors, start, stop, ctx.grid, wide)).softmax(-1)
             grad_part = grad[:, :, part]
             grad_value += weights.to(grad.dtype).transpose(-1, -2) @ grad_part
             mean = (grad_part * output[:, :, part]).sum(-1, keepdim=True, dtype=wide)
             grad_scores = (grad_part @ value.transpose(-1, -2)).to(wide).sub_(mean).mul_(weights)
-            grad_table[:, band] += _fold(grad_scores.sum(0), ctx.grid)
+            ctx.bias.add_gradients(grads, start, stop, ctx.grid, grad_scores)
             grad_scores = grad_scores.to(query.dtype)
             grad_query[:, :, part] = (grad_scores @ key) * scale
             grad_key += grad_scores.transpose(-1, -2) @ (query[:, :, part] * scale)
-        grads = (grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype), grad_table.to(table.dtype))
-        return *grads, None, None
+        narrow = [x.to(like.dtype) for x, like in zip(grads, tensors, strict=True)]
+        return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype), None, None, None, *narrow
 
 
-def _row_step(query: Tensor, grid: Grid, max_scores: int, batched: bool) -> int:
-    """How many of the grid's rows of queries fit in one slice; `batched`, the slice is made for each image."""
-    row = query.shape[1] * grid[1] * grid[0] * grid[1] * (query.shape[0] if batched else 1)
+def _row_step(query: Tensor, grid: Grid, max_scores: int, per_image: bool) -> int:
+    """How many of the grid's rows of queries fit in one slice, which is made once or for each image."""
+    row = query.shape[1] * grid[1] * grid[0] * grid[1] * (query.shape[0] if per_image else 1)
     return min(grid[0], max(1, max_scores // row))
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, table: Tensor, grid: Grid, step: int) -> Tensor:
-    """Attention, `step` rows of queries at a time; `key` and `value` are in reverse order."""
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: type[_Bias],
+    tensors: Sequence[Tensor],
+    grid: Grid,
+    max_scores: int,
+) -> Tensor:
+    """Attention, a few rows of queries at a time."""
     rows, columns = grid
     output = torch.empty_like(query)
+    step = _row_step(query, grid, max_scores, bias.per_image)
     for start in range(0, rows, step):
         stop = min(start + step, rows)
         part = slice(start * columns, stop * columns)
-        bias = _bias(table[:, start : stop + rows - 1], grid, query.dtype)
-        output[:, :, part] = F.scaled_dot_product_attention(query[:, :, part], key, value, attn_mask=bias)
+        band = bias.band(tensors, start, stop, grid, query.dtype)
+        output[:, :, part] = F.scaled_dot_product_attention(query[:, :, part], key, value, attn_mask=band)
     return output
 
 
-def _bias(table: Tensor, grid: Grid, dtype: torch.dtype) -> Tensor:
-    """Biases of some rows of queries, [1, heads, queries, keys], keys in reverse order; `table` begins at their first row."""
-    # [heads, rows, columns, key rows, key columns], a view
-    bias = table.unfold(1, grid[0], 1).unfold(2, grid[1], 1)
-    return bias.to(dtype).reshape(1, table.shape[0], -1, grid[0] * grid[1])
-
-
 def _fold(grad: Tensor, grid: Grid) -> Tensor:
-    """The transpose of `_bias`: sums [heads, queries, keys] over equal offsets, to [heads, rows + grid rows - 1, ...]."""
+    """The transpose of a shared band: sums [heads, queries, keys] over equal offsets, to [heads, rows + grid rows - 1, ...]."""
     rows, columns = grid
     # [heads, rows, key rows, columns, key columns], padded so that the same memory with rows one shorter is skewed:
     # entry (c, c') comes to stand in column c + c'.

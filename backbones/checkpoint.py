@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from convmae.backbones.position import Grid, resample_bias_table, resample_pos_embed
+from convmae.backbones.position import Grid, resample_bias_table, resample_offsets, resample_pos_embed
 from convmae.backbones.weight_files import CheckpointError, find_weights, read_weights
 
 # A file that fits worse than this is of another model: a plain ViT, say, shares `pos_embed` and `norm` with ours.
@@ -25,6 +25,7 @@ _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.
 # Derived from the window's size, so made anew where they are needed at all.
 _INDEX_BUFFER = "relative_position_index"
 _BIAS_TABLE = "relative_position_bias_table"
+_OFFSETS = ("rel_pos_h", "rel_pos_w")
 
 # A value in the model's shape, "resized", "converted" or "" for as it was, and how; or None, "" and why not.
 _Fitted = tuple[Tensor | None, str, str]
@@ -61,7 +62,7 @@ def load_checkpoint(
     """Loads weights of any known layout into `model`, in place, and says what became of every key.
 
     The prefix that gives most matches is taken off the names. Positions are resampled to the model's grid (bicubic, in
-    fp32), relative position bias tables to its window; separate query, key and value projections are fused.
+    fp32), relative positions to its window or grid; separate query, key and value projections are fused.
 
     Args:
         model: any encoder or pretraining model of this project, or a module whose names resemble theirs.
@@ -185,6 +186,9 @@ def _fit(value: Tensor, target: Tensor, name: str, model: nn.Module) -> _Fitted:
             return None, "", f"{before[0]} offsets in the file are no square window's"
         how = f"{side}x{side} -> {window[0]}x{window[1]} window"
         return resample_bias_table(value.float(), (side, side), window), "resized", how
+    if name.endswith(_OFFSETS) and before[1:] == after[1:]:
+        sides = [(count + 1) // 2 for count in (before[0], after[0])]
+        return resample_offsets(value.float(), sides[1]), "resized", f"{sides[0]} -> {sides[1]} tokens a side"
     if [size for size in before if size != 1] == [size for size in after if size != 1]:
         return (
             value.reshape(target.shape),

@@ -82,6 +82,12 @@ def cells(pixels: int, stride: int) -> int:
     return (pixels + stride - 1) // stride
 
 
+def grid_of(img_size: int | tuple[int, int]) -> Grid:
+    """Returns stage 3's rows and columns for an image of so many pixels, a side or height and width."""
+    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+    return cells(height, STRIDE), cells(width, STRIDE)
+
+
 class ConvViTEncoder(Encoder):
     """The three stages that every use shares: E1, E2, E3 are their raw outputs at strides 4, 8 and 16.
 
@@ -90,8 +96,9 @@ class ConvViTEncoder(Encoder):
         img_size: pixels (a side, or height and width) whose grid `pos_embed` is kept at; any other image resamples it.
         drop_path_rate: of the last block; it grows linearly from 0 over the blocks of all three stages.
         checkpoint_activations: recompute each block in the backward pass instead of keeping its activations.
-        eps: of stage 3's LayerNorms; the patch embeddings and convolution blocks have 1e-5.
+        eps: of stage 3's LayerNorms; the patch embeddings have 1e-5.
         layer_scale: initial value of stage 3's LayerScale; None for none.
+        conv_eps: of the convolution blocks' LayerNorms.
     """
 
     def __init__(
@@ -102,13 +109,13 @@ class ConvViTEncoder(Encoder):
         checkpoint_activations: bool = False,
         eps: float = 1e-6,
         layer_scale: float | None = None,
+        conv_eps: float = 1e-5,
     ) -> None:
         super().__init__()
         self.dims = dims = Dims.of(size)
         self.embed_dims = dims.embed_dims
         self.checkpoint_activations = checkpoint_activations
-        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-        self.grid_size: Grid = (cells(height, STRIDE), cells(width, STRIDE))
+        self.grid_size: Grid = grid_of(img_size)
         width1, width2, width3 = dims.embed_dims
         self.patch_embed1 = PatchEmbed(3, width1, 4)
         self.patch_embed2 = PatchEmbed(width1, width2, 2)
@@ -120,8 +127,8 @@ class ConvViTEncoder(Encoder):
         last = max(1, sum(dims.depths) - 1)
         rates = (drop_path_rate * index / last for index in range(sum(dims.depths)))
         ratio1, ratio2, ratio3 = dims.mlp_ratios
-        self.blocks1 = nn.ModuleList(ConvBlock(width1, ratio1, next(rates)) for _ in range(depth1))
-        self.blocks2 = nn.ModuleList(ConvBlock(width2, ratio2, next(rates)) for _ in range(depth2))
+        self.blocks1 = nn.ModuleList(ConvBlock(width1, ratio1, next(rates), conv_eps) for _ in range(depth1))
+        self.blocks2 = nn.ModuleList(ConvBlock(width2, ratio2, next(rates), conv_eps) for _ in range(depth2))
         self.blocks3 = nn.ModuleList(
             TransformerBlock(width3, dims.num_heads, ratio3, next(rates), eps, layer_scale) for _ in range(depth3)
         )
@@ -180,7 +187,10 @@ class ConvViTEncoder(Encoder):
         return {"stem": stem, "blocks": r"^blocks3" if coarse else r"^blocks3\.(\d+)\."}
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that stand for positions; vectors (norms, biases, scales) are left out by timm itself."""
+        """Names of the parameters that stand for positions; vectors (norms, biases, scales) are left out by timm itself.
+
+        Decomposed relative positions are multiplied by queries and decayed like weights, as in the port that has them.
+        """
         tables = {name for name, _ in self.named_parameters() if name.endswith("relative_position_bias_table")}
         return {"pos_embed"} | tables
 

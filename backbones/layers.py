@@ -159,6 +159,12 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, dim * 3)
         self.proj = nn.Linear(dim, dim)
 
+    def add_rel_pos(self, rows: int, columns: int) -> None:
+        """Makes decomposed relative positions of its own for a grid, zero at first: `decomposed_attention` reads them."""
+        width = self.proj.in_features // self.num_heads
+        self.rel_pos_h = nn.Parameter(torch.zeros(2 * rows - 1, width))
+        self.rel_pos_w = nn.Parameter(torch.zeros(2 * columns - 1, width))
+
     def forward(self, x: Tensor, attend: Attend | None = None) -> Tensor:
         """`attend` replaces scaled dot-product attention: with a position bias, or in windows."""
         query, key, value = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)

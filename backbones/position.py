@@ -59,6 +59,15 @@ def resample_bias_table(table: Tensor, old: Grid, new: Grid) -> Tensor:
     return offsets.flatten(0, 1)
 
 
+def resample_offsets(table: Tensor, length: int) -> Tensor:
+    """Fits offsets along a side, [2 old - 1, D], to `length` tokens: the central ones, or resampled linearly in fp32."""
+    size = 2 * length - 1
+    if size <= table.shape[0]:
+        return table.narrow(0, (table.shape[0] - size) // 2, size)
+    grown = F.interpolate(table.float().t()[None], size=size, mode="linear", align_corners=False)
+    return grown[0].t().to(table.dtype)
+
+
 def bias_at_grid(table: Tensor, window: Grid, grid: Grid) -> Tensor:
     """Returns the table of `window`, [(2 h - 1) * (2 w - 1), heads], for `grid`: [heads, 2 rows - 1, 2 columns - 1].
 

@@ -28,7 +28,7 @@ class FromCheckpoint(nn.Module):
         """Builds the model that a weight file fits, and fills it; what became of each key is in `load_report`.
 
         Widths, depths and MLP ratios are read from the shapes, and so are image size, window and classes where the file
-        has what tells them. Heads are read from a bias table, else they follow the width.
+        has what tells them. Heads are read from tables of relative positions, else they follow the width.
 
         Args:
             path: a file of any layout that `load_checkpoint` knows.
@@ -93,6 +93,8 @@ def dims_from_state_dict(state: Mapping[str, Any]) -> dict[str, Any]:
     }
     if tables := bias_tables(state):
         dims["num_heads"] = tables[0].shape[1]
+    elif "blocks3.0.attn.rel_pos_h" in state:
+        dims["num_heads"] = widths[2] // state["blocks3.0.attn.rel_pos_h"].shape[1]
     return dims
 
 
@@ -104,6 +106,16 @@ def block_count(state: Mapping[str, Any], blocks: str) -> int:
 def bias_tables(state: Mapping[str, Any], module: str = "") -> list[Any]:
     """The relative position bias tables, [(2 h - 1) * (2 w - 1), heads], of all modules or of one."""
     return [v for name, v in state.items() if name.startswith(module) and name.endswith("relative_position_bias_table")]
+
+
+def rel_pos_grids(state: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """Rows and columns that each block's decomposed relative positions are for; none where there are no such tables."""
+    blocks = (f"blocks3.{index}.attn.rel_pos_" for index in range(block_count(state, "blocks3")))
+    return [
+        ((state[name + "h"].shape[0] + 1) // 2, (state[name + "w"].shape[0] + 1) // 2)
+        for name in blocks
+        if name + "h" in state and name + "w" in state
+    ]
 
 
 def image_size(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convmae.backbones.biased_attention import biased_attention, window_sizes, windowed_attention
-from convmae.backbones.convvit import ConvViTEncoder, Dims
-from convmae.backbones.layers import Attend, TransformerBlock
-from convmae.backbones.position import Grid, RelativePositionBias
-from convmae.backbones.shapes import bias_tables, window_size
+from convmae.backbones.biased_attention import (
+    biased_attention,
+    decomposed_attention,
+    window_sizes,
+    windowed_attention,
+)
+from convmae.backbones.convvit import ConvViTEncoder, Dims, grid_of
+from convmae.backbones.layers import Attend, Attention, TransformerBlock
+from convmae.backbones.position import Grid, RelativePositionBias, resample_offsets
+from convmae.backbones.shapes import STRIDE, bias_tables, image_size, rel_pos_grids, window_size
 
 
 def spread_blocks(depth: int) -> tuple[int, ...]:
@@ -25,18 +30,21 @@ def spread_blocks(depth: int) -> tuple[int, ...]:
 class ConvViTDet(ConvViTEncoder):
     """Returns E1, E2, E3 and E4, at strides 4, 8, 16, 32; E4 is E3 after 2x2 max-pooling.
 
-    All blocks of stage 3 attend in windows but the global ones. One relative position bias table is shared by the windowed
-    blocks, another by the global ones; both are zero at first.
+    All blocks of stage 3 attend in windows but the global ones. Relative positions are zero at first. They are shared, one
+    bias table for the windowed blocks and another for the global ones, as in the paper's detector; or each block has its
+    own, decomposed into rows and columns, as in the public ViTDet port.
 
     Args:
         size: a name of `SIZES`, a dict of dims or a `Dims`.
-        img_size: pixels whose grid `pos_embed` and the global table are kept at; any other image fits them to its own.
+        img_size: pixels whose grid `pos_embed` and the global tables are kept at; any other image fits them to its own.
         window_size: tokens, a side or height and width. The paper's text has 7, the released weights 16.
         global_blocks: indices from 0; None spreads them evenly over the depth: see `spread_blocks`.
         drop_path_rate: of the last block.
         checkpoint_activations: recompute each block in the backward pass.
         attend_to_padding: where windows don't divide the grid, pad it with zero tokens and attend to them as to others, as
             weights of the public ViTDet port were trained; by default nothing outside the grid is attended to.
+        position: "shared" or "decomposed" relative positions.
+        pretrain_img_size: pixels whose grid `pos_embed` is kept at instead, 224 in the port; None for `img_size`.
     """
 
     strides = (4, 8, 16, 32)
@@ -50,8 +58,12 @@ class ConvViTDet(ConvViTEncoder):
         drop_path_rate: float = 0.0,
         checkpoint_activations: bool = False,
         attend_to_padding: bool = False,
+        position: Literal["shared", "decomposed"] = "shared",
+        pretrain_img_size: int | tuple[int, int] | None = None,
     ) -> None:
-        super().__init__(size, img_size, drop_path_rate, checkpoint_activations)
+        conv_eps = 1e-6 if position == "decomposed" else 1e-5  # the port's and the paper's code
+        kept_at = pretrain_img_size or img_size
+        super().__init__(size, kept_at, drop_path_rate, checkpoint_activations, conv_eps=conv_eps)
         depth = self.dims.depths[2]
         self.global_blocks = spread_blocks(depth) if global_blocks is None else tuple(global_blocks)
         if outside := [index for index in self.global_blocks if not 0 <= index < depth]:
@@ -61,16 +73,34 @@ class ConvViTDet(ConvViTEncoder):
         if min(self.window_size) < 1:
             raise ValueError(f"window_size must be at least 1 token, found {window_size}")
         self.attend_to_padding = attend_to_padding
-        self.windowed_rel_pos_bias = RelativePositionBias(self.window_size, self.dims.num_heads)
-        self.global_rel_pos_bias = RelativePositionBias(self.grid_size, self.dims.num_heads)
+        self.position = position
+        if position == "decomposed":
+            for index in range(depth):
+                rows, columns = grid_of(img_size) if index in self.global_blocks else self.window_size
+                self._attention(index).add_rel_pos(rows, columns)
+        elif position == "shared":
+            self.windowed_rel_pos_bias = RelativePositionBias(self.window_size, self.dims.num_heads)
+            self.global_rel_pos_bias = RelativePositionBias(grid_of(img_size), self.dims.num_heads)
+        else:
+            raise ValueError(f"position is {position!r}; expected 'shared' or 'decomposed'")
         self.out_channels = (*self.embed_dims, self.embed_dims[2])
 
     @classmethod
     def options_from_state_dict(cls, state: Mapping[str, Any]) -> dict[str, Any]:
-        """The grid and the window of a detector's own weights; other weights are fitted to the usual ones."""
+        """The grids, windows and positions of a detector's own weights; other weights are fitted to the usual ones."""
+        if grids := rel_pos_grids(state):
+            window, (rows, columns) = min(grids), max(grids)
+            return {
+                "img_size": (rows * STRIDE, columns * STRIDE),
+                "window_size": window,
+                "global_blocks": [index for index, grid in enumerate(grids) if grid != window],
+                "attend_to_padding": True,
+                "position": "decomposed",
+                "pretrain_img_size": image_size(state).get("img_size"),
+            }
         tables = bias_tables(state, "windowed_rel_pos_bias")
-        window = window_size(tables[0]) if tables else 0
-        return super().options_from_state_dict(state) | {"window_size": window} if window else {}
+        side = window_size(tables[0]) if tables else 0
+        return super().options_from_state_dict(state) | {"window_size": side} if side else {}
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Returns E1..E4 of [B, 3, H, W], each [B, C, ceil(H / s), ceil(W / s)] at strides s = 4, 8, 16, 32."""
@@ -79,28 +109,31 @@ class ConvViTDet(ConvViTEncoder):
 
     def forward_blocks3(self, x: Tensor, grid: Grid) -> Tensor:
         grid = (int(grid[0]), int(grid[1]))  # how a grid is cut into windows is no tensor, whatever a tracer says
-        attend_globally = partial(biased_attention, table=self.global_rel_pos_bias(grid), grid=grid)
-        attend_in_windows = self._windowed(grid)
         for index, block in enumerate(self.blocks3):
-            if index in self.global_blocks:
-                attend: Attend = attend_globally
-            elif self.attend_to_padding:
-                qkv = cast(TransformerBlock, block).attn.qkv
-                attend = partial(_attend_padded, qkv, grid, self.window_size, attend_in_windows)
-            else:
-                attend = attend_in_windows
+            attend = (self._over if index in self.global_blocks else self._in_windows)(index, grid)
             x = self.run_block(block, x, attend)
         return x
 
-    def _windowed(self, grid: Grid) -> Attend:
-        """Attention within windows for a grid, or for that grid padded to whole windows."""
-        if self.attend_to_padding:
-            grid = _padded(grid, self.window_size)
-        sizes: dict[Grid, Attend] = {
-            size: partial(biased_attention, table=self.windowed_rel_pos_bias(size), grid=size)
-            for size in window_sizes(grid, self.window_size)
-        }
-        return partial(windowed_attention, grid=grid, window=self.window_size, attend=sizes)
+    def _attention(self, index: int) -> Attention:
+        return cast(TransformerBlock, self.blocks3[index]).attn
+
+    def _over(self, index: int, grid: Grid) -> Attend:
+        """A block's attention over the whole of a grid, or of a window of that size, with its relative positions."""
+        if self.position == "decomposed":
+            attn = self._attention(index)
+            tables = [resample_offsets(x, n) for x, n in zip((attn.rel_pos_h, attn.rel_pos_w), grid, strict=True)]
+            return partial(decomposed_attention, rel_pos_h=tables[0], rel_pos_w=tables[1], grid=grid)
+        bias = self.global_rel_pos_bias if index in self.global_blocks else self.windowed_rel_pos_bias
+        return partial(biased_attention, table=bias(grid), grid=grid)
+
+    def _in_windows(self, index: int, grid: Grid) -> Attend:
+        """A block's attention within the windows of a grid, which may have to be padded to whole ones first."""
+        whole = _padded(grid, self.window_size) if self.attend_to_padding else grid
+        sizes = {size: self._over(index, size) for size in window_sizes(whole, self.window_size)}
+        attend: Attend = partial(windowed_attention, grid=whole, window=self.window_size, attend=sizes)
+        if whole != grid:
+            attend = partial(_attend_padded, self._attention(index).qkv, grid, whole, attend)
+        return attend
 
 
 def _padded(grid: Grid, window: Grid) -> Grid:
@@ -109,17 +142,14 @@ def _padded(grid: Grid, window: Grid) -> Grid:
 
 
 def _attend_padded(
-    qkv: nn.Linear, grid: Grid, window: Grid, attend: Attend, query: Tensor, key: Tensor, value: Tensor
+    qkv: nn.Linear, grid: Grid, padded: Grid, attend: Attend, query: Tensor, key: Tensor, value: Tensor
 ) -> Tensor:
     """Pads queries, keys and values as zero tokens would give them, which is the bias of `qkv`; crops what comes out."""
-    rows, columns = _padded(grid, window)
-    if (rows, columns) == grid:
-        return attend(query, key, value)
     biases = qkv.bias.unflatten(0, (3, query.shape[1], 1, 1, -1)).to(query.dtype)
     maps = []
     for x, bias in zip((query, key, value), biases, strict=True):
-        canvas = bias.expand(*x.shape[:2], rows, columns, -1).clone()
+        canvas = bias.expand(*x.shape[:2], *padded, -1).clone()
         canvas[:, :, : grid[0], : grid[1]] = x.unflatten(2, grid)
         maps.append(canvas.flatten(2, 3))
-    attended = attend(*maps).unflatten(2, (rows, columns))
+    attended = attend(*maps).unflatten(2, padded)
     return attended[:, :, : grid[0], : grid[1]].flatten(2, 3)

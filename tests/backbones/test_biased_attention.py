@@ -4,7 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from convmae.backbones.biased_attention import biased_attention, window_sizes, windowed_attention
+from convmae.backbones.biased_attention import (
+    biased_attention,
+    decomposed_attention,
+    window_sizes,
+    windowed_attention,
+)
 from convmae.backbones.layers import Attend
 from convmae.backbones.position import bias_at_grid
 
@@ -47,6 +52,29 @@ def test_equals_the_formula_in_any_slices(grid: tuple[int, int], max_scores: int
         torch.testing.assert_close(biased_attention(query, key, value, table, grid, max_scores), expected)
 
 
+def decomposed_biases(query: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, grid: tuple[int, int]) -> Tensor:
+    """[B, heads, queries, keys]: the query times the entry of its rows below and that of its columns right of the key."""
+    bias = query.new_zeros(*query.shape[:3], query.shape[2])
+    for i in range(query.shape[2]):
+        for j in range(query.shape[2]):
+            below, right = i // grid[1] - j // grid[1], i % grid[1] - j % grid[1]
+            offset = rel_pos_h[below + grid[0] - 1] + rel_pos_w[right + grid[1] - 1]
+            bias[:, :, i, j] = query[:, :, i] @ offset
+    return bias
+
+
+@pytest.mark.parametrize("max_scores", [1, 2 * 3 * 4 * 12 * 2, 2**24])
+@pytest.mark.parametrize("grid", [(3, 4), (1, 1), (1, 5), (4, 1)])
+def test_decomposed_positions_equal_the_formula_in_any_slices(grid: tuple[int, int], max_scores: int) -> None:
+    query, key, value, _ = leaves = inputs(2, 3, grid, (1, 1))
+    rel_pos = [torch.randn(2 * side - 1, 8, dtype=torch.double, requires_grad=True) for side in grid]
+    leaves = [*leaves[:3], *rel_pos]
+    expected = plain(query, key, value, decomposed_biases(query, *rel_pos, grid))
+    assert_same(decomposed_attention(*leaves, grid, max_scores), expected, leaves)
+    with torch.no_grad():
+        torch.testing.assert_close(decomposed_attention(*leaves, grid, max_scores), expected)
+
+
 def padded_windows(leaves: list[Tensor], grid: tuple[int, int], window: tuple[int, int]) -> Tensor:
     """Windows as usually made: the grid padded to whole ones, padded keys hidden by a score of minus infinity."""
     rows, columns = (-(-side // length) for side, length in zip(grid, window, strict=True))
@@ -85,9 +113,11 @@ def test_windows_equal_padded_and_masked_ones(grid: tuple[int, int], window: tup
     assert_same(ours, padded_windows(leaves, grid, window), leaves)
 
 
-def test_backward_keeps_no_table_of_all_pairs() -> None:
+@pytest.mark.parametrize("decomposed", [False, True])
+def test_backward_keeps_no_table_of_all_pairs(decomposed: bool) -> None:
     grid, tokens = (24, 24), 24 * 24
     query, key, value, table = (x.detach().float().requires_grad_() for x in inputs(1, 2, grid, (47, 47)))
+    rel_pos = [torch.randn(47, 8, requires_grad=True) for _ in grid]
     saved = []
 
     def note(x: Tensor) -> Tensor:
@@ -95,5 +125,8 @@ def test_backward_keeps_no_table_of_all_pairs() -> None:
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
-        biased_attention(query, key, value, table, grid, max_scores=2 * 24 * tokens)
+        if decomposed:
+            decomposed_attention(query, key, value, *rel_pos, grid, max_scores=2 * 24 * tokens)
+        else:
+            biased_attention(query, key, value, table, grid, max_scores=2 * 24 * tokens)
     assert max(saved) < tokens * tokens / 8

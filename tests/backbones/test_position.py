@@ -5,7 +5,13 @@ import math
 import pytest
 import torch
 
-from convmae.backbones.position import bias_at_grid, resample_bias_table, resample_pos_embed, sincos_pos_embed
+from convmae.backbones.position import (
+    bias_at_grid,
+    resample_bias_table,
+    resample_offsets,
+    resample_pos_embed,
+    sincos_pos_embed,
+)
 
 
 def test_sincos_table_is_its_formula() -> None:
@@ -66,3 +72,20 @@ def test_one_side_grows_and_the_other_shrinks() -> None:
     table = (offsets[:, None] * 0 + offsets[None]).reshape(49, 1)  # the columns' offset alone
     fitted = resample_bias_table(table, (4, 4), (9, 2)).view(17, 3)
     torch.testing.assert_close(fitted, torch.tensor([-1.0, 0.0, 1.0]).expand(17, 3))
+
+
+@pytest.mark.parametrize("length", [1, 3, 7])
+def test_fewer_offsets_are_the_central_ones(length: int) -> None:
+    table = torch.randn(13, 4)
+    assert torch.equal(resample_offsets(table, length), table[7 - length : 6 + length])
+
+
+def test_more_offsets_are_interpolated_linearly_between_the_nearest() -> None:
+    table = torch.randn(5, 2)
+    grown = resample_offsets(table, 8)
+    assert grown.shape == (15, 2)
+    for entry in range(15):
+        place = min(max((entry + 0.5) * 5 / 15 - 0.5, 0.0), 4.0)  # samples stand in the middle of equal intervals
+        below, part = int(place), place - int(place)
+        expected = table[below] * (1 - part) + table[min(below + 1, 4)] * part
+        torch.testing.assert_close(grown[entry], expected)

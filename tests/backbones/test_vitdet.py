@@ -1,12 +1,14 @@
 """ConvViTDet: the published detector's maps, its windows on any grid, and its shared bias tables."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from reference import difference, image, reference, seeded_state
 from torch import Tensor
 
-from convmae.backbones import ConvViTDet
+from convmae.backbones import ConvViTDet, load_checkpoint
 from convmae.backbones.vitdet import spread_blocks
 
 DIMS = {"embed_dims": (8, 12, 16), "depths": (1, 1, 2), "num_heads": 2}
@@ -52,15 +54,19 @@ def block_in_padded_windows(model: ConvViTDet, x: Tensor, grid: tuple[int, int],
     tokens = F.pad(block.norm1(x).unflatten(1, grid), (0, 0, 0, width - grid[1], 0, height - grid[0]))
     inside = F.pad(torch.ones(grid), (0, width - grid[1], 0, height - grid[0]))
     coordinates = torch.cartesian_prod(torch.arange(side), torch.arange(side))
-    offsets = coordinates[:, None] - coordinates[None] + side - 1
-    table = model.windowed_rel_pos_bias.relative_position_bias_table
-    bias = table[offsets[..., 0] * (2 * side - 1) + offsets[..., 1]].permute(2, 0, 1)
+    offsets = coordinates[:, None] - coordinates[None] + side - 1  # [queries, keys, 2]
     attended = torch.zeros_like(tokens)
     for top in range(0, height, side):
         for left in range(0, width, side):
             rows, columns = slice(top, top + side), slice(left, left + side)
             part = tokens[:, rows, columns].flatten(1, 2)
             query, key, value = block.attn.qkv(part).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+            if model.position == "shared":
+                table = model.windowed_rel_pos_bias.relative_position_bias_table
+                bias = table[offsets[..., 0] * (2 * side - 1) + offsets[..., 1]].permute(2, 0, 1)
+            else:
+                both = block.attn.rel_pos_h[offsets[..., 0]] + block.attn.rel_pos_w[offsets[..., 1]]
+                bias = torch.einsum("bhqd,qkd->bhqk", query, both)
             scores = query @ key.transpose(-1, -2) / key.shape[-1] ** 0.5 + bias
             if masked:
                 scores = scores.masked_fill(inside[rows, columns].flatten() == 0, -1e9)
@@ -70,10 +76,11 @@ def block_in_padded_windows(model: ConvViTDet, x: Tensor, grid: tuple[int, int],
     return x + block.mlp(block.norm2(x))
 
 
+@pytest.mark.parametrize("position", ["shared", "decomposed"])
 @pytest.mark.parametrize("attend_to_padding", [False, True])
 @pytest.mark.parametrize("grid", [(6, 6), (8, 4), (5, 3), (3, 9)])
-def test_windows_that_do_not_divide_the_grid(grid: tuple[int, int], attend_to_padding: bool) -> None:
-    model = small(attend_to_padding=attend_to_padding, global_blocks=()).double()
+def test_windows_that_do_not_divide_the_grid(grid: tuple[int, int], attend_to_padding: bool, position: str) -> None:
+    model = small(attend_to_padding=attend_to_padding, global_blocks=(), position=position).double()
     model.blocks3 = model.blocks3[:1]
     torch.manual_seed(1)
     x = torch.randn(2, grid[0] * grid[1], 16, dtype=torch.double)
@@ -119,3 +126,67 @@ def test_global_blocks() -> None:
 def test_window_without_tokens_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1 token"):
         small(window_size=0)
+
+
+def port(**options: object) -> ConvViTDet:
+    settings = {"window_size": 14, "global_blocks": (1, 4, 7, 10), "attend_to_padding": True, "pretrain_img_size": 224}
+    return ConvViTDet("base", position="decomposed", **{**settings, **options})
+
+
+def test_the_port_has_its_names_and_shapes() -> None:
+    with torch.device("meta"):
+        shared, model = ConvViTDet("base", window_size=14), port()
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    names = {name for name in shared.state_dict() if not name.endswith("relative_position_bias_table")}
+    tables = {f"blocks3.{index}.attn.rel_pos_{axis}" for index in range(11) for axis in "hw"}
+    assert shapes.keys() == names | tables
+    assert shapes["pos_embed"] == (1, 14 * 14, 768)
+    for index in range(11):
+        length = 64 if index in (1, 4, 7, 10) else 14
+        assert (
+            shapes[f"blocks3.{index}.attn.rel_pos_h"]
+            == shapes[f"blocks3.{index}.attn.rel_pos_w"]
+            == (2 * length - 1, 64)
+        )
+    for module, eps in (
+        (model.blocks1[0].norm1, 1e-6),
+        (model.blocks3[0].norm2, 1e-6),
+        (shared.blocks2[0].norm1, 1e-5),
+    ):
+        assert module.eps == eps
+
+
+def test_weights_of_the_port_tell_its_form(tmp_path: Path) -> None:
+    options = {"img_size": (64, 96), "window_size": 2, "position": "decomposed", "pretrain_img_size": 48}
+    model = small(**options, attend_to_padding=True)
+    torch.save({"model": {f"backbone.net.{name}": x for name, x in model.state_dict().items()}}, tmp_path / "det.pth")
+    found = ConvViTDet.from_checkpoint(tmp_path / "det.pth", strict=True).eval()
+    images = torch.randn(1, 3, 70, 90)
+    with torch.inference_mode():
+        for ours, expected in zip(found(images), model(images), strict=True):
+            assert torch.equal(ours, expected)
+
+
+def test_decomposed_tables_are_fitted_to_another_grid_on_loading() -> None:
+    model, larger = (small(position="decomposed", img_size=size) for size in (64, 128))
+    report = load_checkpoint(larger, model.state_dict())
+    assert {"blocks3.1.attn.rel_pos_h", "blocks3.1.attn.rel_pos_w", "pos_embed"} == set(report.resized)
+    x = torch.randn(1, 64, 16)  # an 8 x 8 grid, which the smaller one is fitted to when it runs
+    torch.testing.assert_close(larger.forward_blocks3(x, (8, 8)), model.forward_blocks3(x, (8, 8)))
+
+
+def test_gradients_of_decomposed_tables_are_those_without_recomputation() -> None:
+    images = torch.randn(2, 3, 60, 50)
+    grads = []
+    for checkpointed in (False, True):
+        model = small(position="decomposed", checkpoint_activations=checkpointed).train()
+        model(images)[3].square().sum().backward()
+        grads.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    for name, expected in grads[0].items():
+        assert expected.abs().sum() > 0, name
+        torch.testing.assert_close(grads[1][name], expected)
+
+
+def test_unknown_positions_are_refused() -> None:
+    with pytest.raises(ValueError, match="expected 'shared' or 'decomposed'"):
+        small(position="absolute")
