@@ -1,0 +1,20 @@
+"""How much memory a process has needed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Returns the most that this process has held at once: allocated by PyTorch on a GPU, else its largest resident size."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "linux":  # where ru_maxrss begins with the parent's
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    import resource  # which Windows lacks
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
