@@ -155,6 +155,11 @@ def read_coco(annotations: Path, folder: Path, masks: bool = True) -> CocoData:
     return data
 
 
+def read_classes(annotations: Path) -> list[Category]:
+    """Returns the classes that a COCO JSON file lists, in order of label. Raises UserError for a file that isn't COCO."""
+    return _categories(_read_json(annotations)["categories"], annotations)
+
+
 def check_same_classes(first: CocoData, second: CocoData) -> None:
     """Raises UserError unless both splits list the same classes under the same ids."""
     if first.categories == second.categories:

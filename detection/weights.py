@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,46 +15,65 @@ from convmae.engine.errors import UserError
 from convmae.engine.log import log
 from convmae.engine.weights import check_filled
 
-# detectron2's names and ours, by regular expressions that hold for any depth of the heads. Classes, background and box
-# deltas stand in the same order in both, so that values need no change.
-_TO_OURS = (
-    (r"backbone\.bottom_up\.(.+)", r"backbone.\1"),
-    (r"backbone\.fpn_lateral(\d)\.norm\.(.+)", r"fpn.inner_blocks.{level}.1.\2"),
-    (r"backbone\.fpn_lateral(\d)\.(.+)", r"fpn.inner_blocks.{level}.0.\2"),
-    (r"backbone\.fpn_output(\d)\.norm\.(.+)", r"fpn.layer_blocks.{level}.1.\2"),
-    (r"backbone\.fpn_output(\d)\.(.+)", r"fpn.layer_blocks.{level}.0.\2"),
-    (r"proposal_generator\.rpn_head\.conv\.conv(\d)\.(.+)", r"rpn.head.conv.{same}.0.\2"),
-    (r"proposal_generator\.rpn_head\.objectness_logits\.(.+)", r"rpn.head.cls_logits.\1"),
-    (r"proposal_generator\.rpn_head\.anchor_deltas\.(.+)", r"rpn.head.bbox_pred.\1"),
-    (r"roi_heads\.box_head\.conv(\d)\.norm\.(.+)", r"roi_heads.box_head.{before}.1.\2"),
-    (r"roi_heads\.box_head\.conv(\d)\.(.+)", r"roi_heads.box_head.{before}.0.\2"),
-    (r"roi_heads\.box_head\.fc(\d)\.(.+)", r"roi_heads.box_head.{linear}.\2"),
-    (r"roi_heads\.box_predictor\.(.+)", r"roi_heads.box_predictor.\1"),
-    (r"roi_heads\.mask_head\.mask_fcn(\d)\.norm\.(.+)", r"roi_heads.mask_head.{before}.1.\2"),
-    (r"roi_heads\.mask_head\.mask_fcn(\d)\.(.+)", r"roi_heads.mask_head.{before}.0.\2"),
-    (r"roi_heads\.mask_head\.deconv\.(.+)", r"roi_heads.mask_predictor.conv5_mask.\1"),
-    (r"roi_heads\.mask_head\.predictor\.(.+)", r"roi_heads.mask_predictor.mask_fcn_logits.\1"),
+# Modules by detectron2's names and by ours: what both directions follow. `n` counts from 0, `one` from 1 and `level` from
+# 2, as p2 does; for `conv` and `linear` see `detectron2_names`. Values need no change: classes, background and box deltas
+# stand in the same order in both.
+_MODULES = (
+    ("backbone.bottom_up", "backbone"),
+    ("backbone.fpn_lateral{level}.norm", "fpn.inner_blocks.{n}.1"),
+    ("backbone.fpn_lateral{level}", "fpn.inner_blocks.{n}.0"),
+    ("backbone.fpn_output{level}.norm", "fpn.layer_blocks.{n}.1"),
+    ("backbone.fpn_output{level}", "fpn.layer_blocks.{n}.0"),
+    ("proposal_generator.rpn_head.conv{conv}", "rpn.head.conv.{n}.0"),
+    ("proposal_generator.rpn_head.objectness_logits", "rpn.head.cls_logits"),
+    ("proposal_generator.rpn_head.anchor_deltas", "rpn.head.bbox_pred"),
+    ("roi_heads.box_head.conv{one}.norm", "roi_heads.box_head.{n}.1"),
+    ("roi_heads.box_head.conv{one}", "roi_heads.box_head.{n}.0"),
+    ("roi_heads.box_head.fc{one}", "roi_heads.box_head.{linear}"),
+    ("roi_heads.box_predictor", "roi_heads.box_predictor"),
+    ("roi_heads.mask_head.mask_fcn{one}.norm", "roi_heads.mask_head.{n}.1"),
+    ("roi_heads.mask_head.mask_fcn{one}", "roi_heads.mask_head.{n}.0"),
+    ("roi_heads.mask_head.deconv", "roi_heads.mask_predictor.conv5_mask"),
+    ("roi_heads.mask_head.predictor", "roi_heads.mask_predictor.mask_fcn_logits"),
 )
+_WINDOW_TABLE = "backbone.windowed_rel_pos_bias.relative_position_bias_table"
+_DEEPEST = 32  # modules in a row, more than any head has
+
+
+def detectron2_names(names: Iterable[str], back: bool = False) -> dict[str, str]:
+    """Returns our name for each of detectron2's that has one, or with ``back`` detectron2's for each of ours."""
+    names = list(names)
+    rpn_convs = _count(names, r"proposal_generator\.rpn_head\.conv\.conv\d+|rpn\.head\.conv\.\d+")
+    box_convs = _count(names, r"roi_heads\.box_head\.(?:conv\d+|\d+\.0\.)")
+    modules = {}
+    for n in range(_DEEPEST):
+        # detectron2 numbers the convolutions of the proposals if there are several. In our box head a Flatten comes after
+        # the convolutions, and an activation after each linear layer.
+        conv = f".conv{n}" if n or rpn_convs > 1 else ""
+        places = {"n": n, "one": n + 1, "level": n + 2, "conv": conv, "linear": box_convs + 1 + 2 * n}
+        pairs = [(theirs.format(**places), ours.format(**places)) for theirs, ours in _MODULES]
+        modules.update({ours: theirs for theirs, ours in pairs} if back else dict(pairs))
+    found = {}
+    for name in names:
+        owners = [name[: dot.start()] for dot in re.finditer(r"\.", name)]
+        owner = next((owner for owner in reversed(owners) if owner in modules), None)
+        if owner is not None:
+            found[name] = modules[owner] + name.removeprefix(owner)
+    return found
 
 
 def from_detectron2(state: Mapping[str, Any]) -> dict[str, Any]:
     """Returns weights of the published detector (detectron2's names) under this project's names; others are left out."""
-    convs = max(
-        (int(n[1]) for n in (re.match(r"roi_heads\.box_head\.conv(\d)", name) for name in state) if n), default=0
-    )
-    converted = {}
-    for name, value in state.items():
-        for pattern, target in _TO_OURS:
-            match = re.fullmatch(pattern, name)
-            if match is None:
-                continue
-            number = int(match[1]) if match[1].isdigit() else 0
-            # Pyramid levels count from p2, convolutions from 1; a Flatten and two modules a linear layer come after them.
-            linear = convs + 1 + 2 * (number - 1)
-            places = {"level": number - 2, "same": number, "before": number - 1, "linear": linear}
-            converted[match.expand(target).format(**places)] = value
-            break
-    return converted
+    return {ours: state[theirs] for theirs, ours in detectron2_names(state).items()}
+
+
+def to_detectron2(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns weights of `MaskRCNN` under detectron2's names; others are left out."""
+    return {theirs: state[ours] for ours, theirs in detectron2_names(state, back=True).items()}
+
+
+def _count(names: list[str], pattern: str) -> int:
+    return len({match[0] for name in names if (match := re.match(pattern, name))})
 
 
 def init_weights(model: DetectionModel, path: str) -> None:
@@ -65,12 +84,17 @@ def init_weights(model: DetectionModel, path: str) -> None:
 
 
 def load_detector(model: DetectionModel, path: Path) -> None:
-    """Fills a whole model. Raises UserError for weights of another detector or of other classes."""
+    """Fills a whole model. Raises UserError for weights of another detector, of other windows or of other classes."""
     weights, _, categories = _open(path)
     if categories is not None:
         _check_classes(categories, model.categories, path)
     report = load_checkpoint(model.model, weights)
     log.info(str(report))
+    if _WINDOW_TABLE in report.resized:
+        raise UserError(
+            f"{path} was trained with other attention windows ({report.notes[_WINDOW_TABLE]}); expected the recipe of its run: "
+            "give it by --config, or set model.window_size."
+        )
     check_filled(report, path, len(model.categories), "roi_heads.box_predictor.")
 
 

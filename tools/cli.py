@@ -20,6 +20,7 @@ TOOLS = {
     "analyze": "count parameters and multiply-adds by part",
     "benchmark": "time the parts against their plain counterparts",
     "study": "compare ways to pretrain, in miniature",
+    "convert_checkpoint": "turn weights of another layout into this project's, or back",
     "export": "write an encoder or a classifier as ONNX",
     "scenes": "write generated scenes to try everything on",
     "demo": "the whole path on generated scenes, in minutes",
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name in TOOLS:
         status: int = importlib.import_module(f"convmae.tools.{name}").main(words[1:])
         return status
-    listing = "\n".join(f"  {tool:<14}{doc}" for tool, doc in TOOLS.items())
+    listing = "\n".join(f"  {tool:<20}{doc}" for tool, doc in TOOLS.items())
     print(f"usage: convmae TOOL [options], --help after a tool's name shows its options\n\n{listing}")
     if name in ("help", "__help", "_h"):
         return 0

@@ -1,0 +1,80 @@
+"""detectron2's names and ours say the same of heads of any depth, and weights of another model are told apart."""
+
+import pytest
+import reference
+import torch
+
+from convmae.detection.coco import Category
+from convmae.detection.config import DetectionConfig, ModelOptions
+from convmae.detection.mask_rcnn import MaskRCNN
+from convmae.detection.model import DetectionModel
+from convmae.detection.weights import detectron2_names, from_detectron2, load_detector, to_detectron2
+from convmae.engine.config import load_config
+from convmae.engine.errors import UserError
+from convmae.engine.files import save_weights
+
+DEPTHS = [
+    {},
+    {"rpn_convs": 1, "norm": "gn"},
+    {"rpn_convs": 3, "box_convs": [8], "box_hidden": [8, 8], "norm": "bn"},
+    {"box_convs": [], "box_hidden": [8, 8, 8], "mask_convs": [8] * 6, "norm": "none"},
+    {"masks": False, "box_convs": [8] * 12, "norm": "ln"},
+]
+
+
+def our_names(**options: object) -> list[str]:
+    with torch.device("meta"):
+        values = {"size": "tiny", "fpn_channels": 8, "norm": "bn", **options}
+        return list(MaskRCNN(ModelOptions(**values), classes=3, img_size=64).state_dict())  # type: ignore[arg-type]
+
+
+def test_the_published_names_come_back() -> None:
+    keys, _ = reference.reference("mask_rcnn")
+    ours = from_detectron2(keys)
+    assert len(ours) == len(keys)
+    assert to_detectron2(ours) == keys
+
+
+@pytest.mark.parametrize("options", DEPTHS, ids=str)
+def test_every_name_of_a_model_has_one_of_its_own_and_comes_back(options: dict[str, object]) -> None:
+    names = our_names(**options)
+    theirs = detectron2_names(names, back=True)
+    assert set(theirs) == set(names)
+    assert detectron2_names(theirs.values()) == {name: ours for ours, name in theirs.items()}
+
+
+def test_heads_are_numbered_as_detectron2_does() -> None:
+    one = set(detectron2_names(our_names(rpn_convs=1), back=True).values())
+    assert "proposal_generator.rpn_head.conv.weight" in one
+    many = set(detectron2_names(our_names(rpn_convs=2, box_convs=[8] * 2, box_hidden=[8, 8]), back=True).values())
+    for name in (
+        "proposal_generator.rpn_head.conv.conv1.bias",
+        "backbone.fpn_lateral2.norm.running_var",
+        "backbone.fpn_output5.weight",
+        "roi_heads.box_head.conv2.norm.weight",
+        "roi_heads.box_head.fc1.weight",
+        "roi_heads.box_head.fc2.bias",
+        "roi_heads.mask_head.mask_fcn4.weight",
+        "roi_heads.mask_head.deconv.bias",
+    ):
+        assert name in many
+
+
+def test_names_of_other_models_are_left_out() -> None:
+    others = ["backbone.net.pos_embed", "backbone.simfp_2.4.weight", "roi_heads.box_head.0.conv1.weight", "pixel_mean"]
+    assert detectron2_names(others) == {}
+
+
+def test_weights_of_other_windows_are_refused(tmp_path) -> None:
+    small = ["model.fpn_channels=8", "model.box_hidden=[8]", "model.mask_convs=[]", "model.box_convs=[]"]
+    seven, four = (
+        load_config(DetectionConfig, "mask_rcnn_tiny_256px.yaml", [*small, f"model.window_size={side}"])
+        for side in (7, 4)
+    )
+    classes = [Category(1, "one")]
+    path = save_weights(DetectionModel(seven, classes).state_dict(), tmp_path / "model.pth")
+    load_detector(DetectionModel(seven, classes), path)
+    with pytest.raises(
+        UserError, match=r"other attention windows \(7x7 -> 4x4 window\); expected the recipe of its run"
+    ):
+        load_detector(DetectionModel(four, classes), path)

@@ -1,0 +1,121 @@
+"""The tool turns detector files both ways, says what it left behind, and refuses what it can't turn."""
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from convmae.detection.coco import Category
+from convmae.detection.config import DetectionConfig
+from convmae.detection.model import DetectionModel
+from convmae.detection.weights import load_detector
+from convmae.engine.config import load_config, save_config
+from convmae.engine.files import save_weights
+from convmae.tools import convert_checkpoint as tool
+
+CLASSES = [Category(3, "box"), Category(7, "disc")]
+SMALL = ["model.norm=bn", "model.fpn_channels=8", "model.box_hidden=[8]", "model.mask_convs=[8]", "model.box_convs=[8]"]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A folder with a detector's ``model.pth``, its ``config.yaml``, and ``classes.json`` of its data."""
+    config = load_config(DetectionConfig, "mask_rcnn_tiny_256px.yaml", [*SMALL, "data.img_size=64"])
+    save_weights(DetectionModel(config, CLASSES).state_dict(), tmp_path / "model.pth")
+    save_config(config, tmp_path / "config.yaml")
+    content = {
+        "images": [{"id": 1, "file_name": "1.png", "width": 8, "height": 8}],
+        "annotations": [],
+        "categories": [{"id": found.id, "name": found.name} for found in reversed(CLASSES)],
+    }
+    (tmp_path / "classes.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+def convert(run: Path, source: str, output: str, to: str) -> int:
+    options = ["--annotations", str(run / "classes.json"), "--config", str(run / "config.yaml")]
+    return tool.main([str(run / source), str(run / output), "--to", to, *(options if to == "convmae" else [])])
+
+
+def test_a_detector_goes_to_detectron2_and_back(run: Path, capsys: pytest.CaptureFixture) -> None:
+    assert convert(run, "model.pth", "detectron2.pth", "detectron2") == 0
+    printed = capsys.readouterr().out
+    assert "1 left behind" in printed
+    assert "(class names): _extra_state" in printed
+    theirs = torch.load(run / "detectron2.pth", weights_only=True)["model"]
+    arrays = {f"module.{name}": value.numpy() for name, value in theirs.items()}
+    arrays["module.pixel_std"] = np.array([58.395, 57.12, 57.375]).reshape(3, 1, 1)
+    (run / "zoo.pkl").write_bytes(pickle.dumps({"model": arrays, "__author__": "someone"}))
+    assert convert(run, "zoo.pkl", "back.safetensors", "convmae") == 0
+    printed = capsys.readouterr().out
+    assert "prefix 'module.'" in printed
+    assert "follow from the options: " in printed
+    for name in ("pixel_std", "windowed_rel_pos_bias.relative_position_index"):
+        assert name in printed
+    original, back = torch.load(run / "model.pth", weights_only=True)["model"], load_file(run / "back.safetensors")
+    assert back.keys() == original.keys()
+    assert all(torch.equal(back[name], value) for name, value in original.items())
+    config = load_config(DetectionConfig, run / "config.yaml")
+    model = DetectionModel(config, CLASSES)
+    load_detector(model, run / "back.safetensors")
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in original.items())
+
+
+def test_a_published_files_recipe_and_classes_need_not_be_given(
+    run: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tool, "PUBLISHED", str(run / "config.yaml"))
+    config = load_config(DetectionConfig, run / "config.yaml")
+    coco = [Category(number, str(number)) for number in range(80)]
+    save_weights(DetectionModel(config, coco).state_dict(), run / "model.pth")
+    assert convert(run, "model.pth", "detectron2.pth", "detectron2") == 0
+    assert tool.main([str(run / "detectron2.pth"), str(run / "back.pth"), "--to", "convmae"]) == 0
+    assert f"tools/test_det.py {run / 'back.pth'} --config {run / 'config.yaml'}" in capsys.readouterr().out
+    classes = bytes(torch.load(run / "back.pth", weights_only=True)["model"]["_extra_state"].tolist()).decode()
+    assert json.loads(classes)[::79] == [[1, "person"], [90, "toothbrush"]]
+
+
+def test_what_cant_be_turned_is_refused_by_one_message(run: Path, capsys: pytest.CaptureFixture) -> None:
+    assert convert(run, "model.pth", "detectron2.pth", "detectron2") == 0
+    theirs = torch.load(run / "detectron2.pth", weights_only=True)["model"]
+    torch.save({"patch_embed1.proj.weight": torch.ones(1)}, run / "encoder.pth")
+    words = {**theirs, "backbone.fpn_lateral2.weight": np.array(["a"], dtype=object)}
+    (run / "words.pkl").write_bytes(pickle.dumps({"model": {n: np.asarray(v) for n, v in words.items()}}))
+    (run / "text.pth").write_text("no weights")
+    (run / "one.json").write_text(
+        (run / "classes.json").read_text().replace('{"id": 3, "name": "box"}', "").replace(", ]", "]")
+    )
+    capsys.readouterr()
+    config, to_ours, to_theirs = ["--config", str(run / "config.yaml")], ["--to", "convmae"], ["--to", "detectron2"]
+    classes, one = ["--annotations", str(run / "classes.json")], ["--annotations", str(run / "one.json")]
+    for source, output, options, said in (
+        ("encoder.pth", "out.pth", to_ours, "can't be converted: found patch_embed1.proj.weight"),
+        ("model.pth", "out.pth", to_ours, "layout of convmae, which can't be turned into that of convmae"),
+        ("detectron2.pth", "out.pth", to_theirs, "layout of detectron2, which can't"),
+        ("detectron2.pth", "out.pth", [*to_ours, *config], "knows 2 classes, not COCO's 80"),
+        ("detectron2.pth", "out.pth", [*to_ours, *config, *one], "knows 2 classes, "),
+        ("detectron2.pth", "out.pth", [*to_ours, *classes], "fills no detector of this recipe"),
+        (
+            "detectron2.pth",
+            "out.pth",
+            [*to_ours, *config, "--annotations", "none.json"],
+            "no annotation file none.json",
+        ),
+        ("model.pth", "out.pth", [*to_theirs, *classes], "leave them out here"),
+        ("model.pth", "out.onnx", to_theirs, "expected a name that ends in .pth"),
+        ("model.pth", "none/out.pth", to_theirs, "There is no folder"),
+        ("model.pth", "detectron2.pth", to_theirs, "is there already"),
+        ("words.pkl", "out.pth", [*to_ours, *config, *classes], "an array of object"),
+        ("text.pth", "out.pth", to_ours, "expected weights saved as"),
+        ("none.pth", "out.pth", to_ours, "no file at"),
+    ):
+        assert tool.main([str(run / source), str(run / output), *options]) == 2, said
+        message = capsys.readouterr().err
+        assert message.startswith("error: ")
+        assert said in message
+        assert message.count("\n") == 1
+    assert not (run / "out.pth").exists()

@@ -1,0 +1,172 @@
+"""Turn weights of another framework's layout into this project's, or back. What layout a file has is seen from its names.
+
+python tools/convert_checkpoint.py mask_rcnn_detectron2.pth convmae_mask_rcnn.pth --to convmae
+python tools/convert_checkpoint.py work_dirs/det/model.pth detectron2.pth --to detectron2
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convmae.backbones.weight_files import read_weights
+from convmae.detection.config import DetectionConfig
+from convmae.detection.convert import Converted, detector_from_detectron2, detector_to_detectron2
+from convmae.engine.cli import run_tool
+from convmae.engine.config import load_config, to_yaml
+from convmae.engine.errors import UserError
+from convmae.engine.files import save_weights
+
+PUBLISHED = "mask_rcnn_convmae_w16_25e.yaml"  # the recipe that the public detection weights are of
+SUFFIXES = (".pth", ".pt", ".safetensors")
+
+
+def to_convmae(state: dict[str, Tensor], source: str, args: argparse.Namespace) -> tuple[Converted, str, str]:
+    """Converts a detectron2 detector; returns it, its recipe as YAML, and the command that evaluates it."""
+    config = load_config(DetectionConfig, args.config or PUBLISHED, args.cfg_options)
+    command = ["python", "tools/test_det.py", str(args.output), "--config", args.config or PUBLISHED]
+    if args.cfg_options:
+        command += ["--cfg-options", *args.cfg_options]
+    converted = detector_from_detectron2(state, source, config, args.annotations)
+    return converted, to_yaml(config), f"to evaluate it: {shlex.join(command)}"
+
+
+def to_detectron2(state: dict[str, Tensor], source: str, args: argparse.Namespace) -> tuple[Converted, str, str]:
+    """Converts a detector of this project; returns it, no recipe, and where its use is described."""
+    if args.annotations or args.config or args.cfg_options:
+        raise UserError(
+            "--annotations, --config and --cfg-options say what detectron2's files lack; leave them out here."
+        )
+    return detector_to_detectron2(state, source), "", "how detectron2 takes it: docs/detectron2.md"
+
+
+class Direction(NamedTuple):
+    """A conversion, known by how a name begins, after any prefix, that only its source's layout has."""
+
+    mark: str
+    layout: str
+    to: str
+    convert: Callable[[dict[str, Tensor], str, argparse.Namespace], tuple[Converted, str, str]]
+
+
+DIRECTIONS = (
+    Direction("proposal_generator.", "detectron2", "convmae", to_convmae),
+    Direction("rpn.head.", "convmae", "detectron2", to_detectron2),
+)
+
+
+def find_direction(names: Iterable[str], source: str, to: str) -> tuple[Direction, str]:
+    """Returns the conversion for a file of these names, and the prefix of the names ("module.", say).
+
+    Raises UserError for a layout that isn't known, and for one that can't be turned into the wanted.
+    """
+    names = list(names)
+    known = [
+        (direction, match[1])
+        for direction in DIRECTIONS
+        for name in names
+        if (match := re.match(rf"((?:\w+\.)*?){re.escape(direction.mark)}", name))
+    ]
+    if not known:
+        marks = " or ".join(f"{direction.mark}* ({direction.layout})" for direction in DIRECTIONS)
+        raise UserError(
+            f"{source} can't be converted: found {', '.join(names[:4])}, ...; expected a name like {marks}."
+        )
+    fitting = [found for found in known if found[0].to == to]
+    if not fitting:
+        raise UserError(f"{source} has the layout of {known[0][0].layout}, which can't be turned into that of {to}.")
+    return fitting[0]
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], list[str], str]:
+    """Returns a file's tensors by name, the names of what is none, and where they were found."""
+    content, source = read_weights(path)
+    tensors: dict[str, Tensor] = {}
+    for name, value in content.items():
+        if isinstance(value, (np.ndarray, np.generic)):
+            tensors[name] = _from_numpy(np.asarray(value), f"{source}: {name}")
+        elif isinstance(value, Tensor):
+            tensors[name] = value.detach()
+    return tensors, [name for name in content if name not in tensors], source
+
+
+def _from_numpy(value: np.ndarray[Any, Any], where: str) -> Tensor:
+    try:
+        return torch.as_tensor(np.ascontiguousarray(value)).reshape(value.shape)
+    except (TypeError, ValueError):
+        raise UserError(f"{where} is an array of {value.dtype}, which no tensor holds; expected numbers.") from None
+
+
+def check_output(path: Path, overwrite: bool) -> None:
+    """Raises UserError before any work if the output can't be written."""
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"{path}: expected a name that ends in {', '.join(SUFFIXES)}.")
+    if not path.parent.is_dir():
+        raise UserError(f"There is no folder {path.parent}: make it, or give another output.")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name a file in it.")
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} is there already: give another output, or --overwrite.")
+
+
+def convert(args: argparse.Namespace) -> None:
+    """Reads, converts and writes a file, and prints what became of every name in it."""
+    check_output(args.output, args.overwrite)
+    state, others, source = read_tensors(args.weights)
+    direction, prefix = find_direction(state, source, args.to)
+    print(f"{source}: layout of {direction.layout}, {len(state)} tensors" + (f", prefix '{prefix}'" if prefix else ""))
+    state = {name.removeprefix(prefix): value for name, value in state.items()}
+    converted, config, hint = direction.convert(state, source, args)
+    left = {**converted.left, "are no tensors": others}
+    carried = len(state) - sum(map(len, converted.left.values()))
+    print(f"{carried} carried, {sum(map(len, left.values()))} left behind, {len(converted.state) - carried} added")
+    for reason, names in left.items():
+        if names:
+            print(f"  these {reason}: {', '.join(names)}")
+    try:
+        save_weights(converted.state, args.output, config)
+    except OSError as error:
+        raise UserError(f"{args.output} can't be written: {error.strerror}.") from None
+    print(f"written: {args.output}, layout of {args.to}, {len(converted.state)} tensors")
+    print(hint)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the tool and returns its exit status."""
+    parser = argparse.ArgumentParser(
+        description=inspect.cleandoc(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("weights", type=Path, help="the file to convert (.pth, .pkl, .safetensors)")
+    parser.add_argument("output", type=Path, help="the file to write (.pth or .safetensors)")
+    parser.add_argument(
+        "--to", choices=sorted({direction.to for direction in DIRECTIONS}), required=True, help="the layout to write"
+    )
+    parser.add_argument(
+        "--annotations", type=Path, help="COCO JSON file with the classes of a detector (default: COCO's own 80)"
+    )
+    parser.add_argument("--config", help=f"the recipe of the weights, for --to convmae (default {PUBLISHED})")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="values that replace the recipe's",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the output if it is there")
+    args = parser.parse_args(argv)
+    return run_tool(lambda: convert(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
