@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -58,7 +58,7 @@ class ConvViTDet(ConvViTEncoder):
         drop_path_rate: float = 0.0,
         checkpoint_activations: bool = False,
         attend_to_padding: bool = False,
-        position: Literal["shared", "decomposed"] = "shared",
+        position: str = "shared",
         pretrain_img_size: int | tuple[int, int] | None = None,
     ) -> None:
         conv_eps = 1e-6 if position == "decomposed" else 1e-5  # the port's and the paper's code

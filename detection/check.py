@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from convmae.backbones import SIZES
 from convmae.detection.coco import CocoData, ImageRecord
 from convmae.detection.config import DetectionConfig
 from convmae.engine.errors import UserError
@@ -32,6 +33,9 @@ def check_options(config: DetectionConfig) -> None:
         raise UserError(f"model.anchor_ratios is {model.anchor_ratios}; expected ratios such as [0.5, 1.0, 2.0].")
     if not model.box_hidden:
         raise UserError("model.box_hidden is empty; expected the width of at least one linear layer, such as [1024].")
+    depth = SIZES[model.size].depths[2]
+    if outside := [index for index in model.global_blocks if not 0 <= index < depth]:
+        raise UserError(f"model.global_blocks has {outside}; expected blocks from 0 to {depth - 1} of '{model.size}'.")
     for name in (
         "fpn_channels",
         "window_size",

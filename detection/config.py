@@ -16,6 +16,21 @@ class ModelOptions:
         "", "pretrained weights (.pth or .safetensors), whole or encoder alone; empty trains from scratch"
     )
     window_size: int = option(7, "side of the attention windows of stage 3, in tokens; the released detector has 16")
+    global_blocks: List[int] = option(  # noqa: UP006
+        list, "blocks of stage 3, from 0, that attend globally instead; empty spreads four of them: [0, 3, 6, 10] of 11"
+    )
+    attend_to_padding: bool = option(False, "attend to the zeros that fill up windows at the border, as ViTDet does")
+    position: str = option(
+        "shared",
+        "relative positions of stage 3: two tables shared by its blocks, or each block's own for rows and columns",
+        ("shared", "decomposed"),
+    )
+    pretrain_img_size: int = option(
+        0, "side of the pictures whose grid the absolute positions are kept at, in pixels; 0: data.img_size", low=0
+    )
+    pyramid: str = option(
+        "fpn", "feature pyramid: a network on four maps of the encoder, or ViTDet's on its last", ("fpn", "simple")
+    )
     drop_path: float = option(0.1, "rate of dropped residual paths, rising linearly over the blocks to this")
     masks: bool = option(True, "predict masks; false for data with boxes alone")
     norm: str = option(
@@ -74,7 +89,7 @@ class DetectionDataOptions(DataOptions):
 
 
 def _optim() -> OptimOptions:
-    return OptimOptions(lr=8e-5, lr_batch=32, weight_decay=0.1)
+    return OptimOptions(lr=8e-5, lr_batch=32, weight_decay=0.1, decay_biases=True)
 
 
 def _data() -> DetectionDataOptions:

@@ -56,7 +56,12 @@ class BoxPredictor(nn.Module):
 
 def box_head(channels: int, size: int, convs: Sequence[int], hidden: Sequence[int], norm: str) -> nn.Module:
     """Returns the head that turns [N, channels, size, size] into [N, hidden[-1]] by 3x3 convolutions and linear layers."""
-    return FastRCNNConvFCHead((channels, size, size), list(convs), list(hidden), norm_layer(norm))
+    head = FastRCNNConvFCHead((channels, size, size), list(convs), list(hidden), norm_layer(norm))
+    for layer in head.modules():  # torchvision leaves PyTorch's own start; this is detectron2's, sqrt(3) times as wide
+        if isinstance(layer, nn.Linear):
+            nn.init.kaiming_uniform_(layer.weight, a=1)
+            nn.init.zeros_(layer.bias)
+    return head
 
 
 def mask_head(channels: int, convs: Sequence[int], norm: str) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Mask R-CNN (arXiv 1703.06870) on ConvViTDet, in the published ConvMAE detector's form."""
+"""Mask R-CNN (arXiv 1703.06870) on ConvViTDet, in the form of the published ConvMAE detectors."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
-from torchvision.ops import FeaturePyramidNetwork
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from convmae.backbones import ConvViTDet
 from convmae.detection.anchors import Anchors
@@ -16,9 +14,10 @@ from convmae.detection.config import ModelOptions
 from convmae.detection.heads import BoxPredictor, ProposalHead, box_head, mask_head, mask_predictor, norm_layer
 from convmae.detection.pooler import Pooler
 from convmae.detection.proposals import Counts, ProposalNetwork
+from convmae.detection.pyramid import SimplePyramid, TopDownPyramid
 from convmae.detection.roi_heads import DetectionHeads, Detections
 
-LEVELS = ("p2", "p3", "p4", "p5")  # and p6, which only the proposals use
+PYRAMIDS = {"fpn": TopDownPyramid, "simple": SimplePyramid}
 
 
 class MaskRCNN(nn.Module):
@@ -33,12 +32,14 @@ class MaskRCNN(nn.Module):
             options.size,
             img_size=img_size,
             window_size=options.window_size,
+            global_blocks=options.global_blocks or None,
             drop_path_rate=options.drop_path,
             checkpoint_activations=checkpoint_activations,
+            attend_to_padding=options.attend_to_padding,
+            position=options.position,
+            pretrain_img_size=options.pretrain_img_size or None,
         )
-        self.fpn = FeaturePyramidNetwork(
-            list(self.backbone.out_channels), channels, LastLevelMaxPool(), norm_layer(norm)
-        )
+        self.fpn = PYRAMIDS[options.pyramid](self.backbone.out_channels, channels, norm_layer(norm))
         strides = tuple(self.backbone.strides)
         anchors = Anchors(options.anchor_sizes, options.anchor_ratios, (*strides, 2 * strides[-1]))
         self.rpn = ProposalNetwork(
@@ -71,8 +72,7 @@ class MaskRCNN(nn.Module):
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Returns p2..p6 [B, fpn_channels, H / stride, W / stride] of normalised images [B, 3, H, W]."""
-        maps = self.backbone(images)
-        return list(self.fpn(OrderedDict(zip(LEVELS, maps, strict=True))).values())
+        return self.fpn(self.backbone(images))
 
     def forward(
         self,
@@ -87,7 +87,8 @@ class MaskRCNN(nn.Module):
         sizes = sizes or [(images.shape[-2], images.shape[-1])] * len(images)
         pyramid = self.features(images)
         listed = ImageList(images, sizes)
+        # p6 is for the proposals alone.
         proposals, losses = self.rpn(listed, OrderedDict(enumerate(pyramid)), targets)
-        detections, head_losses = self.roi_heads(pyramid[: len(LEVELS)], proposals, sizes, targets)
+        detections, head_losses = self.roi_heads(pyramid[:-1], proposals, sizes, targets)
         renamed = {"loss_objectness": "loss_rpn_class", "loss_rpn_box_reg": "loss_rpn_box"}
         return detections, {**{renamed[name]: value for name, value in losses.items()}, **head_losses}

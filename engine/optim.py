@@ -20,7 +20,8 @@ from convmae.engine.precision import autocast
 def param_groups(model: nn.Module, options: OptimOptions) -> list[dict[str, Any]]:
     """Returns AdamW groups, one for each layer with and one without weight decay.
 
-    Vectors (norms, biases) and what a module names in ``no_weight_decay()`` are not decayed. Layers come from the
+    Vectors (norms, biases) and what a module names in ``no_weight_decay()`` are not decayed; with ``decay_biases`` those biases
+    are that stand beside a decayed weight. Layers come from the
     ``group_matcher()`` of the module that has one, in timm's form; what lies outside it belongs to the last layer. Each group
     carries ``lr_scale = layer_decay ** (layers above it)``.
     """
@@ -32,12 +33,16 @@ def param_groups(model: nn.Module, options: OptimOptions) -> list[dict[str, Any]
     }
     layers = _layers(model) if options.layer_decay != 1.0 else {}
     top = max(layers.values(), default=0)
+    parameters = dict(model.named_parameters())
+    decayed = {name for name, parameter in parameters.items() if parameter.ndim > 1 and name not in undecayed}
+    if options.decay_biases:
+        decayed |= {name.removesuffix("weight") + "bias" for name in decayed if name.endswith(".weight")}
     groups: dict[tuple[int, float], dict[str, Any]] = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters.items():
         if not parameter.requires_grad:
             continue
         layer = layers.get(name, top)
-        decay = 0.0 if parameter.ndim <= 1 or name in undecayed else options.weight_decay
+        decay = options.weight_decay if name in decayed else 0.0
         group = groups.setdefault(
             (layer, decay),
             {"params": [], "names": [], "weight_decay": decay, "lr_scale": options.layer_decay ** (top - layer)},

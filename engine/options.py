@@ -25,6 +25,7 @@ class OptimOptions:
     )
     betas: Tuple[float, float] = option((0.9, 0.999), "AdamW's decay of the two moments")  # noqa: UP006
     weight_decay: float = option(0.05, "weight decay; norms, biases, positions and tables have none", low=0)
+    decay_biases: bool = option(False, "decay the biases of linear layers and convolutions too, as detectron2 does")
     layer_decay: float = option(
         1.0, "factor of the learning rate from each layer to the one below it; 1 is none", low=0, high=1
     )

@@ -153,14 +153,16 @@ def announce_run(
 ) -> None:
     """Logs what the run is about to do."""
     size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    epochs = schedule.total * config.data.batch_size / pictures
+    batch, parts = config.data.batch_size, world * config.data.accumulate
+    epochs = schedule.total * batch / pictures
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     log.info(
         f"model: {size:.2f} M parameters, on {where}, {world} process{'es' * (world > 1)}, {precision_name(dtype)}"
     )
     log.info(
-        f"training: {pictures} pictures, {schedule.total} steps of {config.data.batch_size} ({epochs:.4g} epochs), "
-        f"learning rate {scaled_lr(config.optim, config.data):.3g}"
+        f"training: {pictures} pictures, {schedule.total} steps of {batch} ({epochs:.4g} epochs)"
+        + (f", each in {parts} parts of {batch // parts}" if parts > 1 else "")
+        + f", learning rate {scaled_lr(config.optim, config.data):.3g}"
         + (f" ({config.optim.lr:g} for {config.optim.lr_batch} pictures)" if config.optim.lr_batch else "")
         + f", {config.schedule.policy} after {schedule.warmup} steps of warm-up"
     )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from convmae.backbones import SIZES, ConvViT, ConvViTDet, ConvViTEncoder, ConvViTSeg
 from convmae.detection.config import DetectionConfig
-from convmae.detection.mask_rcnn import LEVELS, MaskRCNN
+from convmae.detection.mask_rcnn import MaskRCNN
 from convmae.engine.cli import read_size, run_tool
 from convmae.engine.complexity import Part, analyze
 from convmae.engine.errors import UserError
@@ -62,7 +62,7 @@ class Detector(nn.Module):
     def forward(self, images: Tensor, boxes: Tensor) -> tuple[Tensor, ...]:
         pyramid = self.model.features(images)
         objectness, deltas = self.model.rpn.head(pyramid)
-        levels, heads = pyramid[: len(LEVELS)], self.model.roi_heads
+        levels, heads = pyramid[:-1], self.model.roi_heads
         labels = torch.zeros(MASKS, dtype=torch.int64)
         masks = heads.mask_outputs(levels, [boxes[:MASKS]], labels)
         return *objectness, *deltas, *heads.box_outputs(levels, [boxes]), masks

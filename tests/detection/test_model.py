@@ -12,10 +12,8 @@ from convmae.detection.config import DetectionConfig, DetectionDataOptions, Mode
 from convmae.detection.dataset import EvalSet, TrainSet, collate_test, collate_train
 from convmae.detection.model import DetectionModel
 from convmae.detection.weights import init_weights, load_detector
-from convmae.engine.config import load_config
 from convmae.engine.errors import UserError
 from convmae.engine.files import save_weights
-from convmae.engine.optim import param_groups
 
 SIZE = 64
 
@@ -116,17 +114,6 @@ def test_boxes_alone_need_no_masks(split: Path) -> None:
     losses = model(**batch_of(split, config, (0, 1)), mode="loss")
     assert "loss_mask" not in losses
     assert not any("mask" in name for name in model.state_dict())
-
-
-def test_norms_biases_and_positions_have_no_weight_decay(split: Path) -> None:
-    model = DetectionModel(small_config(), [Category(1, "one")])
-    groups = param_groups(model, load_config(DetectionConfig, None).optim)
-    decayed = {name for group in groups if group["weight_decay"] for name in group["names"]}
-    named = dict(model.named_parameters())
-    assert all(named[name].ndim > 1 for name in decayed)
-    assert not any("pos_embed" in name or "bias_table" in name for name in decayed)
-    assert "model.roi_heads.box_head.1.weight" in decayed
-    assert {group["lr_scale"] for group in groups} == {1.0}
 
 
 def test_weights_of_a_run_fill_the_model_and_carry_its_classes(split: Path, tmp_path: Path) -> None:

@@ -40,6 +40,15 @@ def test_vectors_and_positions_are_not_decayed() -> None:
     assert groups["backbone.blocks1.0.attn.weight"]["weight_decay"] == 0.1
 
 
+def test_biases_are_decayed_on_request_beside_a_decayed_weight_only() -> None:
+    groups = by_name(param_groups(Task(), OptimOptions(weight_decay=0.1, decay_biases=True)))
+    found = {name: group["weight_decay"] for name, group in groups.items()}
+    for name in ("neck.bias", "backbone.blocks1.0.conv1.bias", "backbone.blocks3.1.mlp.fc2.bias", "neck.weight"):
+        assert found[name] == 0.1
+    for name in ("backbone.pos_embed", "backbone.blocks3.0.norm1.bias", "backbone.patch_embed1.norm.weight"):
+        assert found[name] == 0
+
+
 @pytest.mark.parametrize(
     ("name", "layer"),
     [

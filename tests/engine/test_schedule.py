@@ -33,6 +33,13 @@ def test_poly_step_and_constant() -> None:
     assert Schedule.build(ScheduleOptions(steps=9, policy="constant"), 1, 1).lr_factor(8) == 1
 
 
+def test_the_vitdet_ports_steps() -> None:
+    options = ScheduleOptions(steps=184_375, policy="step", milestones=[163_889, 177_546], warmup=250)
+    schedule = Schedule.build(options, pictures=117_266, batch_size=16)
+    factors = {0: 0.001, 125: 0.5005, 250: 1, 163_888: 1, 163_889: 0.1, 177_545: 0.1, 177_546: 0.01, 184_374: 0.01}
+    assert {step: schedule.lr_factor(step) for step in factors} == pytest.approx(factors)
+
+
 @pytest.mark.parametrize(
     "options",
     [
