@@ -17,7 +17,7 @@ from convmae.detection.proposals import Counts, ProposalNetwork
 from convmae.detection.pyramid import SimplePyramid, TopDownPyramid
 from convmae.detection.roi_heads import DetectionHeads, Detections
 
-PYRAMIDS = {"fpn": TopDownPyramid, "simple": SimplePyramid}
+PYRAMIDS: dict[str, type[TopDownPyramid | SimplePyramid]] = {"fpn": TopDownPyramid, "simple": SimplePyramid}
 
 
 class MaskRCNN(nn.Module):
