@@ -23,8 +23,9 @@ from convmae.engine.precision import autocast, resolve_device, resolve_precision
 from convmae.pretraining import ConvMAE, FastConvMAE
 from convmae.pretraining.masking import complementary_masking, group_count, random_masking
 from convmae.tools.analyze import build
-from convmae.tools.dense_form import PATCH, DenseMaskedAutoencoder
-from convmae.tools.timing import Step, alternate, peak_memory
+from convmae.tools.dense_form import DenseMaskedAutoencoder
+from convmae.tools.plain_layers import PATCH
+from convmae.tools.timing import Step, alternate, mlp_products, peak_memory
 
 METHODS: dict[str, type[ConvMAE]] = {"convmae": ConvMAE, "fastconvmae": FastConvMAE}
 RATIO = 0.75
@@ -148,17 +149,8 @@ def layer_products(
         (model.blocks3, kept),
         (model.decoder_blocks, tokens),
     )
-    layers = []
+    shapes = []
     for stage, rows in blocks:
         wide, narrow = stage[0].mlp.fc1.weight.shape[:2]
-        shapes = ((rows, narrow), (wide, narrow), (rows, wide))
-        layers.append([torch.randn(shape, device=device, dtype=dtype) for shape in shapes])
-    results = [[torch.empty_like(found) for found in layer] for layer in layers]
-
-    def step() -> None:
-        for (x, weight, grad), (grad_x, grad_weight, y) in zip(layers, results, strict=True):
-            torch.mm(x, weight.t(), out=y)
-            torch.mm(grad, weight, out=grad_x)
-            torch.mm(grad.t(), x, out=grad_weight)
-
-    return step, sum(3 * x.numel() * weight.shape[0] for x, weight, _ in layers)
+        shapes.append((rows, narrow, wide))
+    return mlp_products(shapes, dtype, device)

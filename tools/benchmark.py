@@ -1,6 +1,7 @@
 """Time the parts of this project against their plain counterparts, in turn on this machine.
 
 python tools/benchmark.py pretrain --threads 2 --output pretrain.json
+python tools/benchmark.py detection --threads 2 --output detection.json
 python tools/benchmark.py views path/to/pictures --threads 1
 python tools/benchmark.py loading path/to/pictures --workers 2
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import itertools
 import json
 import os
 import platform
@@ -22,10 +24,15 @@ import torch
 
 from convmae.engine.cli import run_tool
 from convmae.engine.errors import UserError
-from convmae.tools import bench_loading, bench_pretrain, bench_views
+from convmae.tools import bench_detection, bench_loading, bench_pretrain, bench_views
 
-# Each adds its options and returns its rows, all with the same keys.
-COMPARISONS: dict[str, ModuleType] = {"pretrain": bench_pretrain, "views": bench_views, "loading": bench_loading}
+# Each adds its options and returns its rows; those of the same keys make a table.
+COMPARISONS: dict[str, ModuleType] = {
+    "pretrain": bench_pretrain,
+    "detection": bench_detection,
+    "views": bench_views,
+    "loading": bench_loading,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"--repeats {args.repeats} --threads {args.threads}: expected 1 or more of each.")
         torch.set_num_threads(args.threads)
         rows = COMPARISONS[args.comparison].run(args)
-        print(table(rows))
+        print("\n\n".join(table(list(same)) for _, same in itertools.groupby(rows, key=list)))
         if args.output:
             write(args, rows)
 

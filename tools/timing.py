@@ -1,27 +1,28 @@
-"""What benchmarks share: times taken in turn, and peak memory in a process of its own."""
+"""What benchmarks share: times taken in turn, peak memory in a process of its own, and the rate of matrix products."""
 
 from __future__ import annotations
 
 import multiprocessing
 import statistics
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+from convmae.engine.memory import peak_bytes
+
 Step = Callable[[], Any]
+Name = TypeVar("Name", bound=Hashable)
 
 
-def alternate(steps: Mapping[str, Step], repeats: int, device: torch.device) -> dict[str, float]:
+def alternate(steps: Mapping[Name, Step], repeats: int, device: torch.device) -> dict[Name, float]:
     """Returns the median seconds of each step, which take turns (A B C A B C ...), after one round that isn't counted.
 
     What slows a machine down for a while then slows all of them down, so their ratios hold where their times don't.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    seconds: dict[Name, list[float]] = {name: [] for name in steps}
     for turn in range(repeats + 1):
         for name, step in steps.items():
             _wait(device)
@@ -43,24 +44,36 @@ def peak_memory(device: torch.device, prepare: Callable[..., Step], *args: Any) 
         return pool.submit(_growth, device, torch.get_num_threads(), prepare, *args).result()
 
 
+def mlp_products(
+    shapes: Sequence[tuple[int, int, int]], dtype: torch.dtype | None, device: torch.device
+) -> tuple[Step, int]:
+    """Returns the products of linear layers and of their gradients, and how many multiply-adds they are.
+
+    shapes: for each layer the number of its rows, of its inputs and of its outputs.
+    """
+    layers = []
+    for rows, narrow, wide in shapes:
+        x, weight, grad = (
+            torch.randn(shape, device=device, dtype=dtype) for shape in ((rows, narrow), (wide, narrow), (rows, wide))
+        )
+        layers.append((x, weight, grad, *(torch.empty_like(found) for found in (x, weight, grad))))
+
+    def step() -> None:
+        for x, weight, grad, grad_x, grad_weight, y in layers:
+            torch.mm(x, weight.t(), out=y)
+            torch.mm(grad, weight, out=grad_x)
+            torch.mm(grad.t(), x, out=grad_weight)
+
+    return step, sum(3 * rows * narrow * wide for rows, narrow, wide in shapes)
+
+
 def _growth(device: torch.device, threads: int, prepare: Callable[..., Step], *args: Any) -> int:
     torch.set_num_threads(threads)
     step = prepare(*args)
-    before = _peak(device)
+    before = peak_bytes(device)
     for _ in range(2):
         step()
-    return _peak(device) - before
-
-
-def _peak(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "linux":  # where ru_maxrss begins with the parent's
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-    import resource  # which Windows lacks
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+    return peak_bytes(device) - before
 
 
 def _wait(device: torch.device) -> None:
