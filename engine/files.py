@@ -13,6 +13,8 @@ import safetensors
 import safetensors.torch
 import torch
 
+from convmae.engine.errors import UserError
+
 
 def save_atomically(write: Callable[[Any], None], path: Path) -> None:
     """Calls ``write`` on a binary file beside ``path`` and moves it there once it is whole and on the disk."""
@@ -25,6 +27,15 @@ def save_atomically(write: Callable[[Any], None], path: Path) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a text file and the folders above it. Raises UserError where that can't be done."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_atomically(lambda file: file.write(text.encode()), path)
+    except OSError as error:
+        raise UserError(f"{path} can't be written ({error.strerror}); give another place or make room.") from error
 
 
 def save_weights(state: dict[str, torch.Tensor], path: Path, config: str = "") -> Path:

@@ -25,8 +25,7 @@ from PIL import Image
 
 from convmae.engine import plots
 from convmae.engine.drawing import Colour, draw_boxes, draw_labels, pair, palette
-from convmae.engine.errors import UserError
-from convmae.engine.files import save_atomically
+from convmae.engine.files import write_whole
 from convmae.engine.plots import curves
 
 __all__ = [
@@ -108,7 +107,7 @@ class Page:
             [_cell(value, bool(head["numeric"]), share) for value, head, share in zip(row, heads, shares, strict=True)]
             for row in rows
         ]
-        self._add("table", title, caption, cells, columns=heads, sortable=sortable and len(rows) > 1)
+        self._add("table", title, caption, cells, columns=heads, sortable=sortable and len(rows) > 1, bars=sum(shares))
 
     def figure(self, title: str, fig: Figure, caption: str = "") -> None:
         width = round(float(fig.get_figwidth()) * 96)
@@ -151,7 +150,7 @@ class Page:
             made_by=f"ConvMAE {_version('convmae')}",
             written=datetime.datetime.now().astimezone().strftime("%d %B %Y, %H:%M %Z"),
         )
-        _write_whole(Path(path), page)
+        write_whole(Path(path), page)
 
     def _add(self, kind: str, title: str, caption: str, content: Any, **more: Any) -> None:
         self._blocks.append({"kind": kind, "title": title, "caption": caption, "content": content, **more})
@@ -214,7 +213,7 @@ def read_scalars(work_dir: Path) -> list[dict[str, float]]:
 
 def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
     """Writes numbers as JSON, whole or not at all; tensors and NumPy numbers as plain ones, NaN and infinity as null."""
-    _write_whole(Path(path), json.dumps(_plain(metrics), indent=2) + "\n")
+    write_whole(Path(path), json.dumps(_plain(metrics), indent=2) + "\n")
 
 
 def _plain(value: Any) -> Any:
@@ -237,14 +236,6 @@ def _read_row(line: str) -> dict[str, Any] | None:
             continue
         return row if isinstance(row, dict) else None
     return None
-
-
-def _write_whole(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_atomically(lambda file: file.write(text.encode()), path)
-    except OSError as error:
-        raise UserError(f"{path} can't be written ({error.strerror}); give another place or make room.") from error
 
 
 def _is_number(value: str | float | None) -> bool:

@@ -1,0 +1,96 @@
+"""Two runs side by side on one page: numbers with their differences, curves, and the options that differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from convmae.engine.errors import UserError
+from convmae.engine.plots import curves
+from convmae.engine.report import Page, read_scalars
+
+DIGITS = 3  # of a difference, as many as a table shows of the numbers
+Rows = Sequence[tuple[str, float | None, float | None]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A work directory that holds a finished run; its name is short and other than the other run's."""
+
+    name: str
+    folder: Path
+    metrics: Mapping[str, Any]
+
+    @property
+    def config(self) -> Path:
+        """The run's whole configuration."""
+        return self.folder / "config.yaml"
+
+
+def read_runs(folders: Sequence[Path]) -> tuple[Run, Run]:
+    """Returns the runs of two work directories. Raises UserError where there is none, or for the same one twice."""
+    first, second = (folder.resolve() for folder in folders)
+    if first == second:
+        raise UserError(f"--compare got {folders[0]} twice; expected the work directories of two runs.")
+    depth = next(depth for depth in range(1, 1000) if first.parts[-depth:] != second.parts[-depth:])
+    names = ["/".join(folder.parts[-depth:]) for folder in (first, second)]
+    one, other = (Run(name, folder, _read_metrics(folder)) for name, folder in zip(names, folders, strict=True))
+    return one, other
+
+
+def add_numbers(page: Page, title: str, head: str, runs: Sequence[Run], rows: Rows, caption: str = "") -> None:
+    """Adds a table of what both runs reached, and of the second's gain over the first; None where there is no number."""
+    page.table(
+        title,
+        [head, *(run.name for run in runs), "difference"],
+        [[label, one, other, _difference(one, other)] for label, one, other in rows],
+        caption,
+    )
+
+
+def add_curves(page: Page, title: str, runs: Sequence[Run], key: str, ylabel: str) -> None:
+    """Adds a scalar of both runs over the step, if either has logged it."""
+    rows = [{"step": row["step"], run.name: row[key]} for run in runs for row in read_scalars(run.folder) if key in row]
+    if rows:
+        page.figure(title, curves(rows, {run.name: run.name for run in runs}, ylabel))
+
+
+def add_options(page: Page, runs: Sequence[Run]) -> None:
+    """Adds the options that the runs' configurations give other values."""
+    one, other = (_flat(OmegaConf.to_container(OmegaConf.load(run.config))) for run in runs)
+    differing = [name for name in {**one, **other} if one.get(name) != other.get(name)]
+    if differing:
+        rows = [[name, str(one.get(name, "–")), str(other.get(name, "–"))] for name in differing]
+        page.table("Options that differ", ["option", *(run.name for run in runs)], rows, sortable=False)
+    else:
+        page.text("Options that differ", "None.")
+
+
+def _difference(one: float | None, other: float | None) -> float | None:
+    if one is None or other is None:
+        return None
+    gain = round(other - one, DIGITS)
+    return gain or abs(gain)  # -0 reads as 0
+
+
+def _read_metrics(folder: Path) -> dict[str, Any]:
+    for name in ("metrics.json", "config.yaml"):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} holds no {name}; expected the work directory of a finished run or test.")
+    try:
+        metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / 'metrics.json'} can't be read: {error}.") from None
+    return metrics
+
+
+def _flat(tree: Any, above: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {above: tree}
+    joined = (_flat(value, f"{above}.{key}" if above else str(key)) for key, value in tree.items())
+    return {name: value for part in joined for name, value in part.items()}
