@@ -4,6 +4,7 @@ python tools/benchmark.py pretrain --threads 2 --output pretrain.json
 python tools/benchmark.py detection --threads 2 --output detection.json
 python tools/benchmark.py views path/to/pictures --threads 1
 python tools/benchmark.py loading path/to/pictures --workers 2
+python tools/benchmark.py evaluation --pictures 2000
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ import torch
 
 from convmae.engine.cli import run_tool
 from convmae.engine.errors import UserError
-from convmae.tools import bench_detection, bench_loading, bench_pretrain, bench_views
+from convmae.tools import bench_detection, bench_evaluation, bench_loading, bench_pretrain, bench_views
 
 # Each adds its options and returns its rows; those of the same keys make a table.
 COMPARISONS: dict[str, ModuleType] = {
     "pretrain": bench_pretrain,
     "detection": bench_detection,
+    "evaluation": bench_evaluation,
     "views": bench_views,
     "loading": bench_loading,
 }

@@ -123,6 +123,14 @@ def test_the_comparison_of_views_has_a_row_for_pixels_and_one_for_the_teachers(
     assert "There is no teacher 'nobody'" in capsys.readouterr().err
 
 
+def test_the_comparison_of_evaluations_finds_equal_numbers(tmp_path: Path) -> None:
+    options = "evaluation --pictures 5 --classes 3 --detections 20 --repeats 1 --threads 1"
+    assert benchmark.main([*options.split(), "--output", str(tmp_path / "found.json")]) == 0
+    rows = json.loads((tmp_path / "found.json").read_text())["rows"]
+    assert [row["kind"] for row in rows] == ["bbox", "segm"]
+    assert all(row["detections"] == 100 and row["difference"] < 1e-12 for row in rows)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -130,6 +138,7 @@ def test_the_comparison_of_views_has_a_row_for_pixels_and_one_for_the_teachers(
         ("pretrain --repeats 0", "expected 1 or more"),
         ("loading nowhere", "There is no folder nowhere"),
         ("loading --batch-size 0", "must be 1 or more"),
+        ("evaluation --classes 0", "must be 1 or more"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options: str, message: str, capsys: pytest.CaptureFixture) -> None:
