@@ -56,10 +56,10 @@ def read_weights(path: str | Path) -> tuple[dict[str, Any], str]:
     content = _guarded(path)
     state, inside = find_weights(content, str(path))
     source = f"{path}, under {inside}" if inside else str(path)
-    match content:
-        case {"average": {"values": {**averages}}}:
-            return {**state, **averages}, f"{source}, averaged"
-    return state, source
+    average = content.get("average") if isinstance(content, Mapping) else None
+    if not isinstance(average, Mapping):
+        return state, source
+    return {**state, **average["values"]}, f"{source}, averaged"
 
 
 def find_weights(content: object, source: str) -> tuple[dict[str, Any], str]:
