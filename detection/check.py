@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from convmae.backbones import SIZES
 from convmae.detection.coco import CocoData, ImageRecord
 from convmae.detection.config import DetectionConfig
+from convmae.detection.entries import Fault
 from convmae.engine.errors import UserError
-from convmae.engine.images import read_image
+from convmae.engine.images import open_image, orientation, read_image, upright_size
 
-_EXIF_ORIENTATION = 0x0112
 _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # last bytes of a whole file
 _LEVELS = 5  # p2..p6
+
+
+class Look(NamedTuple):
+    """A picture's mode, as Pillow names it, and whether its EXIF data turns or mirrors it."""
+
+    mode: str
+    turned: bool
 
 
 def check_options(config: DetectionConfig) -> None:
@@ -50,28 +58,45 @@ def check_options(config: DetectionConfig) -> None:
 
 
 def check_pictures(data: CocoData, count: int) -> None:
-    """Looks at ``count`` pictures spread evenly; raises UserError for one that is none, is cut off, or has another size."""
-    chosen = np.linspace(0, len(data.images) - 1, min(count, len(data.images))).round().astype(int)
-    for record in (data.images[number] for number in chosen.tolist()):
-        path = data.path(record)
-        try:
-            with Image.open(path) as image:
-                turned = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
-                size = image.size[::-1] if turned else image.size
-                ending = _ENDINGS.get(image.format or "")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise UserError(f"{path} can't be read as a picture ({error}); replace or remove the file.") from None
-        check_size(size, record, data)
+    """Looks at ``count`` pictures spread evenly; raises Fault for one that is none, is cut off, or has another size."""
+    for record in spread(data.images, count):
+        check_picture(data, record)
+
+
+def spread(images: Sequence[ImageRecord], count: int) -> list[ImageRecord]:
+    """Returns ``count`` pictures spread evenly, or all if there are no more."""
+    chosen = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)
+    return [images[number] for number in chosen.tolist()]
+
+
+def check_picture(data: CocoData, record: ImageRecord) -> Look:
+    """Looks at a picture, decoding it only where its last bytes don't say that it is whole; raises Fault as above."""
+    path = data.path(record)
+    try:
+        with open_image(path) as image:
+            look, size, ending = (
+                Look(image.mode, orientation(image) != 1),
+                upright_size(image),
+                _ENDINGS.get(image.format or ""),
+            )
         if ending is None or not _ends_with(path, ending):
             read_image(path)
+    except UserError as error:
+        raise Fault(
+            "unreadable pictures", f"{error} It is image {record.id} of {data.annotations}.", image=record
+        ) from None
+    check_size(size, record, data)
+    return look
 
 
 def check_size(size: tuple[int, int], record: ImageRecord, data: CocoData) -> None:
-    """Raises UserError unless a picture has the size that the JSON file says."""
+    """Raises Fault unless a picture has the size that the JSON file says."""
     if size != (record.width, record.height):
-        raise UserError(
+        raise Fault(
+            "pictures of another size than the JSON says",
             f"{data.path(record)} is {size[0]} x {size[1]} pixels (turned as its EXIF data says), but {data.annotations} says "
-            f"{record.width} x {record.height} for image {record.id}; expected the same size."
+            f"{record.width} x {record.height} for image {record.id}; expected the same size.",
+            image=record,
         )
 
 

@@ -12,10 +12,10 @@ from torch import Tensor, stack
 from torch.utils.data import Dataset
 
 from convmae.detection.check import check_pictures, check_size
-from convmae.detection.coco import CocoData, ImageRecord, check_same_classes, read_coco
+from convmae.detection.coco import CocoData, ImageRecord, check_objects, check_same_classes, read_coco
 from convmae.detection.config import DetectionDataOptions
+from convmae.detection.entries import refuse
 from convmae.detection.transforms import Geometry, fit, large_scale_jitter, place_objects
-from convmae.engine.errors import UserError
 from convmae.engine.images import read_image
 from convmae.engine.log import log
 
@@ -35,9 +35,7 @@ class TrainSet(Dataset):
 
     def __init__(self, data: CocoData, options: DetectionDataOptions, masks: bool) -> None:
         self.data, self.options, self.masks = data, options, masks
-        self.images = [image for image in data.images if options.keep_empty or data.training_objects(image)]
-        if not self.images:
-            raise UserError(f"{data.annotations}: no picture holds an object to learn from; expected at least one.")
+        self.images = data.images if options.keep_empty else data.with_objects()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -84,13 +82,12 @@ def collate_test(batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def read_splits(options: DetectionDataOptions, masks: bool) -> tuple[CocoData, CocoData]:
     """Returns the training and the validation split, checked before anything runs, and logs what was found."""
-    train = read_coco(_under(options, options.train_annotations), _under(options, options.train_images), masks)
-    train = train.subset(options.limit)
+    train = _read_split(options, options.train_annotations, options.train_images, masks)
     if options.limit:
         val = train
     else:
         val = read_split(options, masks)
-        check_same_classes(train, val)
+        check_same_classes(train, val, refuse)
     log.info(f"training data: {train.describe()} ({train.annotations})")
     log.info(f"validation data: {val.describe()} ({val.annotations})")
     check_pictures(train, options.check_pictures)
@@ -101,12 +98,18 @@ def read_splits(options: DetectionDataOptions, masks: bool) -> tuple[CocoData, C
 def read_split(options: DetectionDataOptions, masks: bool) -> CocoData:
     """Returns the split to test on."""
     if options.limit:
-        annotations, images = options.train_annotations, options.train_images
-        return read_coco(_under(options, annotations), _under(options, images), masks).subset(options.limit)
-    return read_coco(_under(options, options.val_annotations), _under(options, options.val_images), masks)
+        return _read_split(options, options.train_annotations, options.train_images, masks)
+    return _read_split(options, options.val_annotations, options.val_images, masks)
 
 
-def _under(options: DetectionDataOptions, path: str) -> Path:
+def _read_split(options: DetectionDataOptions, annotations: str, images: str, masks: bool) -> CocoData:
+    data = read_coco(under_root(options, annotations), under_root(options, images), masks).subset(options.limit)
+    check_objects(data, refuse)
+    return data
+
+
+def under_root(options: DetectionDataOptions, path: str) -> Path:
+    """Returns where a path of the options lies."""
     return Path(options.root).expanduser() / Path(path).expanduser()
 
 

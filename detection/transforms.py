@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from pycocotools import mask as mask_api
 from torch import Tensor
 
-from convmae.detection.coco import ObjectRecord, Segmentation
+from convmae.detection.records import ObjectRecord, Segmentation
 from convmae.engine.images import to_tensor
 
 PADDING = 128  # grey, before normalisation, as the published detector was trained

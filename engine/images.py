@@ -30,9 +30,31 @@ class Box(NamedTuple):
     width: int
 
 
+@contextmanager
+def open_image(path: str | Path) -> Iterator[Image.Image]:
+    """Gives a picture that is not decoded yet. Raises UserError naming a file that is none, or turns out to be broken."""
+    try:
+        with Image.open(path) as image:
+            yield image
+    except FileNotFoundError:
+        raise UserError(f"There is no picture {path}.") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} can't be read as a picture ({error}); replace or remove the file.") from None
+
+
+def orientation(image: Image.Image) -> int:
+    """Returns how the EXIF data turns a picture: 1 not at all, 2 to 4 half a turn or mirrored, 5 to 8 a quarter turn."""
+    return image.getexif().get(ExifTags.Base.Orientation, 1)
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Returns width and height, turned as the EXIF data says."""
+    return image.size[::-1] if orientation(image) in (5, 6, 7, 8) else image.size
+
+
 def read_image(path: str | Path) -> Image.Image:
     """Returns a picture as RGB, turned as its EXIF data says. Raises UserError naming a file that is none, or is cut off."""
-    with _open(path) as image:
+    with open_image(path) as image:
         return _upright_rgb(image)
 
 
@@ -47,8 +69,8 @@ def read_crop(path: str | Path, choose: Callable[[int, int], Box], size: int) ->
     Returns:
         The picture, and the crop in its pixels: of a smaller picture rounded, by a quarter of a resized pixel at most.
     """
-    with _open(path) as image:
-        width, height = image.size[::-1] if _orientation(image) in (5, 6, 7, 8) else image.size  # a quarter turn
+    with open_image(path) as image:
+        width, height = upright_size(image)
         crop = choose(height, width)
         shrink = max(1, min(crop.height, crop.width) // (2 * size))
         image.draft(None, (image.width // shrink, image.height // shrink))
@@ -95,23 +117,8 @@ def normalize(images: torch.Tensor) -> torch.Tensor:
     return (images.float() - mean) / std
 
 
-@contextmanager
-def _open(path: str | Path) -> Iterator[Image.Image]:
-    try:
-        with Image.open(path) as image:
-            yield image
-    except FileNotFoundError:
-        raise UserError(f"There is no picture {path}.") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} can't be read as a picture ({error}); replace or remove the file.") from None
-
-
-def _orientation(image: Image.Image) -> int:
-    return image.getexif().get(ExifTags.Base.Orientation, 1)
-
-
 def _upright_rgb(image: Image.Image) -> Image.Image:
-    if _orientation(image) != 1:
+    if orientation(image) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):  # 16 or 32 bits: convert() would clip at 255
         values = np.asarray(image, dtype=np.float64)

@@ -9,9 +9,11 @@ from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
 from convmae.detection.check import check_pictures
-from convmae.detection.coco import check_same_classes, read_coco, to_rle
+from convmae.detection.coco import check_same_classes, read_coco
 from convmae.detection.config import DetectionDataOptions
 from convmae.detection.dataset import TrainSet, read_splits
+from convmae.detection.entries import refuse
+from convmae.detection.records import to_rle
 from convmae.engine.errors import UserError
 
 Change = Callable[[Callable[[dict], object]], Path]
@@ -137,7 +139,7 @@ def test_splits_of_other_classes_are_refused(split: Path, tmp_path: Path) -> Non
     (split / "more.json").write_text(json.dumps(content))
     ours, theirs = (read_coco(split / name, split / "images") for name in ("instances.json", "more.json"))
     with pytest.raises(UserError, match="has the class 91 'star'"):
-        check_same_classes(ours, theirs)
+        check_same_classes(ours, theirs, refuse)
 
 
 def test_a_limit_trains_and_validates_on_the_first_pictures_with_objects(split: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from convmae.detection.coco import ObjectRecord, Segmentation
+from convmae.detection.records import ObjectRecord, Segmentation
 from convmae.detection.transforms import PADDING, Geometry, fit, large_scale_jitter, place_objects
 
 WIDTH, HEIGHT, SIZE = 120, 90, 96

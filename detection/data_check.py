@@ -1,0 +1,100 @@
+"""All that is in COCO-format data and all that is wrong with it; training refuses at the first fault instead."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from convmae.detection.check import check_picture, spread
+from convmae.detection.coco import (
+    CocoData,
+    check_files,
+    check_masks,
+    check_objects,
+    check_same_classes,
+    parse_coco,
+)
+from convmae.detection.config import DetectionConfig
+from convmae.detection.dataset import under_root
+from convmae.detection.entries import Effect, Fault, Report
+from convmae.detection.records import ImageRecord
+from convmae.engine.errors import UserError
+
+
+@dataclass
+class SplitCheck:
+    """A split and its faults; ``data`` is None where its file can't be read at all.
+
+    ``good``: pictures that were opened and are as the file says; ``modes``: how many have each of Pillow's modes.
+    """
+
+    name: str
+    annotations: Path
+    data: CocoData | None = None
+    faults: list[Fault] = field(default_factory=list)
+    good: list[ImageRecord] = field(default_factory=list)
+    modes: Counter[str] = field(default_factory=Counter)
+
+
+def check_data(config: DetectionConfig, count: int = 0) -> list[SplitCheck]:
+    """Returns the training and the validation split with all faults, having opened ``count`` pictures of each (0: all)."""
+    options = config.data
+    splits = [
+        _check_split(name, under_root(options, annotations), under_root(options, images), config.model.masks, count)
+        for name, annotations, images in (
+            ("training", options.train_annotations, options.train_images),
+            ("validation", options.val_annotations, options.val_images),
+        )
+    ]
+    train, val = (split.data for split in splits)
+    if train is not None and val is not None:
+        check_same_classes(train, val, splits[1].faults.append)
+        _check_seen_classes(train, val, splits[1].faults.append)
+    return splits
+
+
+def _check_split(name: str, annotations: Path, folder: Path, masks: bool, count: int) -> SplitCheck:
+    split = SplitCheck(name, annotations)
+    report = split.faults.append
+    try:
+        data = split.data = parse_coco(annotations, folder, report)
+    except UserError as error:
+        report(Fault("files that can't be read", str(error)))
+        return split
+    check_objects(data, report)
+    if masks:
+        check_masks(data, report)
+    try:
+        check_files(data, report)
+    except UserError as error:
+        report(Fault("folders without the pictures", str(error)))
+        return split
+    missing = {fault.image for fault in split.faults if fault.kind == "missing pictures"}
+    present = [image for image in data.images if image not in missing]
+    for record in tqdm(spread(present, count or len(present)), f"{name} pictures", leave=False, disable=None):
+        try:
+            look = check_picture(data, record)
+        except Fault as fault:
+            report(fault)
+            continue
+        split.good.append(record)
+        split.modes[look.mode] += 1
+        if look.turned:
+            message = (
+                f"{data.path(record)} (image {record.id}) is turned as its EXIF data says; its boxes must be so, too."
+            )
+            report(Fault("pictures turned by EXIF data", message, Effect.NOTE, record))
+    return split
+
+
+def _check_seen_classes(train: CocoData, val: CocoData, report: Report) -> None:
+    """Reports classes that both splits list, but only one has objects of."""
+    for seen, unseen in ((train, val), (val, train)):
+        of_seen, of_unseen = (dict(zip(data.categories, data.class_counts(), strict=True)) for data in (seen, unseen))
+        for category, objects in of_seen.items():
+            if objects and of_unseen.get(category) == 0:
+                message = f"{unseen.annotations} has no object of {category.name!r}, {seen.annotations} has {objects}."
+                report(Fault("classes with objects in one split alone", message, Effect.NOTE))

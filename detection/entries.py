@@ -1,0 +1,273 @@
+"""The entries of a COCO file, checked one by one: every fault that a file can have is defined here.
+
+Training refuses the first fault that stops it; `tools/check_data.py` collects them all. Both give what to do with one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeGuard, TypeVar
+
+from pycocotools import mask as mask_api
+
+from convmae.detection.records import Category, ImageRecord, ObjectRecord, Segmentation, mask_area, run_lengths
+from convmae.engine.errors import UserError
+
+_LARGEST_ID = 2**63 - 1
+_NUMBERS = {int, float}  # bool is neither
+T = TypeVar("T", Category, ImageRecord)
+
+
+class Effect(Enum):
+    """What a fault does to training."""
+
+    STOPS = "stops training"
+    LEFT_OUT = "object is left out"
+    NOTE = "used as it is"
+
+
+class Fault(UserError):
+    """Something wrong with one entry or picture; ``kind`` names it in tables, the message says file and id."""
+
+    def __init__(
+        self, kind: str, message: str, effect: Effect = Effect.STOPS, image: ImageRecord | None = None
+    ) -> None:
+        super().__init__(message)
+        self.kind, self.effect, self.image = kind, effect, image
+
+
+Report = Callable[[Fault], None]
+
+
+def refuse(fault: Fault) -> None:
+    """Raises a fault that stops training."""
+    if fault.effect is Effect.STOPS:
+        raise fault
+
+
+def read_categories(entries: list[Any], path: Path, report: Report) -> list[Category]:
+    """Returns the classes in order of id."""
+    categories = []
+    for number, entry in enumerate(entries):
+        try:
+            entry = _keys(entry, f"{path}: category number {number}", ("id", "name"))
+            categories.append(Category(entry["id"], str(entry["name"])))
+        except Fault as fault:
+            report(fault)
+    return sorted(_unique(categories, f"{path}: category", report), key=lambda category: category.id)
+
+
+def read_images(entries: list[Any], path: Path, report: Report) -> list[ImageRecord]:
+    """Returns the pictures in the file's order."""
+    images = []
+    for number, entry in enumerate(entries):
+        try:
+            entry = _keys(entry, f"{path}: image number {number}", ("id", "file_name", "width", "height"))
+            width, height = entry["width"], entry["height"]
+            if not (type(width) is int and type(height) is int and width > 0 and height > 0):
+                raise Fault(
+                    "pictures of no size",
+                    f"{path}: image {entry['id']} is {width!r} x {height!r}; expected whole, positive sizes.",
+                )
+            images.append(ImageRecord(entry["id"], str(entry["file_name"]), width, height))
+        except Fault as fault:
+            report(fault)
+    return _unique(images, f"{path}: image", report)
+
+
+def read_objects(
+    content: dict[str, list[Any]], categories: list[Category], images: list[ImageRecord], path: Path, report: Report
+) -> dict[int, list[ObjectRecord]]:
+    """Returns the objects of each picture that has some, by its id; what is reported and not refused is left out.
+
+    What belongs to a picture or class that was reported is passed over: the fault is not the object's.
+    """
+    labels: dict[int | None, int] = {category.id: label for label, category in enumerate(categories)}
+    by_id: dict[int | None, ImageRecord] = {image.id: image for image in images}
+    reported = _ids(content["images"]) - by_id.keys(), _ids(content["categories"]) - labels.keys()
+    seen: set[int] = set()
+    objects: dict[int, list[ObjectRecord]] = {}
+    for entry in content["annotations"]:
+        where = f"{path}: annotation {entry.get('id') if isinstance(entry, dict) else entry!r:.40}"
+        image = None
+        try:
+            entry = _keys(entry, where, ("id", "image_id", "category_id", "bbox"))
+            image, label = by_id.get(_id(entry["image_id"])), labels.get(_id(entry["category_id"]))
+            if entry["id"] in seen:
+                message = f"{where}: the id occurs twice; expected every annotation to have its own."
+                raise Fault("annotation ids that occur twice", message, image=image)
+            seen.add(entry["id"])
+            if _id(entry["image_id"]) in reported[0] or _id(entry["category_id"]) in reported[1]:
+                continue
+            if image is None:
+                message = f"{where} belongs to image {entry['image_id']!r}, which the file's 'images' don't list."
+                raise Fault("objects of unknown pictures", message)
+            if label is None:
+                known = _some(categories)
+                message = f"{where} has category {entry['category_id']!r}; the file's 'categories' list {known}."
+                raise Fault("objects of unknown classes", message, image=image)
+            objects.setdefault(image.id, []).append(_object(entry, label, image, where, report))
+        except Fault as fault:
+            report(fault)
+    return objects
+
+
+def _object(entry: dict[str, Any], label: int, image: ImageRecord, where: str, report: Report) -> ObjectRecord:
+    numbers = entry["bbox"]
+    if not (isinstance(numbers, list) and len(numbers) == 4 and all(map(_is_number, numbers))):
+        raise Fault(
+            "boxes that are no four numbers",
+            f"{where}: its bbox is {numbers!r}; expected [left, top, width, height] in pixels.",
+            image=image,
+        )
+    left, top, width, height = map(float, numbers)
+    size = f"its picture {image.file_name} is {image.width} x {image.height}"
+    if width <= 0 or height <= 0:
+        raise Fault("boxes without area", f"{where}: its bbox is {numbers}.", Effect.LEFT_OUT, image)
+    if left >= image.width or top >= image.height or left + width <= 0 or top + height <= 0:
+        raise Fault("boxes outside their picture", f"{where}: its bbox is {numbers}, {size}.", Effect.LEFT_OUT, image)
+    if min(left, top) < -1 or left + width > image.width + 1 or top + height > image.height + 1:
+        report(Fault("boxes partly outside", f"{where}: its bbox is {numbers}, {size}.", Effect.NOTE, image))
+    crowd = entry.get("iscrowd", 0)
+    if crowd not in (0, 1, None):
+        raise Fault("odd crowd flags", f"{where}: its iscrowd is {crowd!r}; expected 0 or 1.", image=image)
+    segmentation = entry.get("segmentation") or None
+    if segmentation is not None:
+        segmentation = _segmentation(segmentation, image, where, report)
+    area = entry.get("area")
+    if not _is_number(area) or area < 0:
+        area = width * height if segmentation is None else mask_area(segmentation, image.height, image.width)
+    box = (left, top, left + width, top + height)
+    return ObjectRecord(entry["id"], label, box, float(area), bool(crowd), segmentation)
+
+
+def missing_segmentation(number: int, path: Path, image: ImageRecord | None = None) -> Fault:
+    """Returns the fault of an object that has no mask to learn from."""
+    return Fault(
+        "objects without a segmentation",
+        f"{path}: annotation {number} has no segmentation; for data with boxes alone, train without masks: model.masks=false.",
+        image=image,
+    )
+
+
+def _segmentation(found: Any, image: ImageRecord, where: str, report: Report) -> Segmentation:
+    if isinstance(found, list):
+        return _polygons(found, image, where, report)
+    if not (isinstance(found, dict) and isinstance(found.get("counts"), (list, str)) and "size" in found):
+        raise Fault(
+            "segmentations of no known form",
+            f"{where}: its segmentation is neither polygons nor an RLE with 'counts' and 'size'.",
+            image=image,
+        )
+    size = [image.height, image.width]
+    if found["size"] != size:
+        raise Fault(
+            "masks of another size than their picture",
+            f"{where}: its mask is {found['size']} (height, width), its picture {image.file_name} {size}; expected the same "
+            "size.",
+            image=image,
+        )
+    counts = found["counts"]
+    try:
+        total = _pixels(counts)
+    except ValueError as error:
+        raise Fault(
+            "broken run lengths", f"{where}: the counts of its mask are broken: {error}.", image=image
+        ) from None
+    if total != image.height * image.width:
+        raise Fault(
+            "broken run lengths",
+            f"{where}: the runs of its mask add up to {total} pixels; expected height * width of {size}.",
+            image=image,
+        )
+    if isinstance(counts, list):
+        counts = mask_api.frPyObjects({"size": size, "counts": counts}, *size)["counts"].decode()
+    return {"size": size, "counts": counts}
+
+
+def _pixels(counts: list[Any] | str) -> int:
+    """Returns what the runs of an RLE add up to. Raises ValueError for what are no runs."""
+    if isinstance(counts, str):
+        runs = run_lengths(counts)
+        if runs.min() < 0:
+            raise ValueError("a run is negative")
+        return int(runs.sum())
+    if not set(map(type, counts)) <= {int} or min(counts, default=0) < 0:
+        raise ValueError("expected whole numbers from 0")
+    return sum(counts)
+
+
+def _polygons(found: list[Any], image: ImageRecord, where: str, report: Report) -> list[list[float]]:
+    # Drawing takes memory by the length of an outline, so one far away is not drawn.
+    reach = max(image.width, image.height)
+    parts = []
+    for part in found:
+        if not (isinstance(part, list) and len(part) % 2 == 0 and set(map(type, part)) <= _NUMBERS):
+            raise Fault(
+                "polygons that are no lists of points",
+                f"{where}: its polygons are not lists of x, y pairs.",
+                image=image,
+            )
+        if len(part) < 6:
+            continue
+        if not (-reach <= min(part) and max(part) <= 2 * reach and math.isfinite(sum(part))):
+            message = f"{where}: its polygon reaches from {min(part)} to {max(part)}, its picture {image.file_name} is "
+            raise Fault(
+                "polygons far outside their picture",
+                f"{message}{image.width} x {image.height}.",
+                Effect.LEFT_OUT,
+                image,
+            )
+        parts.append(part)
+    if not parts:
+        message = f"{where}: its segmentation is {str(found)[:80]}."
+        raise Fault("polygons of less than three points", message, Effect.LEFT_OUT, image)
+    if len(parts) < len(found):
+        message = f"{where}: {len(found) - len(parts)} of its {len(found)} polygons have less than three points."
+        report(Fault("parts of less than three points", message, Effect.NOTE, image))
+    return parts
+
+
+def _keys(entry: Any, where: str, keys: tuple[str, ...]) -> dict[str, Any]:
+    if not isinstance(entry, dict):
+        raise Fault(
+            "incomplete entries", f"{where} is a {type(entry).__name__}; expected an object with {', '.join(keys)}."
+        )
+    for key in keys:
+        if key not in entry:
+            raise Fault("incomplete entries", f"{where} has no {key!r}; expected {', '.join(keys)}.")
+    if type(entry["id"]) is not int or abs(entry["id"]) > _LARGEST_ID:
+        raise Fault("odd ids", f"{where}: its id is {entry['id']!r}; expected a whole number.")
+    return entry
+
+
+def _unique(records: Iterable[T], where: str, report: Report) -> list[T]:
+    known: dict[int, T] = {}
+    for record in records:
+        if record.id in known:
+            report(Fault("ids that occur twice", f"{where} id {record.id} occurs twice; expected every id once."))
+        else:
+            known[record.id] = record
+    return list(known.values())
+
+
+def _ids(entries: list[Any]) -> set[int]:
+    ids = (_id(entry.get("id")) for entry in entries if isinstance(entry, dict))
+    return {found for found in ids if found is not None}
+
+
+def _id(value: Any) -> int | None:
+    """Returns an id, or None for what is none, a list perhaps, which no table can be asked for."""
+    return value if type(value) is int else None
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return type(value) in _NUMBERS and abs(value) < 1e30  # of which a NaN is none
+
+
+def _some(categories: list[Category]) -> str:
+    ids = [category.id for category in categories]
+    return ", ".join(map(str, ids[:10])) + (f", ... {ids[-1]}" if len(ids) > 10 else "")
