@@ -15,6 +15,8 @@ TOOLS = {
     "knn": "classify by nearest neighbours of frozen features",
     "train_det": "train Mask R-CNN on COCO-format data",
     "test_det": "evaluate Mask R-CNN and write a report",
+    "predict": "draw what a model finds on pictures, and write it as JSON",
+    "check_data": "look for all that is wrong with a data set",
     "train_seg": "train UPerNet on ADE20K-format data",
     "test_seg": "evaluate UPerNet and write a report",
     "analyze": "count parameters and multiply-adds by part",

@@ -1,0 +1,169 @@
+"""Predictions on any pictures: the detector's own, drawn and as COCO's JSON, whatever else lies in the folder."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as mask_api
+from pycocotools.coco import COCO
+
+from convmae.detection.coco import CocoData
+from convmae.detection.config import DetectionConfig
+from convmae.detection.dataset import EvalSet, collate_test
+from convmae.detection.model import DetectionModel
+from convmae.detection.records import Category, ImageRecord
+from convmae.engine.config import load_config, save_config, to_yaml
+from convmae.engine.files import save_weights
+from convmae.tools import predict
+
+CLASSES = [Category(3, "box"), Category(7, "disc"), Category(90, "bar")]
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A detector with random weights and the recipe of its run beside it, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    config = load_config(
+        DetectionConfig,
+        "mask_rcnn_tiny_256px.yaml",
+        [
+            "data.img_size=64", "model.fpn_channels=16", "model.box_hidden=[16]", "model.mask_convs=[16]", "model.norm=gn",
+            "model.detections=5", "runtime.precision=fp32", "runtime.device=cpu",
+        ],
+    )  # fmt: skip
+    torch.manual_seed(0)
+    save_weights(DetectionModel(config, CLASSES).state_dict(), tmp_path / "model.pth", to_yaml(config))
+    save_config(config, tmp_path / "config.yaml")
+    return tmp_path
+
+
+def write_pictures(folder: Path) -> dict[str, tuple[int, int]]:
+    """Pictures of several modes and sizes, one turned by its EXIF data; returns width and height by name, as shown."""
+    (folder / "deep").mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(folder / "turned.jpg", exif=exif)
+    image.convert("CMYK").save(folder / "cmyk.jpg")
+    image.convert("P").save(folder / "deep" / "turned.png")
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(folder / "deep.png")
+    image.resize((1, 1)).save(folder / "dot.png")
+    image.resize((1, 4000)).save(folder / "line.png")
+    sizes = {"turned.jpg": (60, 80), "cmyk.jpg": (80, 60), "deep/turned.png": (80, 60), "deep.png": (80, 60)}
+    return {**sizes, "dot.png": (1, 1), "line.png": (1, 4000)}
+
+
+def test_pictures_of_all_kinds_are_drawn_and_written_and_broken_ones_named(
+    run_dir: Path, capsys: pytest.CaptureFixture
+) -> None:
+    sizes = write_pictures(run_dir / "pictures")
+    (run_dir / "pictures" / "broken.jpg").write_bytes(b"no picture")
+    argv = [
+        "det",
+        "model.pth",
+        "pictures",
+        "gone.png",
+        "--output",
+        "out",
+        "--score-threshold",
+        "0.05",
+        "--device",
+        "cpu",
+    ]
+    assert predict.main(argv) == 1
+    said = capsys.readouterr()
+    assert "broken.jpg can't be read" in said.err
+    assert "There is no picture gone.png" in said.err
+    assert "2 could not be read" in said.out
+    content = json.loads((run_dir / "out" / "detections.json").read_text())
+    assert [(one["id"], one["name"]) for one in content["categories"]] == [(3, "box"), (7, "disc"), (90, "bar")]
+    shown = {Path(one["file_name"]).relative_to("pictures").as_posix(): one for one in content["images"]}
+    assert {name: (one["width"], one["height"]) for name, one in shown.items()} == sizes
+    by_id = {one["id"]: one for one in content["images"]}
+    assert len(content["annotations"]) > 10
+    for row in content["annotations"]:
+        image = by_id[row["image_id"]]
+        left, top, width, height = row["bbox"]
+        assert 0 <= left < left + width <= image["width"] + 1e-3
+        assert 0 <= top < top + height <= image["height"] + 1e-3
+        assert row["score"] >= 0.05
+        assert row["segmentation"]["size"] == [image["height"], image["width"]]
+        assert row["area"] == mask_api.area(row["segmentation"])
+        assert row["category_id"] in (3, 7, 90)
+    loaded = COCO(str(run_dir / "out" / "detections.json"))
+    assert set(loaded.imgs) == set(by_id)
+    assert len(loaded.loadRes(content["annotations"]).anns) == len(content["annotations"])
+    drawn = {path.relative_to(run_dir / "out").as_posix() for path in (run_dir / "out").rglob("*.*g")}
+    assert drawn == set(sizes)
+    with Image.open(run_dir / "out" / "turned.jpg") as drawing:
+        assert drawing.height > drawing.width
+
+
+def test_detections_are_those_of_an_evaluation(run_dir: Path) -> None:
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (50, 70, 3), dtype=np.uint8))
+    image.save("a.png")
+    assert predict.main(["det", "model.pth", "a.png", "--score-threshold", "0.05"]) == 0
+    rows = json.loads(Path("predictions/detections.json").read_text())["annotations"]
+    config = load_config(DetectionConfig, "config.yaml")
+    model = DetectionModel(config, CLASSES).eval()
+    model.load_state_dict(torch.load("model.pth", weights_only=True)["model"])
+    data = CocoData(Path("none.json"), run_dir, CLASSES, [ImageRecord(1, "a.png", 70, 50)], {})
+    with torch.no_grad():
+        (found,) = model(**collate_test([EvalSet(data, 64)[0]]), mode="predict")
+    assert [row["score"] for row in rows] == pytest.approx(found["scores"].tolist())
+    assert len(rows) == len(found["scores"]) > 0
+    corners = [[row["bbox"][0], row["bbox"][1], sum(row["bbox"][::2]), sum(row["bbox"][1::2])] for row in rows]
+    np.testing.assert_allclose(corners, found["boxes"].numpy(), rtol=1e-4, atol=1e-3)
+    assert [row["segmentation"] for row in rows] == found["masks"]
+
+
+def test_the_threshold_drops_and_the_weights_alone_suffice(run_dir: Path) -> None:
+    Image.new("RGB", (70, 50), (200, 30, 30)).save("a.png")
+    Path("config.yaml").unlink()  # the weights have it, too
+    assert predict.main(["det", "model.pth", "a.png", "--score-threshold", "1"]) == 0
+    assert json.loads(Path("predictions/detections.json").read_text())["annotations"] == []
+    assert Path("predictions/a.png").is_file()
+
+
+def test_pictures_of_one_name_are_drawn_apart(run_dir: Path) -> None:
+    for folder in ("one", "two"):
+        Path(folder).mkdir()
+        Image.new("RGB", (20, 20)).save(f"{folder}/a.png")
+    Image.new("RGB", (20, 20)).save("one/a.bmp")
+    assert predict.main(["det", "model.pth", "one", "two/a.png"]) == 0
+    assert sorted(path.name for path in Path("predictions").iterdir()) == [
+        "a-2.png",
+        "a-3.png",
+        "a.png",
+        "detections.json",
+    ]
+
+
+def test_mistakes_are_answered_in_one_line(run_dir: Path, capsys: pytest.CaptureFixture) -> None:
+    Image.new("RGB", (20, 20)).save("a.png")
+    Path("empty").mkdir()
+    weights = torch.load("model.pth", weights_only=True)["model"]
+    Path("bare").mkdir()
+    save_weights(weights, Path("bare/model.pth"))
+    torch.save({"model": {name: value for name, value in weights.items() if name != "_extra_state"}}, "nameless.pth")
+    for argv, said in (
+        (["gone.pth", "a.png"], "There is no checkpoint gone.pth"),
+        (["model.pth", "empty"], "empty holds no pictures"),
+        (["model.pth", "a.png", "--score-threshold", "2"], "expected 0 to 1"),
+        (["model.pth", "a.png", "--output", "."], "give another folder by --output"),
+        (["bare/model.pth", "a.png"], "give its recipe by --config"),
+        (["nameless.pth", "a.png"], "does not name its classes"),
+    ):
+        assert predict.main(["det", *argv]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+        assert said in error
+    assert predict.main(["det", "model.pth", "a.png"]) == 0
+    assert predict.main(["det", "model.pth", "a.png"]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert predict.main(["det", "model.pth", "a.png", "--overwrite"]) == 0
