@@ -1,0 +1,195 @@
+"""detectron2 trains, evaluates and detects with ConvViTDet as this project does."""
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+pytest.importorskip("detectron2", reason="detectron2 is not installed (docs/detectron2.md says how)")
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import LazyConfig, instantiate
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from detectron2.engine import SimpleTrainer, hooks
+from detectron2.evaluation import inference_on_dataset
+
+from convmae import backbones
+from convmae.detection.config import DetectionConfig, ModelOptions
+from convmae.detection.convert import detector_to_detectron2
+from convmae.detection.detectron2 import ConvViTDet
+from convmae.detection.mask_rcnn import MaskRCNN
+from convmae.engine.config import load_config
+from convmae.engine.files import save_weights
+from convmae.engine.images import normalize
+
+SIDE, CHANNELS, CLASSES = 64, 16, 3
+OPTIONS = ModelOptions(
+    size="tiny", window_size=3, norm="bn", fpn_channels=CHANNELS, anchor_sizes=[8, 16, 32, 64, 128], canonical_size=56,
+    box_convs=[CHANNELS] * 2, box_hidden=[32], mask_convs=[CHANNELS] * 2, score_threshold=0.3, detections=20,
+)  # fmt: skip
+
+
+def recipe() -> Any:
+    """The shipped LazyConfig, as detectron2 reads it."""
+    return LazyConfig.load(str(resources.files("convmae.configs") / "detectron2_mask_rcnn_convmae_25e.py"))
+
+
+def small_recipe() -> Any:
+    """The recipe with the sizes of `OPTIONS`."""
+    config = recipe()
+    model, heads = config.model, config.model.roi_heads
+    model.backbone.bottom_up.update(size="tiny", img_size=SIDE, window_size=3, global_blocks=None)
+    model.backbone.out_channels = model.proposal_generator.head.in_channels = CHANNELS
+    model.proposal_generator.anchor_generator.sizes = [[size] for size in OPTIONS.anchor_sizes]
+    for pooler in (heads.box_pooler, heads.mask_pooler):
+        pooler.canonical_box_size = OPTIONS.canonical_size
+    heads.num_classes = CLASSES
+    heads.box_head.update(conv_dims=OPTIONS.box_convs, fc_dims=OPTIONS.box_hidden)
+    heads.box_head.input_shape.channels = heads.mask_head.input_shape.channels = CHANNELS
+    heads.box_predictor.input_shape.channels = OPTIONS.box_hidden[-1]
+    heads.box_predictor.update(test_score_thresh=OPTIONS.score_threshold, test_topk_per_image=OPTIONS.detections)
+    heads.mask_head.conv_dims = [CHANNELS] * 3  # the last is the upsampling's
+    return config
+
+
+def random_detector() -> MaskRCNN:
+    """A detector of this project whose outputs are neither constant nor saturated."""
+    model = MaskRCNN(OPTIONS, CLASSES, SIDE).eval()
+    generator = torch.Generator().manual_seed(0)
+    for name, value in model.state_dict().items():
+        noise = torch.randn(value.shape, generator=generator)
+        if name.endswith("running_var"):
+            value.fill_(1.0)
+        elif value.ndim <= 1 and value.is_floating_point():
+            value.copy_(0.1 * noise + name.endswith("weight"))
+        elif value.ndim > 1:
+            gain = {"cls_score": 0.5, "cls_logits": 4.0, "bbox_pred": 0.5}.get(name.split(".")[-2], 1.4)
+            value.copy_(gain * noise / value[0].numel() ** 0.5)
+    return model
+
+
+@pytest.fixture
+def dataset(split: Path) -> Any:
+    """The four pictures under a name that detectron2 knows."""
+    register_coco_instances("convmae_test_split", {}, str(split / "instances.json"), str(split / "images"))
+    yield "convmae_test_split"
+    DatasetCatalog.remove("convmae_test_split")
+    MetadataCatalog.remove("convmae_test_split")
+
+
+def test_the_backbone_tells_detectron2_its_shapes_and_its_padding() -> None:
+    model = ConvViTDet(size="tiny", img_size=SIDE).eval()
+    with torch.inference_mode():
+        maps = model(torch.zeros(1, 3, SIDE, SIDE))
+    shapes = model.output_shape()
+    assert list(shapes) == list(maps) == ["E1", "E2", "E3", "E4"]
+    for name, found in maps.items():
+        assert found.shape[1:] == (shapes[name].channels, *[SIDE // shapes[name].stride] * 2)
+    assert model.size_divisibility == 32
+    assert model.padding_constraints == {"square_size": SIDE}
+
+
+def test_pretrained_weights_start_the_backbone(tmp_path: Path) -> None:
+    encoder = backbones.ConvViT("tiny", num_classes=0, img_size=96)
+    path = save_weights(encoder.state_dict(), tmp_path / "encoder.pth")
+    plain = backbones.ConvViTDet("tiny", img_size=SIDE)
+    backbones.load_checkpoint(plain, path)
+    found = ConvViTDet(size="tiny", img_size=SIDE, init=str(path)).state_dict()
+    assert found.keys() == plain.state_dict().keys()
+    assert all(torch.equal(found[name], value) for name, value in plain.state_dict().items())
+    assert torch.equal(found["blocks3.5.mlp.fc1.weight"], encoder.blocks3[5].mlp.fc1.weight)
+
+
+def test_the_recipe_says_what_ours_does() -> None:
+    theirs, ours = recipe(), load_config(DetectionConfig, "mask_rcnn_convmae_w16_25e.yaml")
+    encoder, jitter, crop = theirs.model.backbone.bottom_up, *theirs.dataloader.train.mapper.augmentations[1:]
+    assert (encoder.size, encoder.window_size) == (ours.model.size, ours.model.window_size)
+    assert (encoder.drop_path_rate, encoder.img_size) == (ours.model.drop_path, ours.data.img_size)
+    assert [jitter.min_scale, jitter.max_scale] == ours.data.jitter
+    assert tuple(crop.crop_size) == (ours.data.img_size, ours.data.img_size)
+    assert theirs.dataloader.train.total_batch_size == ours.data.batch_size == ours.optim.lr_batch
+    assert (theirs.optimizer.lr, theirs.optimizer.weight_decay) == (ours.optim.lr, ours.optim.weight_decay)
+    assert theirs.train.max_iter == int(ours.schedule.epochs * 118_000 / ours.data.batch_size)
+    rate = instantiate(theirs.lr_multiplier)
+    assert rate(0.0) == pytest.approx(ours.schedule.warmup_factor)
+    assert rate(ours.schedule.warmup / ours.schedule.epochs) == pytest.approx(1.0, abs=1e-3)
+    assert rate(0.5) == pytest.approx(0.5)
+    assert rate(1.0) == pytest.approx(0.0, abs=1e-6)
+    with torch.device("meta"):
+        mine = MaskRCNN(ours.model, classes=80, img_size=ours.data.img_size)
+        published = detector_to_detectron2(mine.state_dict(), "").state
+        model = instantiate(theirs.model)
+    shapes = {name: value.shape for name, value in published.items() if "relative_position_index" not in name}
+    assert {name: value.shape for name, value in model.state_dict().items()} == shapes
+
+
+def test_converted_weights_detect_the_same_in_both(tmp_path: Path) -> None:
+    ours, theirs = random_detector(), instantiate(small_recipe().model).eval()
+    path = save_weights(detector_to_detectron2(ours.state_dict(), "model").state, tmp_path / "model.pth")
+    keys = DetectionCheckpointer(theirs)._load_model({"model": torch.load(path, weights_only=True)["model"]})
+    assert not keys.missing_keys
+    assert not keys.incorrect_shapes
+    assert all(name.endswith("relative_position_index") for name in keys.unexpected_keys)
+    sizes = [(SIDE, SIDE), (40, SIDE)]
+    generator = torch.Generator().manual_seed(1)
+    pictures = [torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator) for size in sizes]
+    squares = torch.full((2, 3, SIDE, SIDE), 128, dtype=torch.uint8)
+    for square, picture in zip(squares, pictures, strict=True):
+        square[:, : picture.shape[1], : picture.shape[2]] = picture
+    with torch.inference_mode():
+        found, _ = ours(normalize(squares), sizes=sizes)
+        expected = theirs.inference([{"image": picture} for picture in pictures], do_postprocess=False)
+    for mine, reference in zip(found, expected, strict=True):
+        assert len(mine["scores"]) == len(reference) > 5
+        assert len(set(mine["labels"].tolist())) > 1
+        torch.testing.assert_close(mine["scores"], reference.scores, rtol=0, atol=1e-4)
+        torch.testing.assert_close(mine["boxes"], reference.pred_boxes.tensor, rtol=0, atol=1e-2)
+        assert torch.equal(mine["labels"], reference.pred_classes)
+        torch.testing.assert_close(mine["masks"], reference.pred_masks[:, 0], rtol=0, atol=1e-2)
+
+
+def test_detectron2_trains_and_evaluates_it(dataset: str) -> None:
+    config = small_recipe()
+    loaders = config.dataloader
+    jitter, crop = loaders.train.mapper.augmentations[1:]
+    jitter.update(min_scale=0.5, target_height=SIDE, target_width=SIDE)
+    crop.crop_size = (SIDE, SIDE)
+    loaders.test.mapper.augmentations[0].update(short_edge_length=SIDE, max_size=SIDE)
+    loaders.train.dataset.names = loaders.test.dataset.names = dataset
+    loaders.train.mapper.instance_mask_format = "bitmask"  # one of the objects is an RLE
+    loaders.train.update(total_batch_size=2, num_workers=0)
+    loaders.test.num_workers = 0
+    config.model.roi_heads.box_predictor.test_score_thresh = 0.0
+
+    torch.manual_seed(0)
+    model = config.optimizer.params.model = instantiate(config.model)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    optimizer = instantiate(config.optimizer)
+    assert undecayed(model, optimizer) == {
+        name
+        for path, module in model.named_modules()
+        for name in (f"{path}.{own}" for own, _ in module.named_parameters(recurse=False))
+        if isinstance(module, (nn.LayerNorm, nn.modules.batchnorm._BatchNorm))
+        or name.endswith(("pos_embed", "relative_position_bias_table"))
+    }
+    trainer = SimpleTrainer(model, instantiate(loaders.train), optimizer)
+    trainer.register_hooks([hooks.LRScheduler(scheduler=instantiate(config.lr_multiplier))])
+    trainer.train(0, 2)
+    still = [name for name, value in model.named_parameters() if torch.equal(value, before[name])]
+    assert not still
+    assert all(value.isfinite().all() for value in model.parameters())
+
+    numbers = inference_on_dataset(model, instantiate(loaders.test), instantiate(loaders.evaluator))
+    assert {"bbox", "segm"} <= numbers.keys()
+    assert all(0 <= numbers[kind]["AP"] <= 100 for kind in ("bbox", "segm"))
+
+
+def undecayed(model: nn.Module, optimizer: torch.optim.Optimizer) -> set[str]:
+    names: dict[Tensor, str] = {value: name for name, value in model.named_parameters()}
+    groups = [group for group in optimizer.param_groups if group["weight_decay"] == 0]
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.1}
+    return {names[value] for group in groups for value in group["params"]}
