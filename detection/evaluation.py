@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
-from collections.abc import Sequence
+import json
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from faster_coco_eval import COCO, COCOeval_faster
+from mmengine.dist import get_world_size
 from numpy.typing import NDArray
+from pycocotools import mask as mask_api
 
 from convmae.detection.coco import CocoData
+from convmae.engine.errors import UserError
+from convmae.engine.files import write_whole
 from convmae.engine.log import log
 from convmae.engine.metric import PictureMetric
 
@@ -22,28 +31,27 @@ STANDARD = (
 )  # fmt: skip
 
 
+SIZES = ("all", "small", "medium", "large")
+
+
 @dataclass
 class Details:
     """What stands behind the twelve numbers of one kind (bbox or segm). -1 marks what has no ground truth.
 
-    precision: [10 IoU thresholds 0.5..0.95, 101 recall levels, classes], all sizes, 100 detections a picture.
+    precision: [10 IoU thresholds 0.5..0.95, 101 recall levels, classes, 4 sizes], 100 detections a picture.
     """
 
     stats: NDArray[np.float64]
     precision: NDArray[np.float64]
 
-    @property
-    def class_ap(self) -> NDArray[np.float64]:
-        """AP of each class, averaged over IoU thresholds and recall levels; -1 without ground truth."""
-        return _mean_known(self.precision, axes=(0, 1))
-
-    def class_ap_at(self, iou: float) -> NDArray[np.float64]:
-        """AP of each class at one IoU threshold."""
-        return _mean_known(self.precision[[round((iou - 0.5) / 0.05)]], axes=(0, 1))
+    def class_ap(self, size: str = "all", iou: float | None = None) -> NDArray[np.float64]:
+        """AP of each class for one size of objects, at one IoU threshold or averaged over all; -1 without ground truth."""
+        at = slice(None) if iou is None else [_threshold(iou)]
+        return _mean_known(self.precision[at, :, :, SIZES.index(size)], axes=(0, 1))
 
     def curve(self, iou: float) -> NDArray[np.float64]:
         """Precision at the 101 recall levels, averaged over classes that have ground truth."""
-        at = self.precision[round((iou - 0.5) / 0.05)]
+        at = self.precision[_threshold(iou), :, :, 0]
         known = (at > -1).all(axis=0)
         return at[:, known].mean(axis=1) if known.any() else np.zeros(len(at))
 
@@ -56,18 +64,32 @@ class CocoMetric(PictureMetric):
         self.data, self.kinds = data, ("bbox", "segm") if masks else ("bbox",)
         self.details: dict[str, Details] = {}
         self.predictions: list[dict[str, Any]] = []
+        self.speed: float | None = None  # pictures a second over all processes, None for a single batch
+        self.scoring = 0.0  # seconds from detections to numbers
+        self._ends: list[tuple[float, int]] = []
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         self.results.extend(data_samples)
+        self._ends.append((time.perf_counter(), len(data_samples)))
+
+    def evaluate(self, size: int) -> dict[str, float]:
+        # The first batch pays for starting up, so that time counts from its end.
+        (first, _), (last, _) = self._ends[0], self._ends[-1]
+        pictures = sum(count for _, count in self._ends[1:])
+        self.speed = get_world_size() * pictures / (last - first) if pictures else None
+        self._ends.clear()
+        return super().evaluate(size)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
+        started = time.perf_counter()
         self.predictions = results
-        rows = coco_results(results, self.data)
+        rows, truth = coco_results(results, self.data), self.data.ground_truth()
         numbers = {}
         for kind in self.kinds:
-            self.details[kind] = evaluate_coco(self.data.ground_truth(), rows, kind)
+            self.details[kind] = evaluate_coco(truth, rows, kind)
             for name, value in zip(STANDARD, self.details[kind].stats.tolist(), strict=True):
                 numbers[f"{kind}_{name}"] = value
+        self.scoring = time.perf_counter() - started
         return numbers
 
 
@@ -90,16 +112,76 @@ def coco_results(predictions: Sequence[dict[str, Any]], data: CocoData) -> list[
     return rows
 
 
+def write_results(path: Path, predictions: Sequence[dict[str, Any]], data: CocoData) -> Path:
+    """Writes detections as COCO's result file, boxes and masks in each row; returns its path.
+
+    To score masks with pycocotools, take "bbox" from the rows before ``loadRes``, which else takes an object's size from it.
+    """
+    write_whole(path, json.dumps(coco_results(predictions, data)))
+    return path
+
+
+def read_results(path: Path, data: CocoData) -> list[dict[str, Any]]:
+    """Returns the predictions of a result file, one a picture of ``data``. Raises UserError for a file that is none for it."""
+    try:
+        rows = json.loads(path.read_bytes())
+        labels = {category.id: label for label, category in enumerate(data.categories)}
+        by_image: dict[int, list[dict[str, Any]]] = {image.id: [] for image in data.images}
+        for row in rows:
+            left, top, width, height = row["bbox"]
+            box = (left, top, left + width, top + height)
+            by_image[row["image_id"]].append({**row, "box": box, "label": labels[row["category_id"]]})
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror}; expected COCO's result rows.") from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{path} doesn't hold detections on {data.annotations} ({type(error).__name__}: {error}); expected COCO's result "
+            "rows, of that file's images and categories."
+        ) from None
+    return [
+        {
+            "image_id": image,
+            "boxes": torch.tensor([row["box"] for row in found], dtype=torch.float64).view(-1, 4),
+            "scores": torch.tensor([row["score"] for row in found], dtype=torch.float64),
+            "labels": torch.tensor([row["label"] for row in found], dtype=torch.int64),
+            "masks": [row["segmentation"] for row in found if "segmentation" in row],
+        }
+        for image, found in by_image.items()
+    ]
+
+
 def evaluate_coco(ground_truth: dict[str, Any], rows: Sequence[dict[str, Any]], kind: str) -> Details:
-    """Returns COCO's evaluation of result rows; kind: bbox or segm."""
-    # An object's size class follows its mask in segm, and loading takes it from the box where there is one.
-    unwanted = "bbox" if kind == "segm" else "segmentation"
-    rows = [{key: value for key, value in row.items() if key != unwanted} for row in rows]
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(ground_truth)
-        evaluation = COCOeval_faster(truth, truth.loadRes(rows), iouType=kind, print_function=log.debug)
+    """Returns COCO's evaluation of result rows; kind: bbox or segm. Neither argument is changed."""
+    with contextlib.redirect_stdout(io.StringIO()), _collector_paused():
+        # An id of 0 would read as "matched with nothing", so annotations are numbered anew.
+        # A crowd may have no mask.
+        whole = [one for one in ground_truth["annotations"] if kind == "bbox" or "segmentation" in one]
+        annotations = [{**one, "id": number} for number, one in enumerate(whole, 1)]
+        truth = COCO({**ground_truth, "annotations": annotations})
+        wanted = ("image_id", "category_id", "score", "bbox") + (("segmentation",) if kind == "segm" else ())
+        found = truth.loadRes([{key: row[key] for key in wanted if key in row} for row in rows])
+        if kind == "segm":  # there an object's size is that of its mask
+            for row in found.dataset["annotations"]:
+                row["area"] = float(mask_api.area(row["segmentation"]))
+        evaluation = COCOeval_faster(truth, found, iouType=kind, print_function=log.debug)
         evaluation.run()
-    return Details(np.asarray(evaluation.stats[:12], dtype=np.float64), evaluation.eval["precision"][:, :, :, 0, -1])
+    return Details(np.asarray(evaluation.stats[:12], dtype=np.float64), evaluation.eval["precision"][..., -1])
+
+
+@contextlib.contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Holds back the search for cycles, which would pass through all rows again and again as they are made."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
+
+
+def _threshold(iou: float) -> int:
+    return round((iou - 0.5) / 0.05)
 
 
 def _mean_known(values: NDArray[np.float64], axes: tuple[int, ...]) -> NDArray[np.float64]:

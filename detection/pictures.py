@@ -2,72 +2,83 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from pycocotools import mask as mask_api
-from torch import Tensor
-from torchvision.ops import box_iou
 
-from convmae.detection.coco import CocoData, ImageRecord, to_rle
-from convmae.engine.drawing import draw_boxes, pair, palette
+from convmae.detection.coco import CocoData
+from convmae.detection.errors import CONFIDENT, Overlaps
+from convmae.detection.records import ImageRecord, to_rle
+from convmae.engine.drawing import draw_boxes, palette, row
 from convmae.engine.images import read_image
-
-CONFIDENT = 0.5  # detections of less confidence are neither drawn nor counted in a picture's score
 
 
 @dataclass(frozen=True)
-class Compared:
-    """A picture, its detections, and how well they agree: F-score of confident boxes at IoU 0.5."""
+class Rated:
+    """A picture, its confident detections, and how they agree with its objects at IoU 0.5."""
 
     record: ImageRecord
     found: dict[str, Any]
-    score: float
+    right: int
+    missed: int
+    wrong: int
+
+    @property
+    def score(self) -> float:
+        """F-score: 1 where all is found and nothing else, as in an empty picture."""
+        total = 2 * self.right + self.missed + self.wrong
+        return 2 * self.right / total if total else 1.0
+
+    def __str__(self) -> str:
+        return f"F-score {self.score:.2f} ({self.right} right, {self.missed} missed, {self.wrong} wrong)"
 
 
-def compare(data: CocoData, predictions: list[dict[str, Any]]) -> list[Compared]:
-    """Returns all pictures with their agreement, worst first."""
+def rate(data: CocoData, predictions: list[dict[str, Any]], pictures: Mapping[int, Overlaps]) -> list[Rated]:
+    """Returns all pictures in the order of ``data.images``; ``pictures`` are the overlaps of their confident detections."""
     by_id = {found["image_id"]: found for found in predictions}
-    compared = []
+    rated = []
     for record in data.images:
-        found = by_id[record.id]
-        truth = data.training_objects(record)
-        sure = found["scores"] >= CONFIDENT
-        boxes = torch.tensor([one.box for one in truth], dtype=torch.float32).view(-1, 4)
-        labels = torch.tensor([one.label for one in truth], dtype=torch.int64)
-        matched = _matches(found["boxes"][sure], found["labels"][sure], boxes, labels)
-        total = int(sure.sum()) + len(truth)
-        compared.append(Compared(record, found, 2 * matched / total if total else 1.0))
-    return sorted(compared, key=lambda one: one.score)
+        picture = pictures[record.id]
+        match = picture.match()
+        right, wrong = int((match >= 0).sum()), int(((match < 0) & ~picture.in_crowd).sum())
+        rated.append(Rated(record, by_id[record.id], right, len(picture.truth) - right, wrong))
+    return rated
 
 
-def draw(data: CocoData, shown: Compared) -> Image.Image:
-    """Returns the ground truth beside the confident detections; one colour a class."""
-    image = read_image(data.path(shown.record))
-    names, colours = [category.name for category in data.categories], palette(len(data.categories))
-    truth = data.objects.get(shown.record.id, [])
-    size = shown.record.height, shown.record.width
-    left = draw_boxes(
+def draw(data: CocoData, record: ImageRecord, found: Mapping[str, dict[str, Any]]) -> Image.Image:
+    """Returns the ground truth beside the confident detections of each model, under its name; one colour a class."""
+    image = read_image(data.path(record))
+    panels = [_draw_truth(image, data, record)] + [_draw_found(image, data, one) for one in found.values()]
+    return row(panels, ["ground truth", *found])
+
+
+def _draw_truth(image: Image.Image, data: CocoData, record: ImageRecord) -> Image.Image:
+    truth, colours = data.objects.get(record.id, []), palette(len(data.categories))
+    size = record.height, record.width
+    return draw_boxes(
         image,
         [one.box for one in truth],
-        [names[one.label] + (" (crowd)" if one.crowd else "") for one in truth],
+        [data.categories[one.label].name + (" (crowd)" if one.crowd else "") for one in truth],
         _decode([to_rle(one.segmentation, *size) for one in truth if one.segmentation is not None], len(truth)),
         [colours[one.label] for one in truth],
     )
-    sure = shown.found["scores"] >= CONFIDENT
-    labels, scores = shown.found["labels"][sure].tolist(), shown.found["scores"][sure].tolist()
-    rles = [rle for rle, keep in zip(shown.found.get("masks", []), sure.tolist(), strict=False) if keep]
-    right = draw_boxes(
+
+
+def _draw_found(image: Image.Image, data: CocoData, found: dict[str, Any]) -> Image.Image:
+    colours, sure = palette(len(data.categories)), found["scores"] >= CONFIDENT
+    labels, scores = found["labels"][sure].tolist(), found["scores"][sure].tolist()
+    rles = [rle for rle, keep in zip(found.get("masks", []), sure.tolist(), strict=False) if keep]
+    return draw_boxes(
         image,
-        shown.found["boxes"][sure].numpy(),
-        [f"{names[label]} {score:.2f}" for label, score in zip(labels, scores, strict=True)],
+        found["boxes"][sure].numpy(),
+        [f"{data.categories[label].name} {score:.2f}" for label, score in zip(labels, scores, strict=True)],
         _decode(rles, len(labels)),
         [colours[label] for label in labels],
     )
-    return pair(left, right, ("ground truth", f"prediction, confidence {CONFIDENT:g} or more"))
 
 
 def _decode(rles: list[dict[str, Any]], count: int) -> np.ndarray | None:
@@ -75,14 +86,3 @@ def _decode(rles: list[dict[str, Any]], count: int) -> np.ndarray | None:
     if not rles or len(rles) != count:
         return None
     return mask_api.decode(rles).transpose(2, 0, 1).astype(bool)
-
-
-def _matches(boxes: Tensor, labels: Tensor, true_boxes: Tensor, true_labels: Tensor) -> int:
-    """Returns how many boxes (best first) find a ground truth of their class at IoU 0.5 that none before took."""
-    overlap = box_iou(boxes, true_boxes) * (labels[:, None] == true_labels[None])
-    matched = 0
-    for row in overlap.unbind():
-        if len(row) and row.max() >= 0.5:
-            overlap[:, row.argmax()] = 0
-            matched += 1
-    return matched

@@ -21,7 +21,7 @@ from convmae.detection.evaluation import CocoMetric
 from convmae.detection.model import DetectionModel
 from convmae.detection.report import write_report
 from convmae.detection.weights import init_weights, load_detector
-from convmae.engine.config import to_yaml
+from convmae.engine.config import save_config, to_yaml
 from convmae.engine.files import save_weights
 from convmae.engine.log import log, log_done
 from convmae.engine.report import Page
@@ -31,7 +31,7 @@ from convmae.engine.train import train as run_training
 
 
 def train(config: DetectionConfig, work_dir: Path, resume: bool) -> Page | None:
-    """Trains Mask R-CNN as the tree says; writes checkpoints, ``model.pth``, ``metrics.json`` and ``report/index.html``.
+    """Trains Mask R-CNN as the tree says; writes checkpoints, ``model.pth``, and what a test does.
 
     Returns the report's page (None on other processes than the first).
     Raises UserError for data and options that can't work, before the first step where it can be known then.
@@ -69,7 +69,9 @@ def train(config: DetectionConfig, work_dir: Path, resume: bool) -> Page | None:
 
 
 def test(config: DetectionConfig, checkpoint: Path, work_dir: Path) -> dict[str, float]:
-    """Evaluates weights on the validation pictures; writes ``metrics.json`` and ``report/index.html``, returns the numbers.
+    """Evaluates weights on the validation pictures and returns the numbers.
+
+    Writes ``config.yaml``, ``metrics.json``, ``detections.json`` and ``report/index.html``.
 
     Raises UserError for data that can't be read and for weights that don't fill the model.
     """
@@ -84,6 +86,7 @@ def test(config: DetectionConfig, checkpoint: Path, work_dir: Path) -> dict[str,
     evaluate(model, val_set, metrics=[metric], config=config, work_dir=work_dir, collate=collate_test)
     if is_main_process():
         seconds = time.perf_counter() - started
+        save_config(config, work_dir / "config.yaml")
         _, files = write_report(metric, config, {"validation": data}, work_dir, seconds, checkpoint)
         log_done(_headline(metric), files, seconds)
     return metric.numbers

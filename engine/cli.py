@@ -84,18 +84,35 @@ def test_tool(
     *,
     description: str,
     recipe: str,
+    compare: Callable[[Sequence[Path], Sequence[str], Path], Any] | None = None,  # noqa: PT028  (a tool, not a test)
 ) -> int:
-    """Parses a testing tool's options and calls ``test(config, checkpoint, work_dir)``."""
+    """Parses a testing tool's options and calls ``test(config, checkpoint, work_dir)``.
+
+    Where the task can ``compare``, the option of that name calls ``compare(runs, overrides, work_dir)`` instead.
+    """
     parser = _parser(description, schema)
-    parser.add_argument("checkpoint", type=Path, help="the weights to test")
+    parser.add_argument("checkpoint", type=Path, nargs="?" if compare else None, help="the weights to test")
+    if compare:
+        parser.add_argument(
+            "--compare",
+            nargs=2,
+            type=Path,
+            metavar=("A", "B"),
+            help="put two runs side by side instead: work directories of trainings or tests on the same pictures",
+        )
     parser.add_argument(
         "--config", default=None, help=f"a recipe; default: the run's config.yaml beside it, else {recipe}"
     )
     parser.add_argument(
-        "--work-dir", type=Path, help="where the report is written (default: test/ beside the checkpoint)"
+        "--work-dir",
+        type=Path,
+        help="where the report is written (default: test/ beside the checkpoint, or compare/ in B)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier report there")
     args = parser.parse_args(argv)
+    runs: Sequence[Path] = args.compare or () if compare else ()
+    if bool(runs) == bool(args.checkpoint):
+        parser.error("give the weights to test, or two runs by --compare")
 
     def main() -> None:
         from convmae.engine.processes import start_processes
@@ -119,7 +136,17 @@ def test_tool(
         _start(config, work_dir)
         test(config, args.checkpoint, work_dir)
 
-    return run_tool(main)
+    def side_by_side() -> None:
+        for folder in runs:
+            if not folder.is_dir():
+                raise UserError(f"There is no folder {folder}; expected the work directory of a run.")
+        work_dir = args.work_dir or runs[1] / "compare"
+        prepare_work_dir(work_dir, False, args.overwrite)
+        start_log(work_dir)
+        if compare:
+            compare(runs, args.cfg_options, work_dir)
+
+    return run_tool(side_by_side if runs else main)
 
 
 def prepare_work_dir(work_dir: Path, resume: bool, overwrite: bool) -> None:
