@@ -56,7 +56,7 @@ def write_data_report(splits: Sequence[SplitCheck], work_dir: Path) -> list[Path
     notes = sum(len(split.faults) for split in splits) - len(stopping(splits))
     page.headline(
         [
-            Number("stop training", f"{len(stopping(splits)):,}", "faults"),
+            Number("faults", f"{len(stopping(splits)):,}", "that would stop training"),
             Number("other remarks", f"{notes:,}", "objects left out, and what is used as it is"),
             *(Number(f"{name} pictures", f"{len(data.images):,}", _object_count(data)) for name, data in known.items()),
         ]
@@ -86,7 +86,12 @@ def _add_faults(page: Page, splits: Sequence[SplitCheck]) -> None:
         page.text("Faults", "None was found.")
         return
     page.table("Faults", ["kind", "split", "count", "effect"], kinds)
-    listed = [[fault.kind, split.name, str(fault)] for split in splits for fault in split.faults]
+    listed = [
+        [kind, split.name, str(fault)]
+        for split in splits
+        for kind, faults in _by_kind(split.faults).items()
+        for fault in faults
+    ]
     shown = f"{min(len(listed), LISTED):,} of {len(listed):,}; metrics.json beside the report lists all."
     page.table("Each fault", ["kind", "split", "what was found"], listed[:LISTED], shown)
 

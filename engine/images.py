@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,8 @@ from convmae.engine.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+# What Pillow raises on damaged files, TypeError and struct.error on metadata of the wrong kinds.
+_DAMAGED = (OSError, SyntaxError, ValueError, TypeError, struct.error, Image.DecompressionBombError)
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"}
 
 
@@ -38,7 +41,7 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
             yield image
     except FileNotFoundError:
         raise UserError(f"There is no picture {path}.") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except _DAMAGED as error:
         raise UserError(f"{path} can't be read as a picture ({error}); replace or remove the file.") from None
 
 
