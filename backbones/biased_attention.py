@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -31,7 +31,7 @@ def biased_attention(
         query, key, value: [B, heads, rows * columns, D], positions in row-major order.
         table: [heads, 2 rows - 1, 2 columns - 1], see `bias_at_grid`.
         grid: rows and columns.
-        max_scores: bounds the number of query rows in one slice; at least one is taken.
+        max_scores: bounds the heads and query rows in one slice; at least one row of one head is taken.
 
     Returns:
         [B, heads, rows * columns, D]
@@ -138,7 +138,10 @@ class _SharedBias:
 
     @staticmethod
     def add_gradients(grads: Sequence[Tensor], start: int, stop: int, grid: Grid, grad: Tensor) -> None:
-        grads[0][:, start : stop + grid[0] - 1] += _fold(grad.sum(0), grid)
+        # Fold slides the queries' rows as a window over the table: query (r, c) and key (r', c') meet at (r + r', c + c').
+        shape = (stop - start + grid[0] - 1, 2 * grid[1] - 1)
+        summed = grad.sum(0) if len(grad) > 1 else grad[0]  # the sum over one image would be a copy
+        grads[0][:, start : stop + grid[0] - 1] += F.fold(summed, shape, (stop - start, grid[1]))[:, 0]
 
 
 class _DecomposedBias:
@@ -200,35 +203,43 @@ class _BiasedAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, output, *tensors = ctx.saved_tensors
-        rows, columns = ctx.grid
+        columns = ctx.grid[1]
         scale = query.shape[-1] ** -0.5
         grad = grad.to(query.dtype)
         grad_query = torch.empty_like(query)
         # Sums over the slices, so in fp32 at least.
         wide = torch.promote_types(query.dtype, torch.float32)
         grad_key, grad_value, *grads = (torch.zeros_like(x, dtype=wide) for x in (key, value, *tensors))
-        step = _row_step(query, ctx.grid, ctx.max_scores, per_image=True)
-        for start in range(0, rows, step):
-            stop = min(start + step, rows)
+        mean = (grad * output).sum(-1, keepdim=True, dtype=wide)
+        for heads, start, stop in _slices(query, ctx.grid, ctx.max_scores, per_image=True):
             part = slice(start * columns, stop * columns)
-            scores = (query[:, :, part] * scale @ key.transpose(-1, -2)).to(wide)
-            weights = scores.add_(ctx.bias.band(tensors, start, stop, ctx.grid, wide)).softmax(-1)
-            grad_part = grad[:, :, part]
-            grad_value += weights.to(grad.dtype).transpose(-1, -2) @ grad_part
-            mean = (grad_part * output[:, :, part]).sum(-1, keepdim=True, dtype=wide)
-            grad_scores = (grad_part @ value.transpose(-1, -2)).to(wide).sub_(mean).mul_(weights)
-            ctx.bias.add_gradients(grads, start, stop, ctx.grid, grad_scores)
+            query_part, grad_part = query[:, heads, part] * scale, grad[:, heads, part]
+            scores = (query_part @ key[:, heads].transpose(-1, -2)).to(wide)
+            weights = scores.add_(ctx.bias.band(_of(heads, tensors), start, stop, ctx.grid, wide)).softmax(-1)
+            grad_value[:, heads] += weights.to(grad.dtype).transpose(-1, -2) @ grad_part
+            grad_scores = (grad_part @ value[:, heads].transpose(-1, -2)).to(wide)
+            grad_scores.sub_(mean[:, heads, part]).mul_(weights)
+            ctx.bias.add_gradients(_of(heads, grads), start, stop, ctx.grid, grad_scores)
             grad_scores = grad_scores.to(query.dtype)
-            grad_query[:, :, part] = (grad_scores @ key) * scale
-            grad_key += grad_scores.transpose(-1, -2) @ (query[:, :, part] * scale)
+            grad_query[:, heads, part] = (grad_scores @ key[:, heads]) * scale
+            grad_key[:, heads] += grad_scores.transpose(-1, -2) @ query_part
         narrow = [x.to(like.dtype) for x, like in zip(grads, tensors, strict=True)]
         return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype), None, None, None, *narrow
 
 
-def _row_step(query: Tensor, grid: Grid, max_scores: int, per_image: bool) -> int:
-    """How many of the grid's rows of queries fit in one slice, which is made once or for each image."""
-    row = query.shape[1] * grid[1] * grid[0] * grid[1] * (query.shape[0] if per_image else 1)
-    return min(grid[0], max(1, max_scores // row))
+def _slices(query: Tensor, grid: Grid, max_scores: int, per_image: bool) -> Iterator[tuple[slice, int, int]]:
+    """Heads and rows of queries whose scores fit in one slice, which is made once or for each image: few heads, many rows."""
+    row = grid[1] * grid[0] * grid[1] * (query.shape[0] if per_image else 1)
+    heads = min(query.shape[1], max(1, max_scores // (row * grid[0])))
+    rows = min(grid[0], max(1, max_scores // (row * heads)))
+    for first in range(0, query.shape[1], heads):
+        for start in range(0, grid[0], rows):
+            yield slice(first, first + heads), start, min(start + rows, grid[0])
+
+
+def _of(heads: slice, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The heads' part of tensors [..., heads, a, b]."""
+    return [x[..., heads, :, :] for x in tensors]
 
 
 def _attend(
@@ -241,29 +252,14 @@ def _attend(
     max_scores: int,
 ) -> Tensor:
     """Attention, a few rows of queries at a time."""
-    rows, columns = grid
     output = torch.empty_like(query)
-    step = _row_step(query, grid, max_scores, bias.per_image)
-    for start in range(0, rows, step):
-        stop = min(start + step, rows)
-        part = slice(start * columns, stop * columns)
-        band = bias.band(tensors, start, stop, grid, query.dtype)
-        output[:, :, part] = F.scaled_dot_product_attention(query[:, :, part], key, value, attn_mask=band)
+    for heads, start, stop in _slices(query, grid, max_scores, bias.per_image):
+        part = slice(start * grid[1], stop * grid[1])
+        band = bias.band(_of(heads, tensors), start, stop, grid, query.dtype)
+        output[:, heads, part] = F.scaled_dot_product_attention(
+            query[:, heads, part], key[:, heads], value[:, heads], attn_mask=band
+        )
     return output
-
-
-def _fold(grad: Tensor, grid: Grid) -> Tensor:
-    """The transpose of a shared band: sums [heads, queries, keys] over equal offsets, to [heads, rows + grid rows - 1, ...]."""
-    rows, columns = grid
-    # [heads, rows, key rows, columns, key columns], padded so that the same memory with rows one shorter is skewed:
-    # entry (c, c') comes to stand in column c + c'.
-    skewed = grad.unflatten(2, grid).unflatten(1, (-1, columns)).transpose(2, 3)
-    skewed = F.pad(skewed, (0, columns)).flatten(3)[..., : columns * (2 * columns - 1)]
-    bands = skewed.unflatten(3, (columns, 2 * columns - 1)).sum(3)
-    total = bands.new_zeros(bands.shape[0], bands.shape[1] + rows - 1, 2 * columns - 1)
-    for row in range(bands.shape[1]):
-        total[:, row : row + rows] += bands[:, row]
-    return total
 
 
 def _to_windows(x: Tensor, height: int, width: int) -> Tensor:
