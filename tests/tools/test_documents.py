@@ -40,6 +40,13 @@ OTHERS = {
     "export": [],
     "benchmark pretrain": [*BRIEF, "--size", "tiny", "--method", "convmae", "--precision", "fp32"],
     "benchmark loading": [*BRIEF, "--workers", "0"],
+    "benchmark detection": [
+        *("--repeats", "1", "--threads", "1", "--size", "tiny", "--pixels", "64", "--precision", "fp32"),
+        *("--tables", "comparison"),
+    ],
+    "benchmark evaluation": ["--repeats", "1", "--threads", "1", "--pictures", "4"],
+    "check_data": [],
+    "predict": [],
 }
 
 
@@ -87,9 +94,9 @@ def test_the_tools_run_as_the_readme_says(in_project: Path) -> None:
     pytest.importorskip("onnxruntime", reason="the export needs the packages of the extra 'export'")
     done = run_tools(README)
     pretraining = ["pretrain", *["visualize"] * 3, *["pretrain"] * 3]
-    downstream = ["train_det", "test_det", "train_seg", "test_seg"]
+    downstream = ["check_data", "train_det", "test_det", "predict", "train_seg", "test_seg"]
     probes = ["finetune", "test_cls", "linear_probe", "knn"]
-    assert done == [*pretraining, *probes, *downstream, "export", "export", "analyze", "benchmark", "benchmark"]
+    assert done == [*pretraining, *probes, *downstream, "export", "export", "analyze", *["benchmark"] * 4]
     for name in (
         "pretrain/report",
         "finetune/report",
