@@ -127,13 +127,14 @@ def _add_errors(page: Page, kind: str, pictures: Mapping[int, Overlaps]) -> None
     """Adds how often each error occurs, and what it costs."""
     verdicts = judge(pictures)
     counts, sure_counts, ap = verdicts.counts(), judge(sure(pictures)).counts(), verdicts.ap()
+
+    def gained(error: str) -> float | None:
+        return None if known(ap) is None else round(verdicts.ap([error]) - ap, 3)
+
     page.table(
         f"Errors, {KINDS[kind]}",
         ["error", "what it is", "all", f"confidence {CONFIDENT:g} or more", "AP50 gained"],
-        [
-            [error, meaning, counts[error], sure_counts[error], known(ap) and verdicts.ap([error]) - ap]
-            for error, meaning in ERRORS.items()
-        ],
+        [[error, meaning, counts[error], sure_counts[error], gained(error)] for error, meaning in ERRORS.items()],
         f"The kinds are those of TIDE, over all detections and over those of confidence {CONFIDENT:g} or more. Last, what "
         "AP50 would gain, were errors of one kind mended and all others left: localisation and class put right, false "
         "detections taken away, missed objects not counted. The gains don't add up.",

@@ -14,6 +14,8 @@ from convmae.detection.coco import CocoData
 from convmae.detection.errors import ERRORS, confusion, judge, overlaps, sure
 from convmae.detection.evaluation import coco_results, evaluate_coco
 from convmae.detection.records import Category, ImageRecord, ObjectRecord
+from convmae.detection.report import _add_errors
+from convmae.engine.report import Page
 
 CAT, DOG, BIRD = 0, 1, 2
 Box = tuple[float, float, float, float]
@@ -100,6 +102,14 @@ def test_the_surest_of_several_mended_detections_finds_the_object() -> None:
     # 0.7 is right then and 0.6 is gone, so that 0.65 is no longer before anything right
     assert verdicts.ap(["localisation"]) == 1
     assert verdicts.ap(["background"]) == 0
+
+
+def test_the_page_shows_what_mending_gains_where_nothing_was_right() -> None:
+    data, predictions = case([(CAT, ONE, False)], [(CAT, SHIFTED, 0.6), (DOG, FAR, 0.5)])
+    page = Page("errors")
+    _add_errors(page, "bbox", overlaps(data, predictions, "bbox"))
+    gains = {row[0]["text"]: row[-1]["text"] for row in page._blocks[0]["content"]}
+    assert gains == dict.fromkeys(ERRORS, "0.000") | {"localisation": "1.000"}
 
 
 def test_confusion_counts_each_object_and_each_detection_once() -> None:
