@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -23,6 +21,7 @@ from convmae.detection.packed import Columns, PackedObjects
 from convmae.detection.records import Category, ImageRecord, ObjectRecord
 from convmae.engine.errors import UserError
 from convmae.engine.log import process_rank
+from convmae.engine.memory import collector_paused
 
 _PARTS = ("images", "annotations", "categories")
 _LARGE = 5_000_000  # bytes; smaller files are read in less than a second, without a cache
@@ -136,7 +135,7 @@ def parse_coco(annotations: Path, folder: Path, report: Report) -> CocoData:
         report(fault)
         dropped[fault.kind] += fault.effect is Effect.LEFT_OUT
 
-    with _no_collection():
+    with collector_paused():
         content = _read_json(annotations)
         categories = entries.read_categories(content["categories"], annotations, count)
         images = entries.read_images(content["images"], annotations, count)
@@ -269,15 +268,3 @@ def _from_arrays(arrays: Columns, annotations: Path, folder: Path) -> CocoData:
         for (number, width, height), name in zip(sizes, names["files"], strict=True)
     ]
     return CocoData(annotations, folder, categories, images, PackedObjects(images, arrays), names["dropped"])
-
-
-@contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
-    """Keeps the garbage collector from walking through millions of new lists again and again, of which none is garbage."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

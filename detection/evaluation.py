@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import io
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from convmae.detection.coco import CocoData
 from convmae.engine.errors import UserError
 from convmae.engine.files import write_whole
 from convmae.engine.log import log
+from convmae.engine.memory import collector_paused
 from convmae.engine.metric import PictureMetric
 
 STANDARD = (
@@ -152,7 +152,7 @@ def read_results(path: Path, data: CocoData) -> list[dict[str, Any]]:
 
 def evaluate_coco(ground_truth: dict[str, Any], rows: Sequence[dict[str, Any]], kind: str) -> Details:
     """Returns COCO's evaluation of result rows; kind: bbox or segm. Neither argument is changed."""
-    with contextlib.redirect_stdout(io.StringIO()), _collector_paused():
+    with contextlib.redirect_stdout(io.StringIO()), collector_paused():
         # An id of 0 would read as "matched with nothing", so annotations are numbered anew.
         # A crowd may have no mask.
         whole = [one for one in ground_truth["annotations"] if kind == "bbox" or "segmentation" in one]
@@ -166,18 +166,6 @@ def evaluate_coco(ground_truth: dict[str, Any], rows: Sequence[dict[str, Any]], 
         evaluation = COCOeval_faster(truth, found, iouType=kind, print_function=log.debug)
         evaluation.run()
     return Details(np.asarray(evaluation.stats[:12], dtype=np.float64), evaluation.eval["precision"][..., -1])
-
-
-@contextlib.contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Holds back the search for cycles, which would pass through all rows again and again as they are made."""
-    running = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if running:
-            gc.enable()
 
 
 def _threshold(iou: float) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from pycocotools import mask as mask_api
 
 from convmae.detection.coco import CocoData
 from convmae.detection.errors import CONFIDENT, Overlaps
-from convmae.detection.records import ImageRecord, to_rle
+from convmae.detection.records import Category, ImageRecord, to_rle
 from convmae.engine.drawing import draw_boxes, palette, row
 from convmae.engine.images import read_image
 
@@ -52,7 +52,9 @@ def rate(data: CocoData, predictions: list[dict[str, Any]], pictures: Mapping[in
 def draw(data: CocoData, record: ImageRecord, found: Mapping[str, dict[str, Any]]) -> Image.Image:
     """Returns the ground truth beside the confident detections of each model, under its name; one colour a class."""
     image = read_image(data.path(record))
-    panels = [_draw_truth(image, data, record)] + [_draw_found(image, data, one) for one in found.values()]
+    panels = [_draw_truth(image, data, record)] + [
+        draw_detections(image, _sure(one), data.categories) for one in found.values()
+    ]
     return row(panels, ["ground truth", *found])
 
 
@@ -68,17 +70,22 @@ def _draw_truth(image: Image.Image, data: CocoData, record: ImageRecord) -> Imag
     )
 
 
-def _draw_found(image: Image.Image, data: CocoData, found: dict[str, Any]) -> Image.Image:
-    colours, sure = palette(len(data.categories)), found["scores"] >= CONFIDENT
-    labels, scores = found["labels"][sure].tolist(), found["scores"][sure].tolist()
-    rles = [rle for rle, keep in zip(found.get("masks", []), sure.tolist(), strict=False) if keep]
+def draw_detections(image: Image.Image, found: dict[str, Any], categories: Sequence[Category]) -> Image.Image:
+    """Returns the picture with boxes, masks, class names and confidences; one colour a class."""
+    labels, scores, colours = found["labels"].tolist(), found["scores"].tolist(), palette(len(categories))
     return draw_boxes(
         image,
-        found["boxes"][sure].numpy(),
-        [f"{data.categories[label].name} {score:.2f}" for label, score in zip(labels, scores, strict=True)],
-        _decode(rles, len(labels)),
+        found["boxes"].numpy(),
+        [f"{categories[label].name} {score:.2f}" for label, score in zip(labels, scores, strict=True)],
+        _decode(found.get("masks", []), len(labels)),
         [colours[label] for label in labels],
     )
+
+
+def _sure(found: dict[str, Any]) -> dict[str, Any]:
+    keep = found["scores"] >= CONFIDENT
+    kept = {key: found[key][keep] for key in ("boxes", "scores", "labels")}
+    return kept | {"masks": [rle for rle, sure in zip(found.get("masks", []), keep.tolist(), strict=False) if sure]}
 
 
 def _decode(rles: list[dict[str, Any]], count: int) -> np.ndarray | None:

@@ -22,7 +22,6 @@ from convmae.detection.records import Category, ImageRecord
 from convmae.detection.transforms import fit
 from convmae.detection.weights import load_detector
 from convmae.engine.config import from_tree, load_config
-from convmae.engine.drawing import draw_boxes, palette
 from convmae.engine.errors import UserError
 from convmae.engine.files import read_config
 from convmae.engine.precision import autocast, resolve_device, resolve_precision
@@ -81,22 +80,6 @@ def read_classes(checkpoint: Path) -> list[Category]:
             "that by tools/convert_checkpoint.py --to convmae."
         )
     return read_categories(state["_extra_state"])
-
-
-def draw_detections(image: Image.Image, found: dict[str, Any], categories: Sequence[Category]) -> Image.Image:
-    """Returns the picture with boxes, masks, class names and confidences; one colour a class."""
-    labels, colours = found["labels"].tolist(), palette(len(categories))
-    masks = mask_api.decode(found["masks"]).transpose(2, 0, 1) if found.get("masks") else None
-    return draw_boxes(
-        image,
-        found["boxes"].numpy(),
-        [
-            f"{categories[label].name} {score:.2f}"
-            for label, score in zip(labels, found["scores"].tolist(), strict=True)
-        ],
-        masks,
-        [colours[label] for label in labels],
-    )
 
 
 def as_coco(

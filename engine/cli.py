@@ -194,15 +194,20 @@ def _parser(description: str, schema: type) -> argparse.ArgumentParser:
     parser.add_argument(
         "--launcher", choices=("none", "pytorch", "slurm"), default="none", help="who started the processes"
     )
+    add_overrides(parser)
+    return parser
+
+
+def add_overrides(parser: argparse.ArgumentParser, example: str = "a.b=c") -> None:
+    """Adds ``--cfg-options``."""
     parser.add_argument(
         "--cfg-options",
         nargs="+",
         action="extend",
         default=[],
         metavar="KEY=VALUE",
-        help="values that replace the recipe's, as a.b=c",
+        help=f"values that replace the recipe's, as {example}",
     )
-    return parser
 
 
 def _start(config: Any, work_dir: Path) -> None:

@@ -1,8 +1,11 @@
-"""How much memory a process has needed."""
+"""A process's memory: how much it has needed, and when garbage is looked for."""
 
 from __future__ import annotations
 
+import gc
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -18,3 +21,15 @@ def peak_bytes(device: torch.device) -> int:
     import resource  # which Windows lacks
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Holds back the search for cycles, which would pass through millions of new objects again and again as they are made."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()

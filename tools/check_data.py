@@ -17,7 +17,7 @@ from pathlib import Path
 from convmae.detection.config import DetectionConfig
 from convmae.detection.data_check import check_data
 from convmae.detection.data_report import stopping, summary, write_data_report
-from convmae.engine.cli import prepare_work_dir, run_tool
+from convmae.engine.cli import add_overrides, prepare_work_dir, run_tool
 from convmae.engine.config import load_config
 from convmae.engine.errors import UserError
 
@@ -33,14 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     coco = formats.add_parser("coco", help="COCO JSON files and folders of pictures, for detection")
     coco.add_argument("root", nargs="?", help="the data folder (default: the recipe's data.root)")
     coco.add_argument("--config", default=RECIPE, help=f"the recipe to train with (default {RECIPE})")
-    coco.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="values that replace the recipe's, as data.train_images=images, or model.masks=false for boxes alone",
-    )
+    add_overrides(coco, "data.train_images=images, or model.masks=false for boxes alone")
     coco.add_argument(
         "--pictures", type=int, default=0, help="open so many of each split, spread evenly (default: all)"
     )

@@ -22,7 +22,7 @@ from torch import Tensor
 from convmae.backbones.weight_files import read_weights
 from convmae.detection.config import DetectionConfig
 from convmae.detection.convert import Converted, detector_from_detectron2, detector_to_detectron2
-from convmae.engine.cli import run_tool
+from convmae.engine.cli import add_overrides, run_tool
 from convmae.engine.config import load_config, to_yaml
 from convmae.engine.errors import UserError
 from convmae.engine.files import save_weights
@@ -155,14 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--annotations", type=Path, help="COCO JSON file with the classes of a detector (default: COCO's own 80)"
     )
     parser.add_argument("--config", help=f"the recipe of the weights, for --to convmae (default {PUBLISHED})")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="values that replace the recipe's",
-    )
+    add_overrides(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it is there")
     args = parser.parse_args(argv)
     return run_tool(lambda: convert(args))

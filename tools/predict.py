@@ -17,7 +17,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from convmae.detection.predict import Predictor, as_coco, draw_detections, run_config
+from convmae.detection.pictures import draw_detections
+from convmae.detection.predict import Predictor, as_coco, run_config
 from convmae.detection.records import ImageRecord
 from convmae.engine.cli import run_tool
 from convmae.engine.errors import UserError

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_detector import tiny_config
 
 from convmae.detection.coco import parse_coco, read_coco
 from convmae.detection.config import DetectionConfig, DetectionDataOptions
@@ -17,7 +18,6 @@ from convmae.detection.data_check import check_data
 from convmae.detection.dataset import EvalSet, TrainSet, read_splits
 from convmae.detection.entries import Effect, Fault
 from convmae.detection.train import train
-from convmae.engine.config import load_config
 from convmae.engine.errors import UserError
 
 Edit = Callable[[dict[str, Any]], object]
@@ -29,18 +29,7 @@ def on(number: int, **values: Any) -> Edit:
 
 
 def config_of(split: Path, *overrides: str) -> DetectionConfig:
-    return load_config(
-        DetectionConfig,
-        "mask_rcnn_tiny_256px.yaml",
-        [
-            f"data.root={split}", "data.train_images=images", "data.train_annotations=instances.json",
-            "data.val_images=images", "data.val_annotations=instances.json", "data.img_size=64", "data.batch_size=2",
-            "data.workers=0", "model.fpn_channels=16", "model.box_hidden=[16]", "model.mask_convs=[16]",
-            "model.roi_sampled=16", "model.score_threshold=0.01", "model.detections=5", "model.norm=gn",
-            "schedule.epochs=null", "schedule.steps=3", "schedule.warmup=0", "schedule.eval_every=0",
-            "runtime.precision=fp32", "runtime.device=cpu", *overrides,
-        ],
-    )  # fmt: skip
+    return tiny_config(split, "model.norm=gn", "schedule.steps=3", "schedule.warmup=0", *overrides)
 
 
 REFUSED: dict[str, tuple[Edit, str]] = {

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from launch import two_processes
+from tiny_detector import tiny_config
 
 from convmae.detection.config import DetectionConfig
 from convmae.detection.mask_rcnn import MaskRCNN
@@ -17,21 +18,6 @@ from convmae.engine.config import load_config, save_config, shipped_recipes
 from convmae.engine.errors import UserError
 
 RECIPES = [name for name in shipped_recipes() if name.startswith("mask_rcnn_")]
-
-
-def tiny_config(split: Path, *overrides: str) -> DetectionConfig:
-    return load_config(
-        DetectionConfig,
-        "mask_rcnn_tiny_256px.yaml",
-        [
-            f"data.root={split}", "data.train_images=images", "data.train_annotations=instances.json",
-            "data.val_images=images", "data.val_annotations=instances.json", "data.img_size=64", "data.batch_size=2",
-            "data.workers=0", "model.fpn_channels=16", "model.box_hidden=[16]", "model.mask_convs=[16]",
-            "model.roi_sampled=16", "model.score_threshold=0.01", "model.detections=5", "schedule.epochs=null",
-            "schedule.steps=2", "schedule.warmup=1", "schedule.eval_every=0", "runtime.precision=fp32",
-            "runtime.device=cpu", *overrides,
-        ],
-    )  # fmt: skip
 
 
 def test_a_run_then_a_test_of_its_weights_give_the_same_numbers_and_a_report(split: Path, tmp_path: Path) -> None:
