@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,28 +39,42 @@ def write_whole(path: Path, text: str) -> None:
         raise UserError(f"{path} can't be written ({error.strerror}); give another place or make room.") from error
 
 
-def save_weights(state: dict[str, torch.Tensor], path: Path, config: str = "") -> Path:
-    """Writes named weights as ``{"model": ..., "config": ...}`` (.pth) or as safetensors, by the ending; returns the path.
+def save_weights(
+    state: dict[str, torch.Tensor], path: Path, config: str = "", meta: Mapping[str, Any] | None = None
+) -> Path:
+    """Writes named weights as ``{"model": ..., "config": ..., "meta": ...}`` (.pth) or safetensors; returns the path.
 
-    ``config`` is the YAML of the run that made them, so that tools know what the weights are.
+    ``config`` is the YAML of the run that made them, so that tools know what the weights are; ``meta`` says more of them, in
+    plain containers, as mmengine's checkpoints do.
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    meta = dict(meta or {})
     if path.suffix == ".safetensors":
-        content = safetensors.torch.save(plain, {"format": "pt", "config": config})
+        content = safetensors.torch.save(plain, {"format": "pt", "config": config, "meta": json.dumps(meta)})
         save_atomically(lambda file: file.write(content), path)
     else:
-        save_atomically(lambda file: torch.save({"model": plain, "config": config}, file), path)
+        save_atomically(lambda file: torch.save({"model": plain, "config": config, "meta": meta}, file), path)
     return path
 
 
 def read_config(path: Path) -> str:
     """Returns the YAML that ``save_weights`` put beside the weights, or "" where a file has none."""
+    return str(_content(path).get("config", ""))
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """Returns what stands as ``meta`` beside the weights, or {} where a file has none."""
+    meta = _content(path).get("meta", {})
+    meta = json.loads(meta) if isinstance(meta, str) else meta
+    return meta if isinstance(meta, dict) else {}
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """Returns a file's content without the values of tensors; of safetensors what stands beside them."""
     if path.suffix == ".safetensors":
         with safetensors.safe_open(path, "pt") as file:
-            return (file.metadata() or {}).get("config", "")
-    with contextlib.suppress(
-        pickle.UnpicklingError
-    ):  # a file of others, with more in it than tensors: it has none of ours
+            return file.metadata() or {}
+    with contextlib.suppress(pickle.UnpicklingError):  # a file of others, with more in it than tensors: none of ours
         content = torch.load(path, map_location="meta", weights_only=True)
-        return str(content.get("config", "")) if isinstance(content, dict) else ""
-    return ""
+        return content if isinstance(content, dict) else {}
+    return {}

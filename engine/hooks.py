@@ -181,7 +181,7 @@ class CheckpointHook(Hook):
         value = (metrics or {}).get(self.best or "")
         if value is not None and value > self.best_value and is_main_process():
             self.best_value = value
-            save_weights(runner.bare_model.state_dict(), Path(runner.work_dir) / "best.pth")
+            save_weights(runner.bare_model.state_dict(), Path(runner.work_dir) / "best.pth", meta=runner.model_meta)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         checkpoint["meta"]["best_value"] = self.best_value

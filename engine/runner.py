@@ -93,6 +93,12 @@ class Runner(mmengine.runner.Runner):
         """The model without its wrapper for many processes."""
         return self.model.module if is_model_wrapper(self.model) else self.model
 
+    @property
+    def model_meta(self) -> dict[str, Any]:
+        """What the weights' files say of the model: its ``dataset_meta``, which names its classes, where it has one."""
+        known = getattr(self.bare_model, "dataset_meta", None)
+        return {"dataset_meta": known} if known else {}
+
     def running_statistics(self) -> list[torch.Tensor]:
         """Returns the means and variances that the model's batch norms keep."""
         norms = [module for module in self.bare_model.modules() if isinstance(module, _BatchNorm)]
@@ -110,7 +116,7 @@ class Runner(mmengine.runner.Runner):
         content = {
             "state_dict": {name: tensor.detach().cpu() for name, tensor in self.bare_model.state_dict().items()},
             "optimizer": self.optim_wrapper.state_dict(),
-            "meta": {"step": step, "seed": self._seed},
+            "meta": {"step": step, "seed": self._seed, **self.model_meta},
         }
         if self.average:
             content["average"] = self.average.state_dict()

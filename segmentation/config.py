@@ -13,7 +13,12 @@ class ModelOptions:
 
     size: str = option("base", "encoder", ("tiny", "small", "base", "large", "huge"))
     init: str = option("", "pretrained encoder weights (.pth or .safetensors); empty trains from scratch")
-    drop_path: float = option(0.2, "rate of dropped residual paths, rising linearly over the blocks to this")
+    drop_path: float = option(
+        0.2, "rate of dropped residual paths, rising linearly over the blocks to this", low=0, high=0.99
+    )
+    downsample: str = option(
+        "conv", "E4 from E3 by a strided convolution, which learns, or by 2x2 max-pooling", ("conv", "max_pool")
+    )
     decode_channels: int = option(768, "channels of UPerNet; cost grows with their square, 64 to 128 suit a laptop")
     pool_scales: List[int] = option(  # noqa: UP006
         lambda: [1, 2, 3, 6], "grids that the pyramid pooling averages over"
@@ -62,9 +67,15 @@ class InferenceOptions:
     mode: str = option(
         "slide", "the whole picture at once, or overlapping windows whose scores are averaged", ("whole", "slide")
     )
-    crop: int = option(512, "side of a window, in pixels")
-    stride: int = option(341, "step between windows, in pixels")
-    window_batch: int = option(4, "windows computed at a time")
+    crop: int = option(512, "side of a window, in pixels", low=1)
+    stride: int = option(341, "step between windows, in pixels", low=1)
+    window_batch: int = option(4, "windows computed at a time", low=1)
+    scales: List[float] = option(  # noqa: UP006
+        lambda: [1.0],
+        "sizes of the picture, as factors of data.scale, whose class probabilities are averaged; published multi-scale "
+        "results take [0.5, 0.75, 1.0, 1.25, 1.5, 1.75] and flip",
+    )
+    flip: bool = option(False, "average in the mirrored picture's probabilities, too")
 
 
 def _optim() -> OptimOptions:

@@ -16,26 +16,22 @@ from convmae.segmentation.mmseg_parts import (
     RandomCrop,
     RandomFlip,
     RandomResize,
-    Resize,
 )
 
 
 class SegmentationDataset(Dataset[dict[str, Any]]):
     """Map-style data: ``inputs`` uint8 [3, H, W] in RGB and ``data_samples`` with ``gt_sem_seg`` int64 [1, H, W].
 
-    In training both are a crop of at most ``options.crop`` pixels a side, drawn from the global generators. In validation
-    the picture is resized to ``options.scale`` and the label map keeps the file's size. Raises UserError, naming the
-    file, where a picture or label map turns out to be broken.
+    In training both are a crop of at most ``options.crop`` pixels a side, drawn from the global generators; in validation
+    they are as the files are. Raises UserError, naming the file, where a picture or label map turns out to be broken.
     """
 
     def __init__(self, pairs: list[Pair], classes: list[str], options: SegmentationDataOptions, train: bool) -> None:
         self.pairs = pairs
         self.classes = classes
         self.options = options
-        self.train = train
         self.metainfo = {"classes": classes}  # mmengine hands it to the metrics
         self._transforms = _training_transforms(options) if train else []
-        self._resize = Resize(scale=_scale(options), keep_ratio=True)
         self._pack = PackSegInputs()
 
     def __len__(self) -> int:
@@ -48,7 +44,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         pair = self.pairs[index]
         # Hue and saturation are distorted alike whether the channels are RGB or BGR, so mmseg's transforms serve RGB.
-        image = np.asarray(read_image(pair.image))
+        image = np.array(read_image(pair.image))
         label = read_label(pair.label, len(self.classes), self.options.reduce_zero_label)
         if label.shape != image.shape[:2]:
             raise UserError(f"{pair.label} is {label.shape} pixels (rows, columns); its picture is {image.shape[:2]}.")
@@ -58,14 +54,11 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
             "seg_map_path": str(pair.label),
             "img_shape": image.shape[:2],
             "ori_shape": image.shape[:2],
+            "gt_seg_map": label,
+            "seg_fields": ["gt_seg_map"],
         }
-        if self.train:
-            results.update(gt_seg_map=label, seg_fields=["gt_seg_map"])
-            for transform in self._transforms:
-                results = transform(results)
-        else:
-            results = self._resize({**results, "seg_fields": []})
-            results["gt_seg_map"] = label
+        for transform in self._transforms:
+            results = transform(results)
         return self._pack(results)
 
 
@@ -73,7 +66,7 @@ def _training_transforms(options: SegmentationDataOptions) -> list[Any]:
     """mmseg's transforms draw from numpy's global generator, which the engine seeds for each sample."""
     low, high = _numbers(options.ratio_range, "ratio_range", 2)
     transforms: list[Any] = [
-        RandomResize(scale=_scale(options), ratio_range=(low, high), resize_type="Resize", keep_ratio=True),
+        RandomResize(scale=picture_scale(options), ratio_range=(low, high), resize_type="Resize", keep_ratio=True),
         RandomCrop(crop_size=(options.crop, options.crop), cat_max_ratio=options.cat_max_ratio, ignore_index=IGNORE),
         RandomFlip(prob=options.flip),
     ]
@@ -82,7 +75,8 @@ def _training_transforms(options: SegmentationDataOptions) -> list[Any]:
     return transforms
 
 
-def _scale(options: SegmentationDataOptions) -> tuple[int, int]:
+def picture_scale(options: SegmentationDataOptions) -> tuple[int, int]:
+    """Returns the long and the short side that pictures are resized to fit in. Raises UserError unless there are two."""
     long, short = _numbers(options.scale, "scale", 2)
     return int(long), int(short)
 

@@ -9,26 +9,30 @@ import warnings
 
 with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
     warnings.simplefilter("ignore")
+    from mmcv.image.geometric import rescale_size
     from mmcv.transforms import RandomFlip, RandomResize
     from mmseg.datasets import ADE20KDataset
-    from mmseg.datasets.transforms import PackSegInputs, PhotoMetricDistortion, RandomCrop, Resize
+    from mmseg.datasets.transforms import PackSegInputs, PhotoMetricDistortion, RandomCrop
+    from mmseg.evaluation import IoUMetric
     from mmseg.models import FCNHead, SegDataPreProcessor, UPerHead
     from mmseg.models.segmentors import EncoderDecoder
-    from mmseg.registry import MODELS
+    from mmseg.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
     from mmseg.structures import SegDataSample
 
 __all__ = [
     "MODELS",
+    "OPTIM_WRAPPER_CONSTRUCTORS",
     "ADE20KDataset",
     "EncoderDecoder",
     "FCNHead",
+    "IoUMetric",
     "PackSegInputs",
     "PhotoMetricDistortion",
     "RandomCrop",
     "RandomFlip",
     "RandomResize",
-    "Resize",
     "SegDataPreProcessor",
     "SegDataSample",
     "UPerHead",
+    "rescale_size",
 ]

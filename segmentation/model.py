@@ -1,15 +1,14 @@
 """UPerNet with an auxiliary head on ConvViTSeg: mmseg's parts, built from the options."""
 
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from mmengine.config import ConfigDict
 from mmengine.dist import get_world_size
 from mmengine.model import initialize
 from mmengine.registry import DefaultScope
+from mmengine.structures import PixelData
 from torch import nn
 
 from convmae.backbones import Dims
@@ -19,42 +18,38 @@ from convmae.engine.images import IMAGENET_MEAN, IMAGENET_STD
 from convmae.engine.precision import resolve_device
 from convmae.segmentation import backbone as _registers_backbone  # noqa: F401
 from convmae.segmentation.config import ModelOptions, SegmentationConfig
+from convmae.segmentation.data import picture_scale
+from convmae.segmentation.inference import label, slide
 from convmae.segmentation.layout import IGNORE
-from convmae.segmentation.mmseg_parts import MODELS, EncoderDecoder, SegDataPreProcessor
+from convmae.segmentation.mmseg_parts import MODELS, EncoderDecoder, SegDataPreProcessor, SegDataSample
 
 
 @MODELS.register_module()
 class UPerNet(EncoderDecoder):
-    """mmseg's EncoderDecoder with windows computed in batches, small pictures padded, and label maps as its only output.
+    """mmseg's EncoderDecoder with inference of its own (``segmentation.inference``) and label maps as its only output.
 
     ``forward(inputs [B, 3, H, W], data_samples, mode)`` gives the losses, or samples with ``pred_sem_seg`` [1, H, W].
+    ``test_cfg`` says how a picture is labelled: ``mode``, ``crop_size`` and ``stride`` as in mmseg, and ``window_batch``,
+    ``scale``, ``scales`` and ``flip``.
     """
 
-    def slide_inference(self, inputs: torch.Tensor, batch_img_metas: list[dict]) -> torch.Tensor:
-        """Returns scores [B, N, H, W], averaged where windows overlap; a picture smaller than a window is padded to it."""
-        height, width = inputs.shape[2:]
-        crop, stride = self.test_cfg.crop_size, self.test_cfg.stride
-        # Zero is the mean colour after normalisation, which training crops are padded with too.
-        inputs = F.pad(inputs, (0, max(crop[1] - width, 0), 0, max(crop[0] - height, 0)))
-        rows = _starts(inputs.shape[2], crop[0], stride[0])
-        columns = _starts(inputs.shape[3], crop[1], stride[1])
-        corners = [(top, left) for top in rows for left in columns]
-        scores = inputs.new_zeros((inputs.shape[0], self.out_channels, *inputs.shape[2:]), dtype=torch.float32)
-        times = inputs.new_zeros((1, 1, *inputs.shape[2:]), dtype=torch.float32)
-        metas = [{"img_shape": torch.Size(crop)}]
-        for some in _batches(corners, self.test_cfg.get("window_batch", 1)):
-            windows = [inputs[:, :, top : top + crop[0], left : left + crop[1]] for top, left in some]
-            logits = self.encode_decode(torch.cat(windows), metas).float().split(inputs.shape[0])
-            for (top, left), window_logits in zip(some, logits, strict=True):
-                scores[:, :, top : top + crop[0], left : left + crop[1]] += window_logits
-                times[:, :, top : top + crop[0], left : left + crop[1]] += 1
-        return (scores / times)[:, :, :height, :width]
+    def whole_inference(self, inputs: torch.Tensor, batch_img_metas: list[dict] | None = None) -> torch.Tensor:
+        """Returns scores [B, N, H, W] of whole pictures."""
+        return self.encode_decode(inputs, [{"img_shape": inputs.shape[2:]}])
 
-    def postprocess_result(self, seg_logits: torch.Tensor, data_samples: list | None = None) -> list:
-        """Returns mmseg's samples without their scores, which would take 150 floats a pixel."""
-        samples = super().postprocess_result(seg_logits.float(), data_samples)
-        for sample in samples:
-            del sample.seg_logits
+    def slide_inference(self, inputs: torch.Tensor, batch_img_metas: list[dict] | None = None) -> torch.Tensor:
+        """Returns scores [B, N, H, W] from square windows."""
+        crop, stride = self.test_cfg.crop_size[0], self.test_cfg.stride[0]
+        return slide(self.whole_inference, inputs, crop, stride, self.test_cfg.get("window_batch", 1))
+
+    def predict(self, inputs: torch.Tensor, data_samples: list[SegDataSample] | None = None) -> list[SegDataSample]:
+        """Returns the samples with ``pred_sem_seg``, int64 [1, H, W], of normalised pictures [B, 3, H, W] in their own size."""
+        config = self.test_cfg
+        score = self.slide_inference if config.mode == "slide" else self.whole_inference
+        labels = label(score, inputs, config.get("scale"), config.get("scales", (1.0,)), config.get("flip", False))
+        samples = data_samples or [SegDataSample() for _ in labels]
+        for sample, found in zip(samples, labels, strict=True):
+            sample.pred_sem_seg = PixelData(data=found[None])
         return samples
 
 
@@ -82,6 +77,7 @@ def build_model(config: SegmentationConfig, num_classes: int) -> UPerNet:
                 "img_size": crop,
                 "drop_path_rate": options.drop_path,
                 "checkpoint_activations": config.runtime.checkpoint_activations,
+                "downsample": options.downsample,
             },
             decode_head={
                 "type": "UPerHead",
@@ -105,6 +101,9 @@ def build_model(config: SegmentationConfig, num_classes: int) -> UPerNet:
                 crop_size=(inference.crop, inference.crop),
                 stride=(inference.stride, inference.stride),
                 window_batch=inference.window_batch,
+                scale=picture_scale(config.data),
+                scales=inference.scales,
+                flip=inference.flip,
             ),
             data_preprocessor=SegDataPreProcessor(
                 mean=[255 * mean for mean in IMAGENET_MEAN],
@@ -117,7 +116,7 @@ def build_model(config: SegmentationConfig, num_classes: int) -> UPerNet:
         # Not init_weights(), which prints every tensor's name; the rest is done already.
         initialize(head, head.init_cfg)
         head.dropout = ChannelDropout(options.dropout)
-    if get_world_size() > 1 and resolve_device(config.runtime.device).type == "cuda":
+    if _synced(config):
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model
 
@@ -130,12 +129,19 @@ def check_options(config: SegmentationConfig, training: bool = True) -> None:
             f"inference.stride is {inference.stride} with windows of {inference.crop} pixels; expected 1 to inference.crop, "
             "or pixels between windows would be left out."
         )
-    share = config.data.batch_size // (config.data.accumulate * get_world_size())
-    if training and share < 2 and 1 in config.model.pool_scales and get_world_size() == 1:
+    if not inference.scales or min(inference.scales) <= 0:
+        raise UserError(f"inference.scales is {inference.scales}; expected factors above 0, such as [0.75, 1.0, 1.25].")
+    parts = config.data.accumulate * get_world_size()
+    if training and config.data.batch_size // parts < 2 and 1 in config.model.pool_scales and not _synced(config):
         raise UserError(
-            f"data.batch_size {config.data.batch_size} in {config.data.accumulate} parts leaves one picture a part; expected "
-            "two or more, because UPerNet's 1x1 pooling is batch-normalised. Lower data.accumulate or raise the batch."
+            f"data.batch_size {config.data.batch_size} in {parts} parts leaves one picture a part; expected two or more, as "
+            "UPerNet's 1x1 pooling is batch-normalised. Lower data.accumulate, take fewer processes or raise the batch."
         )
+
+
+def _synced(config: SegmentationConfig) -> bool:
+    """Whether batch norm counts the pictures of all processes: on GPUs; ``SyncBatchNorm`` refuses CPUs."""
+    return get_world_size() > 1 and resolve_device(config.runtime.device).type == "cuda"
 
 
 def _head(options: ModelOptions, channels: int, num_classes: int, weight: float) -> dict[str, Any]:
@@ -148,14 +154,3 @@ def _head(options: ModelOptions, channels: int, num_classes: int, weight: float)
         "ignore_index": IGNORE,
         "loss_decode": {"type": "CrossEntropyLoss", "use_sigmoid": False, "loss_weight": weight},
     }
-
-
-def _starts(length: int, crop: int, stride: int) -> list[int]:
-    """Returns where windows start along a side: every ``stride`` pixels, the last one moved back to the edge."""
-    count = -(-(length - crop) // stride) + 1
-    return [min(number * stride, length - crop) for number in range(count)]
-
-
-def _batches(items: list, size: int) -> Iterator[list]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

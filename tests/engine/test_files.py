@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from convmae.engine.files import read_config, save_atomically, save_weights
+from convmae.engine.files import read_config, read_meta, save_atomically, save_weights
 
 
 def test_a_failed_write_leaves_the_earlier_file_and_nothing_else(tmp_path: Path) -> None:
@@ -24,12 +24,16 @@ def test_a_failed_write_leaves_the_earlier_file_and_nothing_else(tmp_path: Path)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_weights_carry_their_recipe(tmp_path: Path, suffix: str) -> None:
-    path = save_weights({"a": torch.ones(2, 2).t()}, tmp_path / f"w{suffix}", "model: {size: tiny}")
+def test_weights_carry_their_recipe_and_what_else_is_said_of_them(tmp_path: Path, suffix: str) -> None:
+    said = {"dataset_meta": {"classes": ["sky", "road, route"]}}
+    path = save_weights({"a": torch.ones(2, 2).t()}, tmp_path / f"w{suffix}", "model: {size: tiny}", said)
     assert read_config(path) == "model: {size: tiny}"
+    assert read_meta(path) == said
+    assert read_meta(save_weights({"a": torch.ones(1)}, path)) == {}
 
 
 def test_a_file_of_others_has_no_recipe(tmp_path: Path) -> None:
     torch.save({"model": {"a": torch.ones(1)}}, tmp_path / "plain.pth")
     torch.save({"model": {"a": torch.ones(1)}, "args": Path("x")}, tmp_path / "more.pth")
     assert read_config(tmp_path / "plain.pth") == read_config(tmp_path / "more.pth") == ""
+    assert read_meta(tmp_path / "plain.pth") == read_meta(tmp_path / "more.pth") == {}

@@ -81,8 +81,7 @@ def test_the_published_model(fixtures_dir: Path) -> None:
 @torch.no_grad()
 def test_slide_with_one_window_equals_whole(tiny: UPerNet) -> None:
     inputs = images(32, 32, count=2)
-    metas = [{"img_shape": inputs.shape[2:]}] * 2
-    torch.testing.assert_close(tiny.slide_inference(inputs, metas), tiny.whole_inference(inputs, metas))
+    torch.testing.assert_close(tiny.slide_inference(inputs), tiny.whole_inference(inputs))
 
 
 @torch.no_grad()
@@ -91,19 +90,21 @@ def test_slide_equals_mmsegs_and_batching_windows_changes_nothing(tiny: UPerNet,
     inputs = images(*size)
     padded = torch.nn.functional.pad(inputs, (0, max(0, 32 - size[1]), 0, max(0, 32 - size[0])))
     tiny.test_cfg.window_batch = 1
-    single = tiny.slide_inference(inputs, [{}])
+    single = tiny.slide_inference(inputs)
     assert single.shape == (1, 3, *size)
     theirs = EncoderDecoder.slide_inference(tiny, padded, [{}])[:, :, : size[0], : size[1]]
     torch.testing.assert_close(single, theirs, atol=1e-5, rtol=1e-5)
     tiny.test_cfg.window_batch = 3
-    torch.testing.assert_close(tiny.slide_inference(inputs, [{}]), single, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(tiny.slide_inference(inputs), single, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("mode", ["whole", "slide"])
-@pytest.mark.parametrize("size", [(32, 32), (37, 65), (7, 100), (1, 40)])
-def test_any_picture_size(tiny: UPerNet, mode: str, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("size", [(32, 32), (37, 65), (7, 100), (90, 1)])
+def test_any_picture_size_in_any_mode(tiny: UPerNet, mode: str, size: tuple[int, int]) -> None:
     tiny.test_cfg.mode = mode
+    assert labels_of(tiny, images(*size)).shape == (1, 1, *size)
+    tiny.test_cfg.scales, tiny.test_cfg.flip = [0.5, 1.5], True
     assert labels_of(tiny, images(*size)).shape == (1, 1, *size)
 
 
@@ -161,6 +162,11 @@ def test_options_that_leave_pixels_out_or_one_picture_a_part(tiny_config: MakeCo
     config.inference.stride = 33
     with pytest.raises(UserError, match=r"inference\.stride is 33"):
         check_options(config)
+    for scales in ([], [1.0, -0.5]):
+        config = tiny_config()
+        config.inference.scales = scales
+        with pytest.raises(UserError, match=r"inference\.scales is .*factors above 0"):
+            check_options(config, training=False)
     config = tiny_config()
     config.data.accumulate = 2
     with pytest.raises(UserError, match="one picture a part"):

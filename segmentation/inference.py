@@ -1,0 +1,119 @@
+"""From a picture of any size to its label map: in windows or whole, at several sizes and mirrored."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from convmae.segmentation.mmseg_parts import rescale_size
+
+# Normalised pictures [B, 3, H, W] to class scores of the same height and width, [B, N, H, W].
+Score = Callable[[Tensor], Tensor]
+
+_BAND = 2**24  # scores that a band of rows holds at most: 64 MiB
+
+
+def slide(score: Score, pictures: Tensor, crop: int, stride: int, batch: int = 1) -> Tensor:
+    """Returns scores [B, N, H, W], averaged where windows overlap; a picture smaller than a window is padded to it.
+
+    crop, stride: side of a window and step between windows, in pixels; batch: windows of a picture computed at a time.
+    """
+    height, width = pictures.shape[2:]
+    # Zero is the mean colour after normalisation, which training crops are padded with too.
+    pictures = F.pad(pictures, (0, max(crop - width, 0), 0, max(crop - height, 0)))
+    corners = [
+        (top, left)
+        for top in _starts(pictures.shape[2], crop, stride)
+        for left in _starts(pictures.shape[3], crop, stride)
+    ]
+    times = pictures.new_zeros(pictures.shape[2:], dtype=torch.float32)
+    total = None
+    for first in range(0, len(corners), batch):
+        some = corners[first : first + batch]
+        windows = torch.cat([pictures[:, :, top : top + crop, left : left + crop] for top, left in some])
+        found = score(windows).float()
+        if total is None:
+            total = found.new_zeros((len(pictures), found.shape[1], *pictures.shape[2:]))
+        for (top, left), part in zip(some, found.split(len(pictures)), strict=True):
+            total[:, :, top : top + crop, left : left + crop] += part
+            times[top : top + crop, left : left + crop] += 1
+    assert total is not None  # there is a window in any picture
+    return total.div_(times)[:, :, :height, :width]
+
+
+def label(
+    score: Score,
+    pictures: Tensor,
+    scale: Sequence[int] | None = None,
+    factors: Sequence[float] = (1.0,),
+    flip: bool = False,
+) -> Tensor:
+    """Returns the labels of normalised pictures [B, 3, H, W], int64 [B, H, W].
+
+    Each copy of a picture is labelled in its own size, and its scores are resized to the picture's. Those of several copies
+    are averaged as probabilities, as mmseg does.
+
+    Args:
+        score: labels one copy.
+        scale: long and short side that a picture is resized to fit in, as large as it can be; None takes it as it is.
+        factors: of the scale, a copy each.
+        flip: whether each copy is labelled mirrored, too.
+    """
+    size = (pictures.shape[2], pictures.shape[3])
+    views = [(factor, mirrored) for factor in factors for mirrored in (False, True)[: 1 + flip]]
+    labels = pictures.new_empty((len(pictures), *size), dtype=torch.int64)
+    total = None  # the only thing that is kept from one copy to the next
+    for factor, mirrored in views:
+        copy = fit(pictures, scale, factor)
+        scores = score(copy.flip(3)).flip(3) if mirrored else score(copy)
+        if len(views) > 1 and total is None:
+            total = scores.new_zeros((len(pictures), scores.shape[1], *size), dtype=torch.float32)
+        for rows, band in resized_bands(scores, size):
+            if total is None:
+                labels[:, rows] = band.argmax(1)
+            else:
+                total[:, :, rows] += band.float().softmax(1)
+    return labels if total is None else total.argmax(1)
+
+
+def fit(pictures: Tensor, scale: Sequence[int] | None, factor: float = 1.0) -> Tensor:
+    """Returns pictures [B, 3, H, W] as large as they can be within ``factor`` times a long and a short side, in pixels.
+
+    Bilinear without smoothing, as training resizes them.
+    """
+    height, width = pictures.shape[2:]
+    bounds = factor if scale is None else tuple(int(side * factor) for side in scale)
+    width, height = (max(1, side) for side in rescale_size((width, height), bounds))
+    if (height, width) == pictures.shape[2:]:
+        return pictures
+    return F.interpolate(pictures, size=(height, width), mode="bilinear", align_corners=False)
+
+
+def resized_bands(scores: Tensor, size: tuple[int, int]) -> Iterator[tuple[slice, Tensor]]:
+    """Yields scores [B, N, h, w] resized to ``size`` (height, width), bilinear, a band of rows at a time, with its rows.
+
+    All of them would be too many for a large picture: of 150 classes in 12 megapixels 7 GB.
+    """
+    height, width = size
+    given = scores.shape[2]
+    rows = max(1, _BAND // (scores.shape[0] * scores.shape[1] * width))
+    # A row lies between two given ones, at the centre of its pixels.
+    place = ((torch.arange(height, device=scores.device) + 0.5) * (given / height) - 0.5).clamp(min=0)
+    above = place.long().clamp(max=given - 1)
+    below = (above + 1).clamp(max=given - 1)
+    share = (place - above).to(scores.dtype)[:, None]
+    for first in range(0, height, rows):
+        band = slice(first, min(first + rows, height))
+        part = scores[:, :, band]
+        if given != height:
+            part = torch.lerp(scores[:, :, above[band]], scores[:, :, below[band]], share[band])
+        if width != scores.shape[3]:
+            part = F.interpolate(part, size=(part.shape[2], width), mode="bilinear", align_corners=False)
+        yield band, part
+
+
+def _starts(length: int, crop: int, stride: int) -> list[int]:
+    """Returns where windows start along a side: every ``stride`` pixels, the last one moved back to the edge."""
+    count = -(-(length - crop) // stride) + 1
+    return [min(number * stride, length - crop) for number in range(count)]
