@@ -78,6 +78,9 @@ class DetectionDataOptions(DataOptions):
     )
     keep_empty: bool = option(True, "train on pictures without objects too")
     img_size: int = option(1024, "side of the square that pictures are fitted into or cut to, in pixels")
+    padding: str = option(
+        "grey", "colour of the square beyond the picture: mean is ImageNet's, zero once normalised", ("grey", "mean")
+    )
     jitter: List[float] = option(  # noqa: UP006
         lambda: [0.1, 2.0],
         "large-scale jitter: a training picture is fitted into the square times a factor drawn from here",

@@ -1,4 +1,4 @@
-"""Detector files: detectron2's layout of the published detector to this project's and back, with nothing lost unsaid."""
+"""Detector files: detectron2's layout of the published detectors to this project's and back, with nothing lost unsaid."""
 
 from __future__ import annotations
 
@@ -60,15 +60,15 @@ def detector_from_detectron2(
 
 
 def detector_to_detectron2(state: Mapping[str, Tensor], source: str) -> Converted:
-    """Returns the weights of a `MaskRCNN`, as a `DetectionModel`'s file names them, in the published detector's layout.
+    """Returns the weights of a `MaskRCNN`, as a `DetectionModel`'s file names them, in detectron2's layout.
 
     Raises UserError for weights that have no place there.
     """
     names = detectron2_names(state, back=True)
     if strange := [name for name in state if name not in names and name != _CLASSES]:
         raise UserError(
-            f"{source}: {strange[0]} has no counterpart in detectron2's layout of the published detector ({len(strange)} such "
-            "names); expected Mask R-CNN with a feature pyramid network on ConvViTDet."
+            f"{source}: {strange[0]} has no counterpart in detectron2's layout ({len(strange)} such names); expected Mask "
+            "R-CNN on ConvViTDet."
         )
     if lacking := [part for part in ("backbone", "fpn", "rpn", "roi_heads") if not any(_in(part, n) for n in names)]:
         raise UserError(f"{source} is no whole detector: it holds nothing under {', '.join(lacking)}.")

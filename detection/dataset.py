@@ -48,15 +48,15 @@ class TrainSet(Dataset):
         record, options = self.images[index], self.options
         scales = (options.jitter[0], options.jitter[1])
         geometry = large_scale_jitter(record.width, record.height, options.img_size, scales, options.flip)
-        image = geometry.image(_read(self.data, record))
+        image = geometry.image(_read(self.data, record), options.padding)
         return {"image": image, "target": place_objects(geometry, self.data.training_objects(record), self.masks)}
 
 
 class EvalSet(Dataset):
     """uint8 squares [3, size, size] that hold the whole picture, and the way back."""
 
-    def __init__(self, data: CocoData, img_size: int) -> None:
-        self.data, self.img_size = data, img_size
+    def __init__(self, data: CocoData, img_size: int, padding: str = "grey") -> None:
+        self.data, self.img_size, self.padding = data, img_size, padding
 
     def __len__(self) -> int:
         return len(self.data.images)
@@ -65,7 +65,7 @@ class EvalSet(Dataset):
         record = self.data.images[index]
         geometry = fit(record.width, record.height, self.img_size)
         return {
-            "image": geometry.image(_read(self.data, record)),
+            "image": geometry.image(_read(self.data, record), self.padding),
             "sample": Sample(record.id, record.width, record.height, geometry),
         }
 

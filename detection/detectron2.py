@@ -14,7 +14,7 @@ from torch import Tensor
 
 from convmae import backbones
 from convmae.backbones import load_checkpoint
-from convmae.detection.transforms import PADDING
+from convmae.detection.transforms import GREY
 
 FEATURES = ("E1", "E2", "E3", "E4")
 
@@ -62,7 +62,7 @@ class GreyPaddedRCNN(GeneralizedRCNN):
         images = ImageList.from_tensors(
             [found["image"].to(self.device).float() for found in batched_inputs],
             self.backbone.size_divisibility,
-            pad_value=PADDING,
+            pad_value=GREY,
             padding_constraints=self.backbone.padding_constraints,
         )
         return ImageList((images.tensor - self.pixel_mean) / self.pixel_std, images.image_sizes)

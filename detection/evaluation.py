@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from faster_coco_eval import COCO, COCOeval_faster
-from mmengine.dist import get_world_size
 from numpy.typing import NDArray
 from pycocotools import mask as mask_api
 
@@ -64,21 +63,10 @@ class CocoMetric(PictureMetric):
         self.data, self.kinds = data, ("bbox", "segm") if masks else ("bbox",)
         self.details: dict[str, Details] = {}
         self.predictions: list[dict[str, Any]] = []
-        self.speed: float | None = None  # pictures a second over all processes, None for a single batch
         self.scoring = 0.0  # seconds from detections to numbers
-        self._ends: list[tuple[float, int]] = []
 
-    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
-        self.results.extend(data_samples)
-        self._ends.append((time.perf_counter(), len(data_samples)))
-
-    def evaluate(self, size: int) -> dict[str, float]:
-        # The first batch pays for starting up, so that time counts from its end.
-        (first, _), (last, _) = self._ends[0], self._ends[-1]
-        pictures = sum(count for _, count in self._ends[1:])
-        self.speed = get_world_size() * pictures / (last - first) if pictures else None
-        self._ends.clear()
-        return super().evaluate(size)
+    def measure(self, sample: Any) -> Any:
+        return sample
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         started = time.perf_counter()

@@ -34,7 +34,7 @@ class Predictor:
         """Raises UserError for weights that don't fill the model or don't name their classes."""
         self.device = resolve_device(config.runtime.device)
         self.dtype = resolve_precision(config.runtime.precision, self.device)
-        self.size = config.data.img_size
+        self.size, self.padding = config.data.img_size, config.data.padding
         self.model = DetectionModel(config, read_classes(checkpoint))
         load_detector(self.model, checkpoint)
         self.model.eval().to(self.device)
@@ -49,7 +49,7 @@ class Predictor:
         """Returns the detections of an RGB picture as ``DetectionModel`` does, in its own pixels."""
         geometry = fit(image.width, image.height, self.size)
         sample = Sample(image_id, image.width, image.height, geometry)
-        square = geometry.image(image)[None].to(self.device)
+        square = geometry.image(image, self.padding)[None].to(self.device)
         with autocast(self.device, self.dtype):
             (found,) = self.model(square, samples=[sample], mode="predict")
         return found

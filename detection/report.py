@@ -14,7 +14,7 @@ from convmae.detection.evaluation import SIZES, STANDARD, CocoMetric, Details, w
 from convmae.detection.pictures import Rated, draw, rate
 from convmae.engine.config import to_yaml
 from convmae.engine.log import duration
-from convmae.engine.memory import peak_bytes
+from convmae.engine.memory import describe_peak
 from convmae.engine.plots import curves, lines, matrix
 from convmae.engine.precision import resolve_device
 from convmae.engine.report import Number, Page, Picture, environment, read_scalars, write_metrics
@@ -188,12 +188,9 @@ def _picture(data: CocoData, one: Rated) -> Picture:
 
 
 def _cost(metric: CocoMetric, config: DetectionConfig) -> dict[str, str]:
-    device = resolve_device(config.runtime.device)
-    pace = f"{metric.speed:.3g} pictures a second, " if metric.speed else ""
-    whose = "of PyTorch on the GPU" if device.type == "cuda" else "of the whole process"
     return {
-        "evaluation": f"{pace}then {duration(metric.scoring)} for COCO's numbers",
-        "peak memory": f"{peak_bytes(device) / 1e9:.2f} GB, {whose}",
+        "evaluation": f"{metric.pace()}, then {duration(metric.scoring)} for COCO's numbers",
+        "peak memory": describe_peak(resolve_device(config.runtime.device)),
     }
 
 

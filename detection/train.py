@@ -8,6 +8,7 @@ from pathlib import Path
 from mmengine.dist import is_main_process
 
 from convmae.detection.check import check_options, check_pictures
+from convmae.detection.coco import CocoData
 from convmae.detection.config import DetectionConfig
 from convmae.detection.dataset import (
     EvalSet,
@@ -40,7 +41,7 @@ def train(config: DetectionConfig, work_dir: Path, resume: bool) -> Page | None:
     check_options(config)
     masks = config.model.masks
     train_data, val_data = read_splits(config.data, masks)
-    train_set, val_set = TrainSet(train_data, config.data, masks), EvalSet(val_data, config.data.img_size)
+    train_set, val_set = TrainSet(train_data, config.data, masks), _eval_set(val_data, config)
     seed_all(config.runtime.seed, INIT)
     model = DetectionModel(config, train_data.categories)
     if config.model.init:
@@ -82,7 +83,7 @@ def test(config: DetectionConfig, checkpoint: Path, work_dir: Path) -> dict[str,
     check_pictures(data, config.data.check_pictures)
     model = DetectionModel(config, data.categories)
     load_detector(model, checkpoint)
-    metric, val_set = CocoMetric(data, config.model.masks), EvalSet(data, config.data.img_size)
+    metric, val_set = CocoMetric(data, config.model.masks), _eval_set(data, config)
     evaluate(model, val_set, metrics=[metric], config=config, work_dir=work_dir, collate=collate_test)
     if is_main_process():
         seconds = time.perf_counter() - started
@@ -90,6 +91,10 @@ def test(config: DetectionConfig, checkpoint: Path, work_dir: Path) -> dict[str,
         _, files = write_report(metric, config, {"validation": data}, work_dir, seconds, checkpoint)
         log_done(_headline(metric), files, seconds)
     return metric.numbers
+
+
+def _eval_set(data: CocoData, config: DetectionConfig) -> EvalSet:
+    return EvalSet(data, config.data.img_size, config.data.padding)
 
 
 def _headline(metric: CocoMetric) -> dict[str, float]:

@@ -14,9 +14,12 @@ from pycocotools import mask as mask_api
 from torch import Tensor
 
 from convmae.detection.records import ObjectRecord, Segmentation
-from convmae.engine.images import to_tensor
+from convmae.engine.images import IMAGENET_MEAN, to_tensor
 
-PADDING = 128  # grey, before normalisation, as the published detector was trained
+GREY = 128
+# Colours beyond the picture. The published detector was trained with grey, before normalisation; its ViTDet port with zeros
+# after it, which is the mean colour but for rounding (0.01 of a deviation at most).
+PADDINGS = {"grey": (GREY,) * 3, "mean": tuple(round(255 * mean) for mean in IMAGENET_MEAN)}
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,8 @@ class Geometry:
         """Height and width of the part of the square that the picture covers."""
         return min(self.size, self.height - self.top), min(self.size, self.width - self.left)
 
-    def image(self, image: Image.Image) -> Tensor:
-        """Returns the picture as uint8 [3, size, size]."""
+    def image(self, image: Image.Image, padding: str = "grey") -> Tensor:
+        """Returns the picture as uint8 [3, size, size], padded with a colour of ``PADDINGS``."""
         if self.flip:
             image = ImageOps.mirror(image)
         (scale_x, scale_y), (height, width) = self.scale, self.content
@@ -56,7 +59,7 @@ class Geometry:
             min((self.top + height) / scale_y, image.height),
         )
         pixels = to_tensor(image.resize((width, height), Image.Resampling.BILINEAR, box=corners))
-        square = torch.full((3, self.size, self.size), PADDING, dtype=torch.uint8)
+        square = torch.tensor(PADDINGS[padding], dtype=torch.uint8)[:, None, None].repeat(1, self.size, self.size)
         square[:, :height, :width] = pixels
         return square
 

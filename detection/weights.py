@@ -1,4 +1,4 @@
-"""Weights into a detector: our own runs, encoders alone, and detectron2's layout of the published detector."""
+"""Weights into a detector: our own runs, encoders alone, and detectron2's layout of the published detectors."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from convmae.engine.log import log
 from convmae.engine.weights import check_filled
 
 # Modules by detectron2's names and by ours: what both directions follow. `n` counts from 0, `one` from 1 and `level` from
-# 2, as p2 does; for `conv` and `linear` see `detectron2_names`. Values need no change: classes, background and box deltas
-# stand in the same order in both.
+# 2, as p2 does; for `trunk`, `conv` and `linear` see `detectron2_names`. Values need no change: classes, background and box
+# deltas stand in the same order in both.
 _MODULES = (
-    ("backbone.bottom_up", "backbone"),
+    ("backbone.{trunk}", "backbone"),
+    ("backbone.simfp_{level}", "fpn.simfp_{level}"),
     ("backbone.fpn_lateral{level}.norm", "fpn.inner_blocks.{n}.1"),
     ("backbone.fpn_lateral{level}", "fpn.inner_blocks.{n}.0"),
     ("backbone.fpn_output{level}.norm", "fpn.layer_blocks.{n}.1"),
@@ -43,14 +44,17 @@ _DEEPEST = 32  # modules in a row, more than any head has
 def detectron2_names(names: Iterable[str], back: bool = False) -> dict[str, str]:
     """Returns our name for each of detectron2's that has one, or with ``back`` detectron2's for each of ours."""
     names = list(names)
+    simple = any(re.match(r"(backbone|fpn)\.simfp_", name) for name in names)
     rpn_convs = _count(names, r"proposal_generator\.rpn_head\.conv\.conv\d+|rpn\.head\.conv\.\d+")
     box_convs = _count(names, r"roi_heads\.box_head\.(?:conv\d+|\d+\.0\.)")
     modules = {}
     for n in range(_DEEPEST):
-        # detectron2 numbers the convolutions of the proposals if there are several. In our box head a Flatten comes after
-        # the convolutions, and an activation after each linear layer.
+        # detectron2's simple pyramid has the encoder as its `net`, the other one as its `bottom_up`. The convolutions of the
+        # proposals are numbered if there are several. In our box head a Flatten comes after the convolutions, and an
+        # activation after each linear layer.
         conv = f".conv{n}" if n or rpn_convs > 1 else ""
-        places = {"n": n, "one": n + 1, "level": n + 2, "conv": conv, "linear": box_convs + 1 + 2 * n}
+        places = {"trunk": "net" if simple else "bottom_up", "n": n, "one": n + 1, "level": n + 2, "conv": conv}
+        places["linear"] = box_convs + 1 + 2 * n
         pairs = [(theirs.format(**places), ours.format(**places)) for theirs, ours in _MODULES]
         modules.update({ours: theirs for theirs, ours in pairs} if back else dict(pairs))
     found = {}
@@ -63,7 +67,7 @@ def detectron2_names(names: Iterable[str], back: bool = False) -> dict[str, str]
 
 
 def from_detectron2(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns weights of the published detector (detectron2's names) under this project's names; others are left out."""
+    """Returns weights of a published detector (detectron2's names) under this project's names; others are left out."""
     return {ours: state[theirs] for theirs, ours in detectron2_names(state).items()}
 
 

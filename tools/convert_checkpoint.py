@@ -28,13 +28,15 @@ from convmae.engine.errors import UserError
 from convmae.engine.files import save_weights
 
 PUBLISHED = "mask_rcnn_convmae_w16_25e.yaml"  # the recipe that the public detection weights are of
+PORT = "mask_rcnn_convmae_simple_25e.yaml"  # and those of the public ViTDet port
 SUFFIXES = (".pth", ".pt", ".safetensors")
 
 
 def to_convmae(state: dict[str, Tensor], source: str, args: argparse.Namespace) -> tuple[Converted, str, str]:
     """Converts a detectron2 detector; returns it, its recipe as YAML, and the command that evaluates it."""
-    config = load_config(DetectionConfig, args.config or PUBLISHED, args.cfg_options)
-    command = ["python", "tools/test_det.py", str(args.output), "--config", args.config or PUBLISHED]
+    recipe = args.config or (PORT if any(name.startswith("backbone.net.") for name in state) else PUBLISHED)
+    config = load_config(DetectionConfig, recipe, args.cfg_options)
+    command = ["python", "tools/test_det.py", str(args.output), "--config", recipe]
     if args.cfg_options:
         command += ["--cfg-options", *args.cfg_options]
     converted = detector_from_detectron2(state, source, config, args.annotations)
@@ -154,7 +156,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--annotations", type=Path, help="COCO JSON file with the classes of a detector (default: COCO's own 80)"
     )
-    parser.add_argument("--config", help=f"the recipe of the weights, for --to convmae (default {PUBLISHED})")
+    parser.add_argument(
+        "--config", help=f"the recipe of the weights, for --to convmae (default {PUBLISHED}, or {PORT})"
+    )
     add_overrides(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it is there")
     args = parser.parse_args(argv)

@@ -16,6 +16,7 @@ from convmae.detection.convert import (
     detector_to_detectron2,
     relative_position_index,
 )
+from convmae.detection.model import DetectionModel
 from convmae.engine.config import load_config
 from convmae.engine.errors import UserError
 
@@ -45,6 +46,36 @@ def test_a_published_file_comes_back_whole(published: dict[str, Tensor]) -> None
     for name, value in published.items():
         assert back.state[name].dtype == value.dtype, name
         assert torch.equal(back.state[name], value), name
+
+
+def test_a_file_of_the_vitdet_port_comes_back_whole() -> None:
+    config = load_config(
+        DetectionConfig, "mask_rcnn_convmae_simple_25e.yaml", ["model.size=tiny", "model.global_blocks=[1,4]"]
+    )
+    with torch.device("meta"):
+        model = DetectionModel(config, coco_classes()).model
+    ours = {
+        name: torch.tensor(1.0 + number).expand(value.shape)
+        for number, (name, value) in enumerate(model.state_dict().items())
+    }
+    port = detector_to_detectron2(ours, "a.pth").state
+    # Names of the port's SimpleFeaturePyramid: the encoder as `net`, each level a sequence of layers with their norms.
+    assert {name.split(".")[1] for name in port if name.startswith("backbone.")} == {
+        "net",
+        *(f"simfp_{n}" for n in range(2, 6)),
+    }
+    assert {name for name in port if name.startswith("backbone.simfp_2.")} == {
+        f"backbone.simfp_2.{name}"
+        for name in (
+            "0.weight", "0.bias", "1.weight", "1.bias", "3.weight", "3.bias",
+            "4.weight", "4.norm.weight", "4.norm.bias", "5.weight", "5.norm.weight", "5.norm.bias",
+        )
+    }  # fmt: skip
+    assert {"backbone.net.blocks3.0.attn.rel_pos_h", "backbone.net.pos_embed"} <= port.keys()
+    back = detector_from_detectron2(port, "b.pth", config)
+    assert not any(back.left.values())
+    for name, value in ours.items():
+        assert torch.equal(back.state[f"model.{name}"], value), name
 
 
 def test_what_is_not_carried_is_named(published: dict[str, Tensor]) -> None:

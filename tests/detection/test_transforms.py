@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from convmae.detection.records import ObjectRecord, Segmentation
-from convmae.detection.transforms import PADDING, Geometry, fit, large_scale_jitter, place_objects
+from convmae.detection.transforms import GREY, Geometry, fit, large_scale_jitter, place_objects
+from convmae.engine.images import normalize
 
 WIDTH, HEIGHT, SIZE = 120, 90, 96
 BOX = (30, 20, 81, 70)
@@ -62,8 +63,14 @@ def test_the_square_is_padded_with_grey_and_covers_the_whole_picture_in_testing(
     square = geometry.image(picture())
     assert (geometry.height, geometry.width) == geometry.content == (45, 60)
     assert square.shape == (3, 60, 60)
-    assert (square[:, 45:] == PADDING).all()
-    assert not (square[:, :45] == PADDING).all(dim=0).all(dim=1).any()
+    assert (square[:, 45:] == GREY).all()
+    assert not (square[:, :45] == GREY).all(dim=0).all(dim=1).any()
+
+
+def test_the_mean_colour_is_zero_once_normalised() -> None:
+    square = fit(WIDTH, HEIGHT, 60).image(picture(), "mean")
+    assert normalize(square[None])[0, :, 45:].abs().max() < 0.01
+    assert torch.equal(square[:, :45], fit(WIDTH, HEIGHT, 60).image(picture())[:, :45])
 
 
 def test_boxes_go_to_the_square_and_back() -> None:
