@@ -2,6 +2,7 @@
 
 python tools/benchmark.py pretrain --threads 2 --output pretrain.json
 python tools/benchmark.py detection --threads 2 --output detection.json
+python tools/benchmark.py segmentation --threads 2 --output segmentation.json
 python tools/benchmark.py views path/to/pictures --threads 1
 python tools/benchmark.py loading path/to/pictures --workers 2
 python tools/benchmark.py evaluation --pictures 2000
@@ -25,12 +26,20 @@ import torch
 
 from convmae.engine.cli import run_tool
 from convmae.engine.errors import UserError
-from convmae.tools import bench_detection, bench_evaluation, bench_loading, bench_pretrain, bench_views
+from convmae.tools import (
+    bench_detection,
+    bench_evaluation,
+    bench_loading,
+    bench_pretrain,
+    bench_segmentation,
+    bench_views,
+)
 
 # Each adds its options and returns its rows; those of the same keys make a table.
 COMPARISONS: dict[str, ModuleType] = {
     "pretrain": bench_pretrain,
     "detection": bench_detection,
+    "segmentation": bench_segmentation,
     "evaluation": bench_evaluation,
     "views": bench_views,
     "loading": bench_loading,

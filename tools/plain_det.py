@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from convmae.backbones.convvit import Dims
 from convmae.backbones.position import Grid
 from convmae.backbones.vitdet import spread_blocks
-from convmae.tools.plain_layers import PATCH, PlainEncoder, TransformerBlock
+from convmae.tools.plain_layers import PATCH, PlainEncoder, TransformerBlock, gather_bias, offset_index
 
 
 class PlainDetEncoder(PlainEncoder):
@@ -61,14 +61,11 @@ class IndexedBias(nn.Module):
         super().__init__()
         rows, columns = window
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * rows - 1) * (2 * columns - 1), heads))
-        tokens = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
-        down, right = (tokens[:, None] - tokens[None]).unbind(2)
-        index = (down + rows - 1) * (2 * columns - 1) + right + columns - 1
         self.index: Tensor
-        self.register_buffer("index", index, persistent=False)
+        self.register_buffer("index", offset_index(window), persistent=False)
 
     def forward(self) -> Tensor:
-        return self.relative_position_bias_table[self.index].permute(2, 0, 1).contiguous()
+        return gather_bias(self.relative_position_bias_table, self.index)
 
 
 def in_windows(block: TransformerBlock, x: Tensor, grid: Grid, window: Grid, bias: Tensor) -> Tensor:

@@ -54,6 +54,19 @@ class PlainEncoder(nn.Module):
         return e1, e2, self.patch_embed4(self.patch_embed3(e2).flatten(2).transpose(1, 2)) + self.pos_embed
 
 
+def offset_index(window: Grid) -> Tensor:
+    """Returns where the offset of each query from each key of a window stands in its table, [queries, keys]."""
+    rows, columns = window
+    tokens = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
+    down, right = (tokens[:, None] - tokens[None]).unbind(2)
+    return (down + rows - 1) * (2 * columns - 1) + right + columns - 1
+
+
+def gather_bias(table: Tensor, index: Tensor) -> Tensor:
+    """Returns the biases of all pairs of tokens, [heads, queries, keys], from a table [offsets, heads]."""
+    return table[index].permute(2, 0, 1).contiguous()
+
+
 class ChannelNorm(nn.LayerNorm):
     """LayerNorm over the channels of [B, C, H, W]."""
 
@@ -127,12 +140,12 @@ class Attention(nn.Module):
 class TransformerBlock(nn.Module):
     """Pre-norm block on [B, L, C]."""
 
-    def __init__(self, dim: int, heads: int, mlp_ratio: float) -> None:
+    def __init__(self, dim: int, heads: int, mlp_ratio: float, eps: float = 1e-6) -> None:
         super().__init__()
         hidden = int(dim * mlp_ratio)
-        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
         self.attn = Attention(dim, heads)
-        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
         self.mlp = Mlp(nn.Linear(dim, hidden), nn.Linear(hidden, dim))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -13,8 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from convmae.backbones import ConvViTDet
 from convmae.detection.config import ModelOptions
-from convmae.tools import bench_detection, benchmark
-from convmae.tools.bench_detection import Case, build, layer_shapes, multiply_adds, objects
+from convmae.tools import bench_detection, bench_encoder, benchmark
+from convmae.tools.bench_detection import build, objects
+from convmae.tools.bench_encoder import Case, layer_shapes, multiply_adds
 from convmae.tools.plain_det import PlainDetEncoder
 from convmae.tools.timing import Step
 
@@ -54,7 +55,7 @@ def test_maps_and_gradients_are_the_shipped_ones(height: int, width: int, window
 
 
 def test_multiply_adds_agree_with_pytorchs_counter() -> None:
-    case = Case("tiny", 128, 2, 4, False, torch.device("cpu"))
+    case = Case(build, "tiny", 128, 2, False, torch.device("cpu"), window=4)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         build("plain", case)(case.images())
     wanted = counter.get_total_flops() / 2
@@ -63,12 +64,12 @@ def test_multiply_adds_agree_with_pytorchs_counter() -> None:
 
 
 def test_layers_are_the_encoders() -> None:
-    case = Case("tiny", 128, 2, 4, False, torch.device("cpu"))
+    case = Case(build, "tiny", 128, 2, False, torch.device("cpu"), window=4)
     assert layer_shapes(case) == [(2 * 32 * 32, 64, 256), (2 * 16 * 16, 128, 512), (2 * 8 * 8, 256, 1024)]
 
 
 def test_objects_fill_their_boxes_within_the_picture() -> None:
-    found = objects(Case("tiny", 64, 1, 4, False, torch.device("cpu")))
+    found = objects(Case(build, "tiny", 64, 1, False, torch.device("cpu"), window=4))
     for box, mask in zip(found["boxes"], found["masks"], strict=True):
         rows, columns = torch.where(mask > 0)
         extent = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
@@ -86,7 +87,7 @@ def test_the_comparison_prints_and_writes_three_tables(
         prepare(*args)()  # in this process: quicker than in one of its own
         return 2**20 * len(measured)
 
-    monkeypatch.setattr(bench_detection, "peak_memory", peak_memory)
+    monkeypatch.setattr(bench_encoder, "peak_memory", peak_memory)
     light = partial(ModelOptions, fpn_channels=16, roi_sampled=16, box_convs=[], box_hidden=[16], mask_convs=[16])
     monkeypatch.setattr(bench_detection, "ModelOptions", light)
     options = "detection --size tiny --pixels 64 --window 2 --precision fp32 --growth 32 64 --repeats 1 --threads 1"
@@ -113,4 +114,6 @@ def test_the_comparison_prints_and_writes_three_tables(
 @pytest.mark.parametrize("options", ["--pixels 50", "--growth 0", "--batch 0", "--window 0"])
 def test_sizes_that_do_not_fit_are_refused(options: str, capsys: pytest.CaptureFixture) -> None:
     assert benchmark.main(["detection", *options.split()]) == 2
-    assert "expected sides that are multiples of 16" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert options in message
