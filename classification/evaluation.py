@@ -64,8 +64,8 @@ class ClassificationMetric(PictureMetric):
         self.classes = classes
         self.details: Details | None = None
 
-    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
-        self.results.extend(Prediction(**sample) for sample in data_samples)
+    def measure(self, sample: Any) -> Prediction:
+        return Prediction(**sample)
 
     def compute_metrics(self, results: list[Prediction]) -> dict[str, float]:
         numbers, self.details = score(results, self.classes)

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
-
 from convmae.backbones import SIZES
 from convmae.detection.coco import CocoData, ImageRecord
 from convmae.detection.config import DetectionConfig
-from convmae.detection.entries import Fault
 from convmae.engine.errors import UserError
-from convmae.engine.images import open_image, orientation, read_image, upright_size
+from convmae.engine.faults import Fault, spread
+from convmae.engine.images import Look, look_at
 
-_ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # last bytes of a whole file
 _LEVELS = 5  # p2..p6
-
-
-class Look(NamedTuple):
-    """A picture's mode, as Pillow names it, and whether its EXIF data turns or mirrors it."""
-
-    mode: str
-    turned: bool
 
 
 def check_options(config: DetectionConfig) -> None:
@@ -63,29 +49,15 @@ def check_pictures(data: CocoData, count: int) -> None:
         check_picture(data, record)
 
 
-def spread(images: Sequence[ImageRecord], count: int) -> list[ImageRecord]:
-    """Returns ``count`` pictures spread evenly, or all if there are no more."""
-    chosen = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)
-    return [images[number] for number in chosen.tolist()]
-
-
 def check_picture(data: CocoData, record: ImageRecord) -> Look:
     """Looks at a picture, decoding it only where its last bytes don't say that it is whole; raises Fault as above."""
-    path = data.path(record)
     try:
-        with open_image(path) as image:
-            look, size, ending = (
-                Look(image.mode, orientation(image) != 1),
-                upright_size(image),
-                _ENDINGS.get(image.format or ""),
-            )
-        if ending is None or not _ends_with(path, ending):
-            read_image(path)
+        look = look_at(data.path(record))
     except UserError as error:
         raise Fault(
             "unreadable pictures", f"{error} It is image {record.id} of {data.annotations}.", image=record
         ) from None
-    check_size(size, record, data)
+    check_size(look.size, record, data)
     return look
 
 
@@ -98,10 +70,3 @@ def check_size(size: tuple[int, int], record: ImageRecord, data: CocoData) -> No
             f"{record.width} x {record.height} for image {record.id}; expected the same size.",
             image=record,
         )
-
-
-def _ends_with(path: Path, ending: bytes) -> bool:
-    with path.open("rb") as file:
-        file.seek(0, 2)
-        file.seek(max(0, file.tell() - len(ending)))
-        return file.read() == ending

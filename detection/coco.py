@@ -16,10 +16,11 @@ import numpy as np
 
 from convmae.detection import entries, packed, records
 from convmae.detection.cache import cache_path, load_arrays, save_arrays, stamp
-from convmae.detection.entries import Effect, Fault, Report, missing_segmentation, refuse
+from convmae.detection.entries import missing_segmentation
 from convmae.detection.packed import Columns, PackedObjects
 from convmae.detection.records import Category, ImageRecord, ObjectRecord
 from convmae.engine.errors import UserError
+from convmae.engine.faults import Effect, Fault, Report, refuse
 from convmae.engine.log import process_rank
 from convmae.engine.memory import collector_paused
 

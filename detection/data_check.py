@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from convmae.detection.check import check_picture, spread
+from convmae.detection.check import check_picture
 from convmae.detection.coco import (
     CocoData,
     check_files,
@@ -19,9 +19,9 @@ from convmae.detection.coco import (
 )
 from convmae.detection.config import DetectionConfig
 from convmae.detection.dataset import under_root
-from convmae.detection.entries import Effect, Fault, Report
 from convmae.detection.records import ImageRecord
 from convmae.engine.errors import UserError
+from convmae.engine.faults import Effect, Fault, Report, spread
 
 
 @dataclass
@@ -37,6 +37,10 @@ class SplitCheck:
     faults: list[Fault] = field(default_factory=list)
     good: list[ImageRecord] = field(default_factory=list)
     modes: Counter[str] = field(default_factory=Counter)
+
+    def title(self) -> str:
+        """Returns what the split holds, and where."""
+        return f"{self.data.describe()} ({self.annotations})" if self.data else f"({self.annotations})"
 
 
 def check_data(config: DetectionConfig, count: int = 0) -> list[SplitCheck]:

@@ -14,8 +14,8 @@ from torch.utils.data import Dataset
 from convmae.detection.check import check_pictures, check_size
 from convmae.detection.coco import CocoData, ImageRecord, check_objects, check_same_classes, read_coco
 from convmae.detection.config import DetectionDataOptions
-from convmae.detection.entries import refuse
 from convmae.detection.transforms import Geometry, fit, large_scale_jitter, place_objects
+from convmae.engine.faults import refuse
 from convmae.engine.images import read_image
 from convmae.engine.log import log
 

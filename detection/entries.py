@@ -6,46 +6,18 @@ Training refuses the first fault that stops it; `tools/check_data.py` collects t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from enum import Enum
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
 from pycocotools import mask as mask_api
 
 from convmae.detection.records import Category, ImageRecord, ObjectRecord, Segmentation, mask_area, run_lengths
-from convmae.engine.errors import UserError
+from convmae.engine.faults import Effect, Fault, Report
 
 _LARGEST_ID = 2**63 - 1
 _NUMBERS = {int, float}  # bool is neither
 T = TypeVar("T", Category, ImageRecord)
-
-
-class Effect(Enum):
-    """What a fault does to training."""
-
-    STOPS = "stops training"
-    LEFT_OUT = "object is left out"
-    NOTE = "used as it is"
-
-
-class Fault(UserError):
-    """Something wrong with one entry or picture; ``kind`` names it in tables, the message says file and id."""
-
-    def __init__(
-        self, kind: str, message: str, effect: Effect = Effect.STOPS, image: ImageRecord | None = None
-    ) -> None:
-        super().__init__(message)
-        self.kind, self.effect, self.image = kind, effect, image
-
-
-Report = Callable[[Fault], None]
-
-
-def refuse(fault: Fault) -> None:
-    """Raises a fault that stops training."""
-    if fault.effect is Effect.STOPS:
-        raise fault
 
 
 def read_categories(entries: list[Any], path: Path, report: Report) -> list[Category]:

@@ -21,7 +21,16 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 # What Pillow raises on damaged files, TypeError and struct.error on metadata of the wrong kinds.
 _DAMAGED = (OSError, SyntaxError, ValueError, TypeError, struct.error, Image.DecompressionBombError)
+_ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # last bytes of a whole file
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"}
+
+
+class Look(NamedTuple):
+    """A picture's mode as Pillow names it, its width and height upright, and whether its EXIF data turns or mirrors it."""
+
+    mode: str
+    size: tuple[int, int]
+    turned: bool
 
 
 class Box(NamedTuple):
@@ -59,6 +68,15 @@ def read_image(path: str | Path) -> Image.Image:
     """Returns a picture as RGB, turned as its EXIF data says. Raises UserError naming a file that is none, or is cut off."""
     with open_image(path) as image:
         return _upright_rgb(image)
+
+
+def look_at(path: str | Path) -> Look:
+    """Looks at a picture, decoding it only where its last bytes don't say that it is whole; raises as `read_image` does."""
+    with open_image(path) as image:
+        look, ending = Look(image.mode, upright_size(image), orientation(image) != 1), _ENDINGS.get(image.format or "")
+    if ending is None or not _ends_with(Path(path), ending):
+        read_image(path)
+    return look
 
 
 def read_crop(path: str | Path, choose: Callable[[int, int], Box], size: int) -> tuple[Image.Image, Box]:
@@ -118,6 +136,13 @@ def normalize(images: torch.Tensor) -> torch.Tensor:
     mean = images.new_tensor(IMAGENET_MEAN, dtype=torch.float32).view(-1, 1, 1) * 255
     std = images.new_tensor(IMAGENET_STD, dtype=torch.float32).view(-1, 1, 1) * 255
     return (images.float() - mean) / std
+
+
+def _ends_with(path: Path, ending: bytes) -> bool:
+    with path.open("rb") as file:
+        file.seek(0, 2)
+        file.seek(max(0, file.tell() - len(ending)))
+        return file.read() == ending
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:

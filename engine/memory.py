@@ -23,6 +23,12 @@ def peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
+def describe_peak(device: torch.device) -> str:
+    """Returns the peak as a report says it."""
+    whose = "of PyTorch on the GPU" if device.type == "cuda" else "of the whole process"
+    return f"{peak_bytes(device) / 1e9:.2f} GB, {whose}"
+
+
 @contextmanager
 def collector_paused() -> Iterator[None]:
     """Holds back the search for cycles, which would pass through millions of new objects again and again as they are made."""

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from mmengine.dist import is_main_process
+import time
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from mmengine.dist import get_world_size, is_main_process
 from mmengine.evaluator import BaseMetric
 
 from convmae.engine.processes import gather_samples, tell_all
@@ -11,15 +16,36 @@ from convmae.engine.processes import gather_samples, tell_all
 class PictureMetric(BaseMetric):
     """A metric from one result a picture: over several processes each counts once, and all of them learn the numbers.
 
-    A task gives ``process``, which appends to ``results``, and ``compute_metrics``, which runs on the first process.
+    A task gives ``measure``, from a sample to its result, and ``compute_metrics``, which runs on the first process.
     """
 
     default_prefix = ""  # metrics are called mIoU, not prefix/mIoU
-    numbers: dict[str, float] = {}  # noqa: RUF012  (of the last evaluation)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers: dict[str, float] = {}  # of the last evaluation
+        self.speed: float | None = None  # pictures a second over all processes, None for a single batch
+        self._ends: list[tuple[float, int]] = []
+
+    @abstractmethod
+    def measure(self, sample: Any) -> Any:
+        """Returns what counts of one picture."""
+
+    def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
+        self.results.extend(map(self.measure, data_samples))
+        self._ends.append((time.perf_counter(), len(data_samples)))
 
     def evaluate(self, size: int) -> dict[str, float]:
         """Returns the numbers of ``size`` pictures and forgets their results."""
+        # The first batch pays for starting up, so that time counts from its end.
+        timed = sum(count for _, count in self._ends[1:])
+        self.speed = get_world_size() * timed / (self._ends[-1][0] - self._ends[0][0]) if timed else None
+        self._ends.clear()
         results = gather_samples(self.results, size)
         self.results.clear()
         self.numbers = tell_all(self.compute_metrics(results) if is_main_process() else None)
         return self.numbers
+
+    def pace(self) -> str:
+        """Returns the speed as a report says it."""
+        return f"{self.speed:.3g} pictures a second" if self.speed else "a single batch"

@@ -1,123 +1,154 @@
-"""Looks at every picture and label map before training starts, so that a bad file stops the run at once and by name."""
+"""What a split holds and what is wrong with it, found by looking at every picture and label map."""
 
+from __future__ import annotations
+
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
+from tqdm import tqdm
 
 from convmae.engine.errors import UserError
-from convmae.engine.images import read_image
-from convmae.segmentation.layout import IGNORE, Pair, label_header, read_label
-
-_EXIF_ORIENTATION = 0x0112
-_ENDINGS = {".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9", ".png": b"\xaeB`\x82"}  # last bytes of a whole file
+from convmae.engine.faults import Effect, Fault, spread
+from convmae.engine.images import Look, look_at, read_image
+from convmae.segmentation.config import SegmentationDataOptions
+from convmae.segmentation.layout import (
+    IGNORE,
+    Pair,
+    check_mode,
+    check_size,
+    find_pairs,
+    folders,
+    read_label,
+    unreadable_label,
+)
 
 
 @dataclass
 class Found:
-    """What a split holds. Pixel counts are of the decoded pairs only."""
+    """What a split holds. Counts are of the pairs that are ``good``: looked at and in order; pixels of the decoded ones."""
 
     name: str
-    pairs: list[Pair]
-    smallest: tuple[int, int] = (0, 0)  # width, height of the picture with the fewest pixels
-    largest: tuple[int, int] = (0, 0)
+    images: Path  # the folders
+    labels: Path
+    pairs: list[Pair] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    good: list[Pair] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)  # width, height
+    modes: Counter[str] = field(default_factory=Counter)  # Pillow's names
+    label_modes: Counter[str] = field(default_factory=Counter)
     decoded: int = 0
-    pixels: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # [num_classes]
-    pictures: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # [num_classes], pictures with it
-    ignored: int = 0
-    problems: list[str] = field(default_factory=list)
+    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))  # [num_classes]
+    pictures: NDArray[np.int64] = field(
+        default_factory=lambda: np.zeros(0, np.int64)
+    )  # [num_classes], pictures with it
+    ignored: int = 0  # pixels
 
     def describe(self) -> str:
         """Returns one line for the log and the report."""
-        sizes = f"{self.smallest[0]} x {self.smallest[1]}"
-        if self.largest != self.smallest:
-            sizes += f" to {self.largest[0]} x {self.largest[1]}"
-        total = int(self.pixels.sum()) + self.ignored
+        ordered = sorted(self.sizes, key=lambda size: size[0] * size[1])
+        sizes = " to ".join(f"{width} x {height}" for width, height in dict.fromkeys([*ordered[:1], *ordered[-1:]]))
         part = "all decoded" if self.decoded == len(self.pairs) else f"{self.decoded} decoded"
         return (
-            f"{len(self.pairs)} pictures with label maps ({part}), {sizes} pixels, {int((self.pixels > 0).sum())} of "
-            f"{len(self.pixels)} classes occur, {100 * self.ignored / max(total, 1):.1f} % of pixels ignored"
+            f"{len(self.pairs)} pictures with label maps ({part}), {sizes or 'no'} pixels, {(self.pixels > 0).sum()} of "
+            f"{len(self.pixels)} classes occur, {100 * self.ignored_share():.1f} % of pixels ignored"
         )
 
-    def raise_problems(self) -> None:
-        """Raises UserError with the first three problems, if there are any."""
-        if self.problems:
-            more = f"\n(and {len(self.problems) - 3} more problems)" if len(self.problems) > 3 else ""
-            raise UserError("\n".join(self.problems[:3]) + more)
+    def title(self) -> str:
+        """Returns what the split holds, and where."""
+        return f"{self.describe()} ({self.images}, {self.labels})"
+
+    def ignored_share(self) -> float:
+        """Returns the share of the decoded pixels that are ignored."""
+        return self.ignored / max(int(self.pixels.sum()) + self.ignored, 1)
 
 
-def check_pairs(name: str, pairs: list[Pair], num_classes: int, reduce_zero_label: bool, decode: int) -> Found:
-    """Reads the headers of all pairs, decodes ``decode`` of them spread evenly, and returns what was found with all problems.
+def check_split(
+    name: str, options: SegmentationDataOptions, num_classes: int, decode: int, look: int | None = None
+) -> Found:
+    """Pairs the files of "training" or "validation" and returns what is there and all faults.
 
-    Files that end before their format's end marker are decoded in any case.
+    ``decode``: how many pairs are decoded whole, spread evenly; the headers are read of ``look`` (default: all). Files that
+    end before their format's end mark are decoded in any case.
     """
-    found = Found(name, pairs)
-    found.pixels, found.pictures = np.zeros(num_classes, dtype=np.int64), np.zeros(num_classes, dtype=np.int64)
-    chosen = set(np.linspace(0, len(pairs) - 1, min(decode, len(pairs))).round().astype(int).tolist())
+    found = Found(name, *folders(options, name))
+    found.pixels, found.pictures = np.zeros(num_classes, np.int64), np.zeros(num_classes, np.int64)
+    try:
+        found.pairs = find_pairs(found.images, found.labels, found.faults.append)
+    except UserError as error:
+        found.faults.append(Fault("folders that can't be used", str(error)))
+        return found
+    chosen = set(spread(found.pairs, decode))
 
-    def look(index: int) -> tuple[tuple[int, int] | None, np.ndarray | None, str]:
-        """Returns the size, the count of each label value if decoded, and the problem."""
-        pair, size = pairs[index], None
+    def examine(pair: Pair) -> tuple[Look, Look, NDArray[np.int64] | None] | Fault:
         try:
-            size = _check_headers(pair)
-            if index in chosen or not all(map(_ends_whole, pair)):
-                return size, _count(pair, num_classes, reduce_zero_label), ""
-        except UserError as error:
-            return size, None, str(error)
-        return size, None, ""
+            image, label = _look(pair)
+            counts = _count(pair, num_classes, options.reduce_zero_label) if pair in chosen else None
+        except Fault as fault:
+            fault.image = pair
+            return fault
+        return image, label, counts
 
-    sizes: list[tuple[int, int]] = []
+    pairs = found.pairs if look is None else spread(found.pairs, look)
     with ThreadPoolExecutor() as pool:  # decoding and waiting for a disk both let other threads run
-        for size, counts, problem in pool.map(look, range(len(pairs))):
-            sizes += [size] if size else []
-            found.problems += [problem] if problem else []
-            if counts is not None:
-                found.decoded += 1
-                found.pixels += counts[:num_classes]
-                found.pictures += counts[:num_classes] > 0
-                found.ignored += int(counts[IGNORE])
-    if sizes:
-        found.smallest = min(sizes, key=lambda size: size[0] * size[1])
-        found.largest = max(sizes, key=lambda size: size[0] * size[1])
-    if found.decoded and not found.pixels.any() and not found.problems:
-        found.problems.append(
-            f"{pairs[0].label.parent}: every pixel of {found.decoded} label maps is ignored; expected class indices. "
-            "If label 0 is a class, set data.reduce_zero_label=false."
+        progress = tqdm(pool.map(examine, pairs), f"{name} pictures", total=len(pairs), leave=False, disable=None)
+        for pair, seen in zip(pairs, progress, strict=True):
+            if isinstance(seen, Fault):
+                found.faults.append(seen)
+            else:
+                _add(found, pair, *seen)
+    if found.decoded and not found.pixels.any():
+        found.faults.append(
+            Fault(
+                "splits without a labelled pixel",
+                f"{found.labels}: every pixel of {found.decoded} label maps is ignored; expected class indices. If label 0 is "
+                "a class, set data.reduce_zero_label=false.",
+            )
         )
     return found
 
 
-def _check_headers(pair: Pair) -> tuple[int, int]:
-    """Returns the picture's width and height as seen upright; raises UserError where the label map's differs."""
+def _add(found: Found, pair: Pair, image: Look, label: Look, counts: NDArray[np.int64] | None) -> None:
+    found.good.append(pair)
+    found.sizes.append(image.size)
+    found.modes[image.mode] += 1
+    found.label_modes[label.mode] += 1
+    if image.turned:
+        message = f"{pair.image} is turned as its EXIF data says; its label map must be so, too."
+        found.faults.append(Fault("pictures turned by EXIF data", message, Effect.NOTE, pair))
+    if counts is None:
+        return
+    found.decoded += 1
+    found.pixels += counts[: len(found.pixels)]
+    found.pictures += counts[: len(found.pixels)] > 0
+    found.ignored += int(counts[IGNORE])
+    if counts[IGNORE] == counts.sum():
+        message = f"{pair.label}: every pixel is ignored, so that nothing is learnt or counted from it."
+        found.faults.append(Fault("label maps that are all ignored", message, Effect.NOTE, pair))
+
+
+def _look(pair: Pair) -> tuple[Look, Look]:
+    """Looks at the files of a pair; raises Fault where one is unreadable, or the label map is none of the picture."""
     try:
-        with Image.open(pair.image) as image:
-            width, height = image.size
-            turned = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
-    except (OSError, SyntaxError) as error:
-        raise UserError(f"{pair.image} can't be read as a picture ({error}); replace or remove the file.") from None
-    size = (height, width) if turned else (width, height)
-    label_size = label_header(pair.label)
-    if label_size != size:
-        hint = " (the picture is turned by its EXIF tag: its label map must be upright too)" if turned else ""
-        raise UserError(
-            f"{pair.label} is {label_size[0]} x {label_size[1]} pixels; expected {size[0]} x {size[1]} as its picture "
-            f"{pair.image} has{hint}. Export the label map at the picture's size."
-        )
-    return size
+        image = look_at(pair.image)
+    except UserError as error:
+        raise Fault("unreadable pictures", str(error)) from None
+    try:
+        label = look_at(pair.label)
+    except UserError as error:
+        raise unreadable_label(error) from None
+    check_mode(pair.label, label.mode)
+    check_size(pair, label.size, image.size)
+    return image, label
 
 
-def _ends_whole(path: Path) -> bool:
-    ending = _ENDINGS.get(path.suffix.lower())
-    if ending is None:
-        return True
-    with path.open("rb") as file:
-        file.seek(0, 2)
-        file.seek(max(0, file.tell() - len(ending)))
-        return file.read() == ending
-
-
-def _count(pair: Pair, num_classes: int, reduce_zero_label: bool) -> np.ndarray:
-    read_image(pair.image)
+def _count(pair: Pair, num_classes: int, reduce_zero_label: bool) -> NDArray[np.int64]:
+    """Returns how many pixels have each label 0..255; raises Fault for a broken picture and what `read_label` raises."""
+    try:
+        read_image(pair.image)
+    except UserError as error:
+        raise Fault("unreadable pictures", str(error)) from None
     return np.bincount(read_label(pair.label, num_classes, reduce_zero_label).ravel(), minlength=256)

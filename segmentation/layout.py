@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from convmae.engine.errors import UserError
-from convmae.engine.images import list_images
+from convmae.engine.faults import Fault, Report, refuse
+from convmae.engine.images import list_images, open_image
 from convmae.segmentation.config import SegmentationDataOptions
 
 IGNORE = 255  # the label of a pixel that neither trains nor counts
@@ -16,7 +16,7 @@ LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")  # lossless: JPEG wou
 
 
 class Pair(NamedTuple):
-    """A picture and its label map."""
+    """A picture and its label map, or the folders of them."""
 
     image: Path
     label: Path
@@ -25,7 +25,8 @@ class Pair(NamedTuple):
 def read_classes(options: SegmentationDataOptions) -> list[str]:
     """Returns the class names, "other" left out.
 
-    A list is a text file with one name a line, or index, tab, name; ``ade20k`` stands for the 150 names of ADE20K.
+    A list is a text file with one name a line, or index, tab, name, or a table with the columns Idx and Name as ADE20K's
+    objectInfo150.txt; ``ade20k`` stands for the 150 names of ADE20K.
     Raises UserError if the file is missing, empty, out of order, or longer than 8-bit label maps can hold.
     """
     if options.classes == "ade20k":
@@ -40,7 +41,7 @@ def read_classes(options: SegmentationDataOptions) -> list[str]:
         )
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     first = 1 if options.reduce_zero_label else 0
-    names = _strip_indices(lines, first, path)
+    names = _strip_indices(_from_table(lines), first, path)
     largest = IGNORE - first
     if not 2 <= len(names) <= largest:
         raise UserError(
@@ -49,10 +50,18 @@ def read_classes(options: SegmentationDataOptions) -> list[str]:
     return names
 
 
-def find_pairs(images: Path, labels: Path) -> list[Pair]:
+def folders(options: SegmentationDataOptions, split: str) -> Pair:
+    """Returns the folders of pictures and of label maps of a split, "training" or "validation"."""
+    root = Path(options.root)
+    if split == "training":
+        return Pair(root / options.train_images, root / options.train_labels)
+    return Pair(root / options.val_images, root / options.val_labels)
+
+
+def find_pairs(images: Path, labels: Path, report: Report = refuse) -> list[Pair]:
     """Returns the pictures under ``images`` with the label maps of the same relative path (suffix aside) under ``labels``.
 
-    Raises UserError for a missing or empty folder and for a picture or label map without its partner.
+    Reports pictures and label maps without a partner; raises UserError for a missing or empty folder.
     """
     for folder in (images, labels):
         if not folder.is_dir():
@@ -60,61 +69,81 @@ def find_pairs(images: Path, labels: Path) -> list[Pair]:
                 f"No folder {folder}; expected the ADE20K layout (images/training, images/validation, annotations/training, "
                 "annotations/validation). Set data.root, or data.train_images and its like."
             )
-    image_of = _by_stem(list_images(images), images)
-    label_of = _by_stem([path for path in list_images(labels) if path.suffix.lower() in LABEL_SUFFIXES], labels)
+    image_of = _by_stem(list_images(images), images, report)
+    label_of = _by_stem([path for path in list_images(labels) if path.suffix.lower() in LABEL_SUFFIXES], labels, report)
     if not label_of:
         raise UserError(f"{labels} holds no label map; expected lossless ones: {', '.join(LABEL_SUFFIXES)}.")
-    alone = [
-        f"{image_of[stem]} has no label map; expected {labels / stem}.png"
-        for stem in sorted(image_of.keys() - label_of.keys())
-    ] + [f"{label_of[stem]} has no picture in {images}" for stem in sorted(label_of.keys() - image_of.keys())]
-    if alone:
-        more = f" (and {len(alone) - 3} more)" if len(alone) > 3 else ""
-        raise UserError(
-            "; ".join(alone[:3]) + more + ". Pictures and label maps pair by name: add or remove these files."
+    how = "Pictures and label maps pair by name: add or remove the file."
+    for stem in sorted(image_of.keys() - label_of.keys()):
+        message = f"{image_of[stem]} has no label map; expected {labels / stem}.png. {how}"
+        report(Fault("pictures without a label map", message))
+    for stem in sorted(label_of.keys() - image_of.keys()):
+        message = f"{label_of[stem]} has no picture in {images}. {how}"
+        report(Fault("label maps without a picture", message))
+    return [Pair(image_of[stem], label_of[stem]) for stem in sorted(image_of.keys() & label_of.keys())]
+
+
+def check_mode(path: Path, mode: str) -> None:
+    """Raises Fault unless a label map has one 8-bit channel, by Pillow's name of its mode."""
+    if mode not in ("L", "P", "1"):
+        kind = "16- or 32-bit" if mode.startswith(("I", "F")) else "colour"
+        raise Fault(
+            f"{kind} label maps",
+            f"{path} is a {kind} label map (mode {mode}); expected one 8-bit channel with a class index a pixel (mode L, or P "
+            "whose palette indices are the classes). Convert it.",
         )
-    return [Pair(image_of[stem], label_of[stem]) for stem in sorted(image_of)]
 
 
-def label_header(path: Path) -> tuple[int, int]:
-    """Returns width and height of a label map without decoding it; raises UserError unless it has one 8-bit channel."""
-    try:
-        with Image.open(path) as label:
-            if label.mode not in ("L", "P", "1"):
-                kind = "16- or 32-bit" if label.mode.startswith(("I", "F")) else "colour"
-                raise UserError(
-                    f"{path} is a {kind} label map (mode {label.mode}); expected one 8-bit channel with a class index a pixel "
-                    "(mode L, or P whose palette indices are the classes). Convert it."
-                )
-            return label.size
-    except (OSError, SyntaxError) as error:  # PIL raises SyntaxError for broken PNG chunks
-        raise UserError(
-            f"{path} can't be read as a label map ({error}); expected a whole PNG. Replace the file."
-        ) from None
+def check_size(pair: Pair, label: tuple[int, int], image: tuple[int, int]) -> None:
+    """Raises Fault unless the label map has its picture's width and height."""
+    if label != image:
+        raise Fault(
+            "label maps of another size than their picture",
+            f"{pair.label} is {label[0]} x {label[1]} pixels; expected {image[0]} x {image[1]} as its picture {pair.image} "
+            "has, turned as its EXIF data says. Export the label map at the picture's size.",
+        )
 
 
 def read_label(path: Path, num_classes: int, reduce_zero_label: bool) -> np.ndarray:
     """Returns a label map as uint8 [H, W] with classes 0..num_classes - 1 and IGNORE.
 
-    Raises UserError for a colour, 16-bit or truncated file and for a label beyond the class list.
+    Raises Fault for a colour, 16-bit or truncated file and for a label beyond the class list.
     """
-    label_header(path)
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
+            check_mode(path, image.mode)
             raw = np.array(image, dtype=np.uint8)
-    except (OSError, SyntaxError) as error:
-        raise UserError(f"{path} can't be decoded ({error}); expected a whole PNG. Replace the file.") from None
+    except Fault:
+        raise
+    except UserError as error:
+        raise unreadable_label(error) from None
     first = 1 if reduce_zero_label else 0
     counts = np.bincount(raw.ravel(), minlength=256)
     beyond = np.flatnonzero(counts[num_classes + first : IGNORE]) + num_classes + first
     if beyond.size:
-        raise UserError(
+        raise Fault(
+            "labels beyond the class list",
             f"{path} holds label {beyond[-1]}; expected {first}..{num_classes + first - 1} for the {num_classes} classes of "
             f"the list{', 0 for other' if first else ''} and {IGNORE} for ignored. Correct the file or the class list"
-            + (" (if label 0 is a class, set data.reduce_zero_label=false)." if first else ".")
+            + (" (if label 0 is a class, set data.reduce_zero_label=false)." if first else "."),
         )
     # uint8 arithmetic wraps, so 0 (other) becomes 255, which is IGNORE.
     return np.where(raw == IGNORE, np.uint8(IGNORE), raw - np.uint8(first))
+
+
+def unreadable_label(error: UserError) -> Fault:
+    """Returns the fault of a label map that is no picture or is cut off."""
+    return Fault("unreadable label maps", str(error))
+
+
+def _from_table(lines: list[str]) -> list[str]:
+    """Returns index, tab, name of each line below a head that names such columns; other lists as they are."""
+    head = lines[0].split("\t") if lines else []
+    if not {"Idx", "Name"} <= set(head):
+        return lines
+    index, name = head.index("Idx"), head.index("Name")
+    rows = [line.split("\t") for line in lines[1:]]
+    return [f"{row[index]}\t{row[name]}" for row in rows if len(row) == len(head)]
 
 
 def _strip_indices(lines: list[str], first: int, path: Path) -> list[str]:
@@ -130,12 +159,13 @@ def _strip_indices(lines: list[str], first: int, path: Path) -> list[str]:
     return [name for index, name in found if index >= first]
 
 
-def _by_stem(paths: list[Path], folder: Path) -> dict[str, Path]:
-    """Maps relative paths without suffix to files; two files of one stem are an error."""
+def _by_stem(paths: list[Path], folder: Path, report: Report) -> dict[str, Path]:
+    """Maps relative paths without suffix to files; two files of one stem are a fault."""
     named: dict[str, Path] = {}
     for path in paths:
         stem = path.relative_to(folder).with_suffix("").as_posix()
         if stem in named:
-            raise UserError(f"{path} and {named[stem]} differ in suffix only; expected one file a name. Remove one.")
+            message = f"{path} and {named[stem]} differ in suffix only; expected one file a name. Remove one."
+            report(Fault("files that differ in suffix only", message))
         named[stem] = path
     return named

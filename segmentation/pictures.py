@@ -1,50 +1,46 @@
-"""Pictures of a result: image, truth and prediction side by side."""
+"""Pictures of results: image, truth and predictions side by side."""
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from mmengine.dataset import pseudo_collate
+from numpy.typing import NDArray
 from PIL import Image
 
 from convmae.engine.drawing import draw_labels, enlarge, palette, row
 from convmae.engine.images import read_image
-from convmae.engine.precision import autocast
-from convmae.segmentation.data import SegmentationDataset
-from convmae.segmentation.layout import IGNORE
-from convmae.segmentation.model import UPerNet
+from convmae.engine.report import Page, Picture
+from convmae.segmentation.layout import IGNORE, Pair, read_label
 
 
 class Shown(NamedTuple):
-    """A drawn picture: its caption and the classes that its truth and prediction hold."""
+    """A picture to be drawn, what is said of it, and label maps [H, W] of predictions by the name of who made them."""
 
-    image: Image.Image
+    pair: Pair
     caption: str
-    classes: set[int]
+    predictions: Mapping[str, NDArray[np.uint8]]
 
 
-def spread(accuracies: dict[str, float], count: int) -> list[str]:
-    """Returns ``count`` paths evenly spread over the order of accuracy, worst and best included."""
-    ordered = sorted(accuracies, key=lambda path: (accuracies[path], path))
-    chosen = np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int)
-    return [ordered[index] for index in dict.fromkeys(chosen.tolist())]
+def add_pictures(
+    page: Page,
+    title: str,
+    shown: Sequence[Shown],
+    classes: Sequence[str],
+    reduce_zero_label: bool,
+    caption: str = "",
+    columns: int = 1,
+) -> None:
+    """Adds pictures with their truth and predictions, and a legend of the classes that they hold."""
+    colours, held, pictures = palette(len(classes)), set[int](), []
+    for pair, text, predictions in shown:
+        truth = read_label(pair.label, len(classes), reduce_zero_label)
+        held.update(np.unique(np.concatenate([truth.ravel(), *map(np.ravel, predictions.values())])).tolist())
+        pictures.append(Picture(_draw(pair, {"ground truth": truth, **predictions}, colours), text))
+    legend = [(classes[label], colours[label]) for label in sorted(held - {IGNORE})]
+    page.pictures(title, pictures, caption, columns=columns, legend=legend)
 
 
-@torch.no_grad()
-def predict(
-    model: UPerNet, dataset: SegmentationDataset, index: int, device: torch.device, dtype: torch.dtype | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns truth and prediction of a picture, integers [H, W]."""
-    model.eval().to(device)
-    with autocast(device, dtype):
-        (sample,) = model.test_step(pseudo_collate([dataset[index]]))
-    return sample.gt_sem_seg.data[0].cpu().numpy(), sample.pred_sem_seg.data[0].cpu().numpy()
-
-
-def draw(path: str, truth: np.ndarray, prediction: np.ndarray, classes: int, accuracy: float) -> Shown:
-    """Draws image, truth and prediction in a row; ignored pixels of the truth are grey."""
-    image, colours = read_image(path), palette(classes)
-    panels = [enlarge(image)[0], draw_labels(image, truth, colours), draw_labels(image, prediction, colours)]
-    held = {int(label) for array in (truth, prediction) for label in np.unique(array) if label != IGNORE}
-    caption = f"{path.replace(chr(92), '/').rsplit('/', 1)[-1]}: {100 * accuracy:.1f} % of labelled pixels right"
-    return Shown(row(panels, ["image", "ground truth", "prediction"]), caption, held)
+def _draw(pair: Pair, label_maps: Mapping[str, NDArray], colours: Sequence[tuple[int, int, int]]) -> Image.Image:
+    image = read_image(pair.image)
+    panels = [enlarge(image)[0], *(draw_labels(image, labels, colours) for labels in label_maps.values())]
+    return row(panels, ["image", *label_maps])

@@ -1,49 +1,53 @@
 """The report page of a segmentation run."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from convmae.engine.config import to_yaml
-from convmae.engine.drawing import palette
 from convmae.engine.log import duration
+from convmae.engine.memory import describe_peak
 from convmae.engine.plots import curves, matrix
-from convmae.engine.precision import resolve_device, resolve_precision
-from convmae.engine.report import Number, Page, Picture, environment, read_scalars, write_metrics
+from convmae.engine.precision import resolve_device
+from convmae.engine.report import Number, Page, environment, read_scalars, write_metrics
+from convmae.segmentation.boundary import TOLERANCE
 from convmae.segmentation.check import Found
 from convmae.segmentation.config import SegmentationConfig
-from convmae.segmentation.data import SegmentationDataset
-from convmae.segmentation.evaluation import Details, SegmentationMetric
-from convmae.segmentation.model import UPerNet
-from convmae.segmentation.pictures import draw, predict, spread
+from convmae.segmentation.evaluation import Details, Result, SegmentationMetric
+from convmae.segmentation.layout import Pair
+from convmae.segmentation.pictures import Shown, add_pictures
+from convmae.segmentation.predictions import decode, write_predictions
 
-PICTURES = 12
+PICTURES = 6  # of the worst, and as many of the best
 MATRIX_CLASSES = 30  # more names than this can't be read along an axis
+MEANINGS = {
+    "mIoU": "intersection over union, mean of the classes",
+    "mAcc": "part of a class's pixels found, mean of the classes",
+    "aAcc": "part of all labelled pixels right",
+    "mFscore": "F-score of pixels (Dice), mean of the classes",
+    "mBoundaryF": f"F-score of boundaries within {100 * TOLERANCE:g} % of the diagonal, mean of the classes",
+}
 
 
 def write_report(
-    model: UPerNet,
-    dataset: SegmentationDataset,
     metric: SegmentationMetric,
     config: SegmentationConfig,
-    found: list[Found],
+    found: Sequence[Found],
     work_dir: Path,
     seconds: float,
     weights: Path,
 ) -> tuple[Page, list[Path]]:
-    """Writes ``metrics.json`` and ``report/index.html`` from the metric's last evaluation; returns the page and the paths."""
+    """Writes ``metrics.json``, ``predictions.zip`` and ``report/index.html`` from the metric's last evaluation.
+
+    ``found`` are the splits, the evaluated one last. Returns the page and the paths.
+    """
     details = metric.details
     if details is None:
         raise ValueError("the metric has no details: evaluate before writing the report")
     page = Page("Semantic segmentation", f"UPerNet on ConvMAE-{config.model.size}, {config.data.root}")
-    page.headline(
-        [
-            Number("mIoU", f"{100 * metric.numbers['mIoU']:.2f} %", "mean intersection over union of the classes"),
-            Number("mAcc", f"{100 * metric.numbers['mAcc']:.2f} %", "mean part of a class's pixels found"),
-            Number("aAcc", f"{100 * metric.numbers['aAcc']:.2f} %", "part of all labelled pixels right"),
-        ]
-    )
-    _add_classes(page, details)
+    page.headline([Number(name, f"{100 * metric.numbers[name]:.2f} %", MEANINGS[name]) for name in MEANINGS])
+    _add_classes(page, details, metric.pictures)
     rows = read_scalars(work_dir)
     if rows:
         page.figure(
@@ -51,52 +55,65 @@ def write_report(
         )
         page.figure("Validation", curves(rows, {name: name for name in metric.numbers}, "score, 0 to 1"))
     _add_confusion(page, details)
-    _add_pictures(page, model, dataset, details, config)
-    page.facts("Data", {split.name: f"{split.describe()}, in {split.pairs[0].image.parent}" for split in found})
-    page.facts("Run", {"weights": str(weights), "time": duration(seconds), **environment()})
+    _add_pictures(page, metric, config, found[-1].pairs)
+    page.facts("Data", {split.name: f"{split.describe()}, in {split.images}" for split in found})
+    cost = {"evaluation": metric.pace(), "peak memory": describe_peak(resolve_device(config.runtime.device))}
+    page.facts("Run", {"weights": str(weights), "time": duration(seconds), **cost, **environment()})
     page.code("Configuration", to_yaml(config))
     metrics_path, page_path = work_dir / "metrics.json", work_dir / "report" / "index.html"
     write_metrics(metrics_path, {**metric.numbers, **_per_class(details)})
-    page.write(page_path)
-    return page, [metrics_path, page_path]
-
-
-def _add_pictures(
-    page: Page, model: UPerNet, dataset: SegmentationDataset, details: Details, config: SegmentationConfig
-) -> None:
-    device = resolve_device(config.runtime.device)
-    dtype = resolve_precision(config.runtime.precision, device)
-    index_of = {str(pair.image): index for index, pair in enumerate(dataset.pairs)}
-    shown = []
-    for path in spread(details.pictures, PICTURES):
-        truth, prediction = predict(model, dataset, index_of[path], device, dtype)
-        shown.append(draw(path, truth, prediction, len(details.classes), details.pictures[path]))
-    held = set().union(*(picture.classes for picture in shown))
-    colours = palette(len(details.classes))
-    page.pictures(
-        "Predictions",
-        [Picture(picture.image, picture.caption) for picture in shown],
-        f"{len(shown)} of {len(details.pictures)} validation pictures, evenly from the worst to the best by pixel accuracy. "
-        "Pixels that the ground truth ignores are grey.",
-        columns=1,
-        legend=[(details.classes[label], colours[label]) for label in sorted(held)],
+    predictions_path = write_predictions(
+        work_dir / "predictions.zip", metric.classes, metric.pictures, found[-1].images
     )
+    page.write(page_path)
+    return page, [metrics_path, predictions_path, page_path]
 
 
-def _add_classes(page: Page, details: Details) -> None:
+def _add_pictures(page: Page, metric: SegmentationMetric, config: SegmentationConfig, pairs: Sequence[Pair]) -> None:
+    """Adds the worst and the best pictures; those without a labelled pixel are neither."""
+    number, pair_of = len(metric.classes), {str(pair.image): pair for pair in pairs}
+    labelled = [result for result in metric.pictures if len(result.counts)]
+    ranked = sorted(labelled, key=lambda result: (result.accuracy(number), result.path))
+    half = (len(ranked) + 1) // 2
+    for title, results in (("Worst pictures", ranked[:half]), ("Best pictures", ranked[half:][::-1])):
+        shown = [
+            Shown(
+                pair_of[result.path],
+                f"{Path(result.path).name}: {100 * result.accuracy(number):.1f} % of labelled pixels right",
+                {"prediction": decode(result.label_map)},
+            )
+            for result in results[:PICTURES]
+        ]
+        if shown:
+            caption = (
+                f"{len(shown)} of {len(metric.pictures)} validation pictures, by pixel accuracy. Pixels that the ground truth "
+                "ignores are grey."
+            )
+            add_pictures(page, title, shown, metric.classes, config.data.reduce_zero_label, caption)
+
+
+def _add_classes(page: Page, details: Details, pictures: Sequence[Result]) -> None:
     truth, predicted = details.confusion.sum(axis=1), details.confusion.sum(axis=0)
     total = max(int(truth.sum()), 1)
-    rows: list[list[str | float]] = [
-        [name, float(iou), float(accuracy), float(true) / total, float(guess) / total]
-        for name, iou, accuracy, true, guess in zip(
-            details.classes, details.iou, details.accuracy, truth, predicted, strict=True
-        )
-    ]
+    holding = sum((result.truth(len(truth)) > 0 for result in pictures), np.zeros(len(truth), np.int64))
+    columns = {
+        "IoU": details.iou,
+        "F-score": details.fscore,
+        "boundary F": details.boundary,
+        "accuracy": details.accuracy,
+        "share of truth": truth / total,
+        "share of prediction": predicted / total,
+        "pictures": holding,
+    }
     page.table(
         "Classes",
-        ["class", "IoU", "accuracy", "share of truth", "share of prediction"],
-        rows,
-        "A dash: the class does not occur in the validation pictures, and the mean leaves it out.",
+        ["class", *columns],
+        [
+            [name, *values]
+            for name, *values in zip(details.classes, *map(np.ndarray.tolist, columns.values()), strict=True)
+        ],
+        "A dash: there is nothing to measure, as for a class that the validation pictures don't hold, and the mean leaves it "
+        "out. Boundary F is a mean over the pictures whose truth has a boundary of the class; the others count all pixels.",
     )
 
 
@@ -121,9 +138,10 @@ def _add_confusion(page: Page, details: Details) -> None:
 
 
 def _per_class(details: Details) -> dict[str, float]:
-    """Returns IoU and accuracy by class name, nan where a class does not occur."""
+    """Returns the scores by class name, nan where a class has none."""
+    kinds = {"IoU": details.iou, "Acc": details.accuracy, "Fscore": details.fscore, "BoundaryF": details.boundary}
     return {
-        f"{kind}/{name}": float(value)
-        for kind, values in (("IoU", details.iou), ("Acc", details.accuracy))
-        for name, value in zip(details.classes, values, strict=True)
+        f"{kind}/{name}": value
+        for kind, values in kinds.items()
+        for name, value in zip(details.classes, values.tolist(), strict=True)
     }

@@ -9,6 +9,7 @@ from mmengine.dist import is_main_process
 from convmae.backbones import load_checkpoint
 from convmae.engine.config import to_yaml
 from convmae.engine.errors import UserError
+from convmae.engine.faults import refuse_all
 from convmae.engine.files import save_weights
 from convmae.engine.log import log, log_done
 from convmae.engine.report import Page
@@ -16,11 +17,11 @@ from convmae.engine.seeding import INIT, seed_all
 from convmae.engine.train import evaluate
 from convmae.engine.train import train as run_training
 from convmae.engine.weights import check_filled
-from convmae.segmentation.check import Found, check_pairs
+from convmae.segmentation.check import Found, check_split
 from convmae.segmentation.config import SegmentationConfig
 from convmae.segmentation.data import SegmentationDataset
 from convmae.segmentation.evaluation import SegmentationMetric
-from convmae.segmentation.layout import find_pairs, read_classes
+from convmae.segmentation.layout import read_classes
 from convmae.segmentation.model import UPerNet, build_model, check_options
 from convmae.segmentation.report import write_report
 
@@ -55,7 +56,7 @@ def train(config: SegmentationConfig, work_dir: Path, resume: bool) -> Page | No
         return None
     weights = save_weights(runner.bare_model.state_dict(), work_dir / "model.pth", to_yaml(config))
     seconds = time.perf_counter() - started
-    page, files = write_report(model, val_set, metric, config, [training, validation], work_dir, seconds, weights)
+    page, files = write_report(metric, config, [training, validation], work_dir, seconds, weights)
     log_done(metric.numbers, [weights, *files], seconds)
     return page
 
@@ -75,28 +76,22 @@ def test(config: SegmentationConfig, checkpoint: Path, work_dir: Path) -> dict[s
     evaluate(model, val_set, metrics=[metric], config=config, work_dir=work_dir, collate=pseudo_collate)
     if is_main_process():
         seconds = time.perf_counter() - started
-        _, files = write_report(model, val_set, metric, config, [validation], work_dir, seconds, checkpoint)
+        _, files = write_report(metric, config, [validation], work_dir, seconds, checkpoint)
         log_done(metric.numbers, files, seconds)
     return metric.numbers
 
 
 def find_data(config: SegmentationConfig, splits: tuple[str, ...]) -> tuple:
     """Returns the class names and what was found of each split, all checked; logs it. Raises UserError for bad data."""
-    options, root = config.data, Path(config.data.root)
-    folders = {
-        "training": (options.train_images, options.train_labels),
-        "validation": (options.val_images, options.val_labels),
-    }
-    if not root.is_dir():
-        raise UserError(f"No data folder {root}; expected one in the ADE20K layout. Set data.root to yours.")
+    options = config.data
+    if not Path(options.root).is_dir():
+        raise UserError(f"No data folder {options.root}; expected one in the ADE20K layout. Set data.root to yours.")
     classes = read_classes(options)
     found: list[Found] = []
     for split in splits:
-        images, labels = folders[split]
-        pairs = find_pairs(root / images, root / labels)
-        found.append(check_pairs(split, pairs, len(classes), options.reduce_zero_label, options.check_pixels))
-        found[-1].raise_problems()
-        log.info(f"data, {split}: {found[-1].describe()}, in {root / images}")
+        found.append(check_split(split, options, len(classes), options.check_pixels))
+        refuse_all(found[-1].faults)
+        log.info(f"data, {split}: {found[-1].describe()}, in {found[-1].images}")
     return classes, *found
 
 

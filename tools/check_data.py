@@ -16,9 +16,10 @@ from pathlib import Path
 
 from convmae.detection.config import DetectionConfig
 from convmae.detection.data_check import check_data
-from convmae.detection.data_report import stopping, summary, write_data_report
+from convmae.detection.data_report import write_data_report
 from convmae.engine.cli import add_overrides, prepare_work_dir, run_tool
 from convmae.engine.config import load_config
+from convmae.engine.data_report import stopping, summary
 from convmae.engine.errors import UserError
 
 RECIPE = "mask_rcnn_convmae_25e.yaml"

@@ -16,9 +16,9 @@ from convmae.detection.coco import parse_coco, read_coco
 from convmae.detection.config import DetectionConfig, DetectionDataOptions
 from convmae.detection.data_check import check_data
 from convmae.detection.dataset import EvalSet, TrainSet, read_splits
-from convmae.detection.entries import Effect, Fault
 from convmae.detection.train import train
 from convmae.engine.errors import UserError
+from convmae.engine.faults import Effect, Fault
 
 Edit = Callable[[dict[str, Any]], object]
 

@@ -12,9 +12,9 @@ from convmae.detection.check import check_pictures
 from convmae.detection.coco import check_same_classes, read_coco
 from convmae.detection.config import DetectionDataOptions
 from convmae.detection.dataset import TrainSet, read_splits
-from convmae.detection.entries import refuse
 from convmae.detection.records import to_rle
 from convmae.engine.errors import UserError
+from convmae.engine.faults import refuse
 
 Change = Callable[[Callable[[dict], object]], Path]
 
