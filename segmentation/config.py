@@ -53,11 +53,37 @@ class SegmentationDataOptions(DataOptions):
     cat_max_ratio: float = option(
         0.75, "a crop that one class fills beyond this part is drawn again, ten times at most"
     )
-    flip: float = option(0.5, "probability of a horizontal flip")
+    flip: float = option(0.5, "probability of a horizontal flip", low=0, high=1)
     photometric: bool = option(True, "distort brightness, contrast, saturation and hue")
+    repeat_rare: float = option(
+        0.0,
+        "repeat training pictures with classes that occur in less than this part of them, by sqrt(part / occurrence); 0: none",
+        low=0,
+        high=1,
+    )
     check_pixels: int = option(
         1000, "pairs decoded whole before training starts; beyond, an even sample of them (headers are read of all)"
     )
+
+
+@dataclass
+class LossOptions:
+    """How much each pixel counts in the cross-entropy of both heads."""
+
+    class_weights: List[float] = option(  # noqa: UP006
+        list, "weight of each class, in the order of the class list; empty: all the same"
+    )
+    balance: bool = option(
+        False, "weigh classes by their share of the training pixels, 1 / ln(1.02 + share), which is 1 on average"
+    )
+    ohem: float = option(
+        0.0,
+        "learn only from pixels whose true class is given less than this probability (hard example mining; 0.7 is usual); "
+        "0: from all",
+        low=0,
+        high=1,
+    )
+    ohem_kept: int = option(100_000, "hardest pixels of each crop from which is learnt in any case", low=2)
 
 
 @dataclass
@@ -94,6 +120,7 @@ class SegmentationConfig:
 
     model: ModelOptions = field(default_factory=ModelOptions)
     data: SegmentationDataOptions = field(default_factory=SegmentationDataOptions)
+    loss: LossOptions = field(default_factory=LossOptions)
     inference: InferenceOptions = field(default_factory=InferenceOptions)
     optim: OptimOptions = field(default_factory=_optim)
     schedule: ScheduleOptions = field(default_factory=_schedule)

@@ -15,17 +15,21 @@ with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
     from mmseg.datasets.transforms import PackSegInputs, PhotoMetricDistortion, RandomCrop
     from mmseg.evaluation import IoUMetric
     from mmseg.models import FCNHead, SegDataPreProcessor, UPerHead
+    from mmseg.models.decode_heads.decode_head import BaseDecodeHead
     from mmseg.models.segmentors import EncoderDecoder
     from mmseg.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
     from mmseg.structures import SegDataSample
+    from mmseg.structures.sampler import OHEMPixelSampler
 
 __all__ = [
     "MODELS",
     "OPTIM_WRAPPER_CONSTRUCTORS",
     "ADE20KDataset",
+    "BaseDecodeHead",
     "EncoderDecoder",
     "FCNHead",
     "IoUMetric",
+    "OHEMPixelSampler",
     "PackSegInputs",
     "PhotoMetricDistortion",
     "RandomCrop",

@@ -21,7 +21,7 @@ from convmae.segmentation.config import ModelOptions, SegmentationConfig
 from convmae.segmentation.data import picture_scale
 from convmae.segmentation.inference import label, slide
 from convmae.segmentation.layout import IGNORE
-from convmae.segmentation.mmseg_parts import MODELS, EncoderDecoder, SegDataPreProcessor, SegDataSample
+from convmae.segmentation.mmseg_parts import MODELS, BaseDecodeHead, EncoderDecoder, SegDataPreProcessor, SegDataSample
 
 
 @MODELS.register_module()
@@ -112,13 +112,18 @@ def build_model(config: SegmentationConfig, num_classes: int) -> UPerNet:
                 seg_pad_val=IGNORE,
             ),
         )
-    for head in (model.decode_head, model.auxiliary_head) if model.with_auxiliary_head else (model.decode_head,):
+    for head in heads(model):
         # Not init_weights(), which prints every tensor's name; the rest is done already.
         initialize(head, head.init_cfg)
         head.dropout = ChannelDropout(options.dropout)
     if _synced(config):
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model
+
+
+def heads(model: UPerNet) -> list[BaseDecodeHead]:
+    """Returns the heads that have a loss: the decoder, and the auxiliary one if there is one."""
+    return [model.decode_head, model.auxiliary_head] if model.with_auxiliary_head else [model.decode_head]
 
 
 def check_options(config: SegmentationConfig, training: bool = True) -> None:

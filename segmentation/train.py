@@ -10,7 +10,7 @@ from convmae.backbones import load_checkpoint
 from convmae.engine.config import to_yaml
 from convmae.engine.errors import UserError
 from convmae.engine.faults import refuse_all
-from convmae.engine.files import save_weights
+from convmae.engine.files import read_meta, save_weights
 from convmae.engine.log import log, log_done
 from convmae.engine.report import Page
 from convmae.engine.seeding import INIT, seed_all
@@ -21,9 +21,11 @@ from convmae.segmentation.check import Found, check_split
 from convmae.segmentation.config import SegmentationConfig
 from convmae.segmentation.data import SegmentationDataset
 from convmae.segmentation.evaluation import SegmentationMetric
-from convmae.segmentation.layout import read_classes
-from convmae.segmentation.model import UPerNet, build_model, check_options
+from convmae.segmentation.layout import Pair, read_classes
+from convmae.segmentation.losses import weigh_pixels
+from convmae.segmentation.model import UPerNet, build_model, check_options, heads
 from convmae.segmentation.report import write_report
+from convmae.segmentation.sampling import find_classes, repeat_rare
 
 
 def train(config: SegmentationConfig, work_dir: Path, resume: bool) -> Page | None:
@@ -37,13 +39,15 @@ def train(config: SegmentationConfig, work_dir: Path, resume: bool) -> Page | No
     classes, training, validation = find_data(config, ("training", "validation"))
     seed_all(config.runtime.seed, INIT)
     model = build_model(config, len(classes))
+    model.dataset_meta = {"classes": classes}
+    weigh_pixels(heads(model), config.loss, training.pixels)
     if config.model.init:
         log.info(str(load_checkpoint(model.backbone, config.model.init)))
     metric = SegmentationMetric(classes)
     val_set = SegmentationDataset(validation.pairs, classes, config.data, train=False)
     runner = run_training(
         model,
-        SegmentationDataset(training.pairs, classes, config.data, train=True),
+        SegmentationDataset(_training_pairs(training, classes, config), classes, config.data, train=True),
         config=config,
         work_dir=work_dir,
         collate=pseudo_collate,
@@ -54,7 +58,7 @@ def train(config: SegmentationConfig, work_dir: Path, resume: bool) -> Page | No
     )
     if not is_main_process():
         return None
-    weights = save_weights(runner.bare_model.state_dict(), work_dir / "model.pth", to_yaml(config))
+    weights = save_weights(runner.bare_model.state_dict(), work_dir / "model.pth", to_yaml(config), runner.model_meta)
     seconds = time.perf_counter() - started
     page, files = write_report(metric, config, [training, validation], work_dir, seconds, weights)
     log_done(metric.numbers, [weights, *files], seconds)
@@ -100,3 +104,31 @@ def load_weights(model: UPerNet, checkpoint: Path, classes: list[str]) -> None:
     report = load_checkpoint(model, checkpoint)
     log.info(str(report))
     check_filled(report, checkpoint, len(classes), "decode_head.conv_seg", ("auxiliary_head.",))
+    if any("backbone.fpn." in name for name in report.unexpected):
+        raise UserError(
+            f"{checkpoint} makes E4 by a convolution; expected the recipe of its run: give it by --config, or set "
+            "model.downsample=conv."
+        )
+    known = read_class_names(checkpoint)
+    differing = next((pair for pair in zip(known, classes, strict=False) if pair[0] != pair[1]), None)
+    if differing:
+        log.warning(
+            f"{checkpoint} was trained on a list that has {differing[0]!r} where the data has {differing[1]!r}; classes are "
+            "taken by their order."
+        )
+
+
+def read_class_names(checkpoint: Path) -> list[str]:
+    """Returns the classes that stand in a segmenter's weights, as this project, mmengine or mmseg 0.x write them, or []."""
+    meta = read_meta(checkpoint)
+    dataset = meta.get("dataset_meta") or {}
+    return list(map(str, dataset.get("classes") or meta.get("CLASSES") or ()))
+
+
+def _training_pairs(training: Found, classes: list[str], config: SegmentationConfig) -> list[Pair]:
+    if not config.data.repeat_rare:
+        return training.pairs
+    held = find_classes(training.pairs, len(classes), config.data.reduce_zero_label)
+    pairs = repeat_rare(training.pairs, held, config.data.repeat_rare)
+    log.info(f"pictures of rare classes are repeated: {len(training.pairs)} become {len(pairs)}")
+    return pairs

@@ -149,12 +149,44 @@ def test_layer_decay_groups(tiny_config: MakeConfig) -> None:
     assert decay["decode_head.conv_seg.weight"] == 0.05
 
 
+def test_groups_are_the_published_runs() -> None:
+    config = SegmentationConfig()
+    config.model.size, config.data.crop = "tiny", 64
+    model = build_model(config, 3)
+    depth, published = len(model.backbone.blocks3), {}
+    for name, parameter in model.named_parameters():
+        if name.startswith(("backbone.pos_embed", "backbone.patch_embed", "backbone.blocks1", "backbone.blocks2")):
+            layer = 0
+        else:
+            layer = int(name.split(".")[2]) + 1 if name.startswith("backbone.blocks3") else depth + 1
+        # There positions and bias tables were decayed: the name that spared pos_embed lacked the prefix.
+        spared = parameter.ndim == 1 or name.endswith(".bias") or "pos_embed" in name or "bias_table" in name
+        published[name] = (pytest.approx(0.75 ** (depth + 1 - layer)), 0.0 if spared else 0.05)
+    found = {
+        name: (group["lr_scale"], group["weight_decay"])
+        for group in param_groups(model, config.optim)
+        for name in group["names"]
+    }
+    assert found == published
+    assert found["backbone.fpn.0.weight"] == found["auxiliary_head.conv_seg.weight"] == (1.0, 0.05)
+
+
 def test_no_auxiliary_head_at_weight_0_and_plain_batch_norm_in_one_process(tiny_config: MakeConfig) -> None:
     config = tiny_config()
     config.model.aux_weight = 0.0
     model = build_model(config, 2)
     assert not model.with_auxiliary_head
     assert not any(isinstance(module, nn.SyncBatchNorm) for module in model.decode_head.modules())
+
+
+def test_backbone_options_reach_the_encoder(tiny_config: MakeConfig) -> None:
+    config = tiny_config()
+    config.model.downsample, config.model.drop_path, config.runtime.checkpoint_activations = "max_pool", 0.3, True
+    backbone = build_model(config, 2).backbone
+    assert not hasattr(backbone, "fpn")
+    assert backbone.blocks3[-1].drop_path.rate == pytest.approx(0.3)
+    assert backbone.checkpoint_activations
+    assert backbone(images(64, 64))[3].shape[2:] == (2, 2)
 
 
 def test_options_that_leave_pixels_out_or_one_picture_a_part(tiny_config: MakeConfig) -> None:

@@ -15,8 +15,8 @@ from convmae.engine.config import load_config, save_config, shipped_recipes
 from convmae.engine.errors import UserError
 from convmae.segmentation.config import SegmentationConfig
 from convmae.segmentation.model import build_model
+from convmae.segmentation.train import read_class_names, train
 from convmae.segmentation.train import test as run_test
-from convmae.segmentation.train import train
 
 MakeConfig = Callable[[], SegmentationConfig]
 
@@ -44,6 +44,8 @@ def test_train_then_test_gives_the_same_scores_and_a_report(tiny_config: MakeCon
     checkpoint = torch.load(work_dir / "step_2.pth", weights_only=True)
     assert {name.split(".")[0] for name in checkpoint["state_dict"]} == {"backbone", "decode_head", "auxiliary_head"}
     assert run_test(tiny_config(), work_dir / "step_2.pth", again) == rerun
+    for name in ("model.pth", "best.pth", "step_2.pth"):
+        assert read_class_names(work_dir / name) == ["square", "stripe", "dot"]
 
 
 def test_two_processes_evaluate_the_model_that_they_write(tiny_config: MakeConfig, tmp_path: Path) -> None:
@@ -64,6 +66,20 @@ def test_a_finished_run_that_is_resumed_only_reports_again(tiny_config: MakeConf
     (tmp_path / "metrics.json").unlink()
     train(tiny_config(), tmp_path, resume=True)
     assert json.loads((tmp_path / "metrics.json").read_text()) == before
+
+
+def test_balanced_classes_hard_pixels_rare_pictures_and_several_sizes(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    config = tiny_config()
+    label_map = Path(config.data.root) / "annotations/training/picture_1.png"
+    Image.fromarray(np.zeros((40, 48), dtype=np.uint8)).save(label_map)  # one picture has no label at all
+    config.model.downsample, config.loss.balance, config.loss.ohem = "max_pool", True, 0.7
+    config.data.repeat_rare, config.inference.scales, config.inference.flip = 1.0, [0.5, 1.0], True
+    train(config, tmp_path, resume=False)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert 0 < metrics["aAcc"] < 1
+    scalars = [json.loads(line) for line in (tmp_path / "scalars.jsonl").read_text().splitlines()]
+    assert all(np.isfinite(row["decode.loss_ce"]) for row in scalars if "decode.loss_ce" in row)
+    assert run_test(config, tmp_path / "model.pth", tmp_path)["mIoU"] == pytest.approx(metrics["mIoU"])
 
 
 def test_training_starts_from_pretrained_weights(tiny_config: MakeConfig, tmp_path: Path) -> None:
@@ -94,6 +110,12 @@ def test_weights_of_other_classes_or_another_model_are_refused(tiny_config: Make
     torch.save({"state_dict": build_model(tiny_config(), 5).state_dict()}, tmp_path / "five.pth")
     with pytest.raises(UserError, match=r"five\.pth.*3 classes"):
         run_test(tiny_config(), tmp_path / "five.pth", tmp_path)
+    convolved = build_model(tiny_config(), 3).state_dict()
+    torch.save({"state_dict": convolved}, tmp_path / "convolved.pth")
+    config = tiny_config()
+    config.model.downsample = "max_pool"
+    with pytest.raises(UserError, match=r"convolved\.pth makes E4 by a convolution; .*set model\.downsample=conv"):
+        run_test(config, tmp_path / "convolved.pth", tmp_path)
     encoder = build_model(tiny_config(), 3).backbone.state_dict()
     torch.save({"model": encoder}, tmp_path / "encoder.pth")
     with pytest.raises(CheckpointError, match=r"encoder\.pth"):
