@@ -14,7 +14,7 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import cycle
@@ -28,7 +28,8 @@ from convmae.engine.cli import run_tool
 from convmae.engine.errors import UserError
 from convmae.engine.plots import LINE_COLOURS, STYLE
 
-MEASURES = {"knn": "k-NN", "linear": "linear probe", "finetune": "fine-tuned"}
+PROBES = {"knn": "k-NN", "linear": "linear probe"}
+SCRATCH = "scratch"
 
 
 class Method(NamedTuple):
@@ -65,6 +66,11 @@ class Study:
     lr: float
     methods: list[str]
 
+    @property
+    def measures(self) -> dict[str, str]:
+        """The measures' titles by the folder that a run of each has."""
+        return PROBES | {f"finetune_{epochs}": f"fine-tuned for {epochs} epochs" for epochs in self.finetune_epochs}
+
     def pretrain(self, name: str, seed: int) -> tuple[Path, list[str]]:
         """Returns where a method is pretrained and the tool's words."""
         method, folder = METHODS[name], self.work_dir / f"{name}_seed{seed}" / "pretrain"
@@ -82,18 +88,13 @@ class Study:
             runs.append((folder / part, [tool, "--config", "probe_96px.yaml", *shared, *options]))
         return runs
 
-    def finetune(self, name: str, seed: int) -> tuple[Path, list[str]]:
-        """Returns where a method is fine-tuned and the tool's words."""
-        arch = "vit" if METHODS[name].recipe.startswith("mae") else "convvit"
-        options = [f"model.arch={arch}", self._encoder(name, seed)]
-        return self._classifier(f"{name}_seed{seed}", seed, self.finetune_epochs[0], options)
-
-    def scratch(self, epochs: int, seed: int) -> tuple[Path, list[str]]:
-        """Returns where an encoder is trained from scratch and the tool's words."""
-        return self._classifier(f"scratch_{epochs}_seed{seed}", seed, epochs, ["optim.layer_decay=1.0"])
-
-    def _classifier(self, name: str, seed: int, epochs: int, options: list[str]) -> tuple[Path, list[str]]:
-        folder = self.work_dir / name / "finetune"
+    def finetune(self, name: str, epochs: int, seed: int) -> tuple[Path, list[str]]:
+        """Returns where a method is fine-tuned, or the same is trained from scratch, and the tool's words."""
+        options = ["optim.layer_decay=1.0"]
+        if name != SCRATCH:
+            arch = "vit" if METHODS[name].recipe.startswith("mae") else "convvit"
+            options = [f"model.arch={arch}", self._encoder(name, seed)]
+        folder = self.work_dir / f"{name}_seed{seed}" / f"finetune_{epochs}"
         schedule = [f"schedule.epochs={epochs}", f"schedule.warmup={epochs / 10:g}", "schedule.eval_every=0"]
         if self.per_class:
             schedule += [f"data.per_class={self.per_class}", "data.batch_size=32", "optim.lr=5e-4"]
@@ -144,11 +145,11 @@ def run_once(folder: Path, words: list[str]) -> None:
 def run_all(study: Study, seeds: Sequence[int], jobs: int) -> None:
     """Does all runs, so many at a time: first pretraining, then the probes, which are cheap, then fine-tuning."""
     pairs = [(name, seed) for seed in seeds for name in study.methods]
-    scratch = [study.scratch(epochs, seed) for seed in seeds for epochs in study.finetune_epochs]
+    names = [*study.methods, SCRATCH]
     waves = [
         [study.pretrain(*pair) for pair in pairs],
         [run for pair in pairs for run in study.probes(*pair)],
-        [study.finetune(*pair) for pair in pairs] + scratch,
+        [study.finetune(name, n, seed) for n in study.finetune_epochs for seed in seeds for name in names],
     ]
     for wave in waves:
         with ThreadPoolExecutor(jobs) as pool:
@@ -165,8 +166,7 @@ class Row(NamedTuple):
 
 def read_rows(study: Study, seeds: Sequence[int]) -> list[Row]:
     """Returns the lines of which something is finished."""
-    lines = [(name, METHODS[name].label) for name in study.methods]
-    lines += [(f"scratch_{epochs}", f"from scratch, {epochs} epochs") for epochs in study.finetune_epochs]
+    lines = [(name, METHODS[name].label) for name in study.methods] + [(SCRATCH, "from scratch")]
     rows = []
     for name, label in lines:
         folders = {seed: study.work_dir / f"{name}_seed{seed}" for seed in seeds}
@@ -181,7 +181,7 @@ def read_rows(study: Study, seeds: Sequence[int]) -> list[Row]:
                 for seed, folder in folders.items()
                 if (path := folder / part / "metrics.json").is_file()
             }
-            for part in MEASURES
+            for part in study.measures
         }
         if minutes or any(found.values()):
             rows.append(Row(label, minutes, found))
@@ -196,24 +196,24 @@ def with_spread(values: Collection[float], factor: float = 1) -> str:
     return mean if len(values) == 1 else f"{mean} ± {factor * statistics.stdev(values):.1f}"
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[Row], measures: Mapping[str, str]) -> str:
     """Returns the study as a table in Markdown."""
     lines = [
-        "| pretraining | minutes of processor time | " + " | ".join(f"{name}, %" for name in MEASURES.values()) + " |"
+        "| pretraining | minutes of processor time | " + " | ".join(f"{name}, %" for name in measures.values()) + " |"
     ]
-    lines.append("| --- " * (2 + len(MEASURES)) + "|")
+    lines.append("| --- " * (2 + len(measures)) + "|")
     for row in rows:
         cells = [row.label, with_spread(row.minutes.values())]
-        cells += [with_spread(row.accuracies[part].values(), 100) for part in MEASURES]
+        cells += [with_spread(row.accuracies[part].values(), 100) for part in measures]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def draw(rows: Sequence[Row], path: Path) -> None:
+def draw(rows: Sequence[Row], measures: Mapping[str, str], path: Path) -> None:
     """Draws each measure over the processor time of pretraining: a point a seed, scratch as a line across."""
-    taken = {part: title for part, title in MEASURES.items() if any(row.accuracies[part] for row in rows)}
+    taken = {part: title for part, title in measures.items() if any(row.accuracies[part] for row in rows)}
     with rc_context(STYLE):
-        figure = Figure(figsize=(11, 4), layout="constrained")
+        figure = Figure(figsize=(3.6 * max(2, len(taken)), 4), layout="constrained")
         panels = figure.subplots(1, max(1, len(taken)), squeeze=False)[0]
         for panel, (part, title) in zip(panels, taken.items(), strict=False):
             for colour, row in zip(cycle(LINE_COLOURS), rows):
@@ -245,8 +245,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--finetune-epochs",
         type=int,
         nargs="+",
-        default=[10, 20],
-        help="epochs of fine-tuning; from scratch by all of them, the pretrained by the first (default 10 20)",
+        default=[10],
+        help="epochs of fine-tuning, and of training from scratch: each a column of the table (default 10)",
     )
     parser.add_argument(
         "--per-class",
@@ -269,15 +269,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if min(args.jobs, args.epochs, *args.finetune_epochs) < 1 or args.per_class < 0:
             raise UserError("--jobs, --epochs and --finetune-epochs must be 1 or more, --per-class 0 or more.")
         methods, seeds = list(dict.fromkeys(args.methods)), list(dict.fromkeys(args.seeds))
-        study = Study(args.data, args.work_dir, args.epochs, args.finetune_epochs, args.per_class, args.lr, methods)
+        lengths = list(dict.fromkeys(args.finetune_epochs))
+        study = Study(args.data, args.work_dir, args.epochs, lengths, args.per_class, args.lr, methods)
         if not args.only_report:
             run_all(study, seeds, args.jobs)
         rows = read_rows(study, seeds)
         if not rows:
             raise UserError(f"Nothing in {args.work_dir} is finished yet.")
-        (args.work_dir / "table.md").write_text(table(rows), encoding="utf-8")
-        draw(rows, args.work_dir / "study.png")
-        print(table(rows) + f"written: {args.work_dir / 'table.md'}, {args.work_dir / 'study.png'}")
+        (args.work_dir / "table.md").write_text(table(rows, study.measures), encoding="utf-8")
+        draw(rows, study.measures, args.work_dir / "study.png")
+        print(table(rows, study.measures) + f"written: {args.work_dir / 'table.md'}, {args.work_dir / 'study.png'}")
 
     return run_tool(run)
 

@@ -26,7 +26,7 @@ def kept(tmp_path: Path) -> Study:
         finished(tmp_path / f"fastconvmae_seed{seed}" / "pretrain", None, seconds)
         if knn is not None:
             finished(tmp_path / f"fastconvmae_seed{seed}" / "knn", knn)
-        finished(tmp_path / f"scratch_5_seed{seed}" / "finetune", 0.3 + 0.1 * seed)
+        finished(tmp_path / f"scratch_seed{seed}" / "finetune_5", 0.3 + 0.1 * seed)
     return Study(tmp_path / "data", tmp_path, 3, [5, 10], 0, 4e-4, ["fastconvmae", "convmae"])
 
 
@@ -34,17 +34,18 @@ def test_minutes_and_accuracies_belong_together_by_seed(kept: Study) -> None:
     pretrained, scratch = read_rows(kept, [0, 1])
     assert pretrained.minutes == {0: 1.0, 1: 10.0}
     assert pretrained.accuracies["knn"] == {1: 0.5}
-    assert scratch.label == "from scratch, 5 epochs"
-    assert scratch.accuracies["finetune"] == {0: 0.3, 1: 0.4}
+    assert scratch.label == "from scratch"
+    assert scratch.accuracies == {"knn": {}, "linear": {}, "finetune_5": {0: 0.3, 1: 0.4}, "finetune_10": {}}
 
 
 def test_the_table_has_mean_and_spread(kept: Study) -> None:
     assert with_spread([]) == ""
     assert with_spread([0.5], 100) == "50.0"
     assert with_spread([1, 2, 3]) == "2.0 ± 1.0"
-    lines = table(read_rows(kept, [0, 1])).splitlines()
-    assert lines[2] == "| FastConvMAE, E | 5.5 ± 6.4 | 50.0 |  |  |"
-    assert lines[3] == "| from scratch, 5 epochs |  |  |  | 35.0 ± 7.1 |"
+    lines = table(read_rows(kept, [0, 1]), kept.measures).splitlines()
+    assert lines[0].endswith("| fine-tuned for 5 epochs, % | fine-tuned for 10 epochs, % |")
+    assert lines[2] == "| FastConvMAE, E | 5.5 ± 6.4 | 50.0 |  |  |  |"
+    assert lines[3] == "| from scratch |  |  |  | 35.0 ± 7.1 |  |"
 
 
 def test_a_run_with_other_options_is_not_taken_for_this_one(tmp_path: Path) -> None:
@@ -63,11 +64,14 @@ def test_what_a_study_runs(tmp_path: Path) -> None:
     assert folder == tmp_path / "convmae_4_seed1" / "pretrain"
     assert {"schedule.epochs=12", "runtime.seed=1", f"data.root={tmp_path / 'data' / 'train'}"} <= set(words)
     assert [found[1][0] for found in made.probes("convmae_4", 1)] == ["knn", "linear_probe"]
-    assert "model.arch=vit" in made.finetune("mae_4", 0)[1]
-    assert "schedule.epochs=10" in made.scratch(10, 0)[1]
+    assert "model.arch=vit" in made.finetune("mae_4", 5, 0)[1]
+    folder, words = made.finetune("scratch", 10, 0)
+    assert folder == tmp_path / "scratch_seed0" / "finetune_10"
+    assert {"schedule.epochs=10", "optim.layer_decay=1.0"} <= set(words)
+    assert not any(word.startswith("model.init=") for word in words)
     assert "data.batch_size=32" in made.pretrain("fastconvmae_32", 0)[1]
     few = Study(tmp_path / "data", tmp_path, 3, [5, 10], 100, 4e-4, ["convmae_4"])
-    assert "data.per_class=100" in few.finetune("convmae_4", 0)[1]
+    assert "data.per_class=100" in few.finetune("convmae_4", 5, 0)[1]
     assert "data.per_class=100" not in few.pretrain("convmae_4", 0)[1]
 
 
