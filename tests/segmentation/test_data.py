@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 from convmae.engine.errors import UserError
+from convmae.engine.faults import Effect
 from convmae.engine.seeding import seed_all
-from convmae.segmentation.check import check_pairs
+from convmae.segmentation.check import Found, check_split
 from convmae.segmentation.config import SegmentationDataOptions
 from convmae.segmentation.data import SegmentationDataset
 from convmae.segmentation.layout import IGNORE, Pair, find_pairs, read_classes, read_label
@@ -26,8 +27,12 @@ def training_pairs(root: Path) -> list[Pair]:
     return find_pairs(root / "images/training", root / "annotations/training")
 
 
+def found_in(root: Path, decode: int = 100) -> Found:
+    return check_split("training", options(root), 3, decode)
+
+
 def problems(root: Path, decode: int = 100) -> list[str]:
-    return check_pairs("training", training_pairs(root), 3, True, decode).problems
+    return [str(fault) for fault in found_in(root, decode).faults if fault.effect is Effect.STOPS]
 
 
 def save_label(path: Path, array: np.ndarray) -> None:
@@ -41,6 +46,9 @@ def test_classes_leave_label_0_out_and_keep_it_without_reduction(ade_root: Path)
     assert read_classes(options(ade_root, classes=str(ade_root / "plain.txt"))) == ["sky", "road, route"]
     names = read_classes(options(ade_root, classes="ade20k"))
     assert (len(names), names[0], names[149]) == (150, "wall", "flag")
+    table = ["Idx\tRatio\tTrain\tVal\tStuff\tName"] + [f"{i}\t0.{i}\t9\t9\t1\t{n}" for i, n in enumerate(names, 1)]
+    (ade_root / "objectInfo150.txt").write_text("\n".join(table))
+    assert read_classes(options(ade_root, classes=str(ade_root / "objectInfo150.txt"))) == [n.strip() for n in names]
 
 
 @pytest.mark.parametrize(
@@ -71,8 +79,8 @@ def test_label_values(tmp_path: Path) -> None:
 
 
 def test_whole_data_passes_and_is_described(ade_root: Path) -> None:
-    found = check_pairs("training", training_pairs(ade_root), 3, True, 100)
-    assert not found.problems
+    found = found_in(ade_root)
+    assert not found.faults
     assert found.decoded == 6
     labels = [np.array(Image.open(pair.label)) for pair in found.pairs]
     assert found.pixels.tolist() == [sum(int((label == value).sum()) for label in labels) for value in (1, 2, 3)]
@@ -91,8 +99,12 @@ def test_missing_and_empty_folders(ade_root: Path) -> None:
 def test_files_without_partner(ade_root: Path) -> None:
     (ade_root / "annotations/training/picture_2.png").unlink()
     (ade_root / "images/training/picture_4.jpg").unlink()
-    with pytest.raises(UserError, match=r"picture_2\.jpg has no label map.*picture_4\.png has no picture"):
+    with pytest.raises(UserError, match=r"picture_2\.jpg has no label map"):
         training_pairs(ade_root)
+    first, second = problems(ade_root)
+    assert "picture_2.jpg has no label map" in first
+    assert "picture_4.png has no picture" in second
+    assert len(found_in(ade_root).good) == 4
 
 
 @pytest.mark.parametrize(
@@ -126,6 +138,8 @@ def test_labels_that_are_all_ignored(ade_root: Path) -> None:
         save_label(pair.label, np.zeros((40, 48), dtype=np.uint8))
     (problem,) = problems(ade_root)
     assert "every pixel of 6 label maps is ignored" in problem
+    kinds = [fault.kind for fault in found_in(ade_root).faults]
+    assert kinds.count("label maps that are all ignored") == 6
 
 
 def test_a_picture_turned_by_exif_pairs_with_an_upright_label_map(ade_root: Path) -> None:
@@ -175,5 +189,5 @@ def test_real_data(data_dir: Path) -> None:
         root = data_dir / name
         names = read_classes(SegmentationDataOptions(root=str(root)))
         pairs = find_pairs(root / "images/validation", root / "annotations/validation")
-        found = check_pairs("validation", pairs, len(names), True, 100)
-        assert (len(names), len(pairs), found.problems) == (classes, pictures, [])
+        found = check_split("validation", SegmentationDataOptions(root=str(root)), len(names), 100)
+        assert (len(names), len(pairs), found.faults) == (classes, pictures, [])
