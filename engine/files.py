@@ -44,6 +44,7 @@ def save_weights(
 ) -> Path:
     """Writes named weights as ``{"model": ..., "config": ..., "meta": ...}`` (.pth) or safetensors; returns the path.
 
+    In a .pth they stand under ``state_dict`` too, at no cost: mmengine's readers look there, MAE's and detectron2's under model.
     ``config`` is the YAML of the run that made them, so that tools know what the weights are; ``meta`` says more of them, in
     plain containers, as mmengine's checkpoints do.
     """
@@ -53,7 +54,8 @@ def save_weights(
         content = safetensors.torch.save(plain, {"format": "pt", "config": config, "meta": json.dumps(meta)})
         save_atomically(lambda file: file.write(content), path)
     else:
-        save_atomically(lambda file: torch.save({"model": plain, "config": config, "meta": meta}, file), path)
+        whole = {"model": plain, "state_dict": plain, "config": config, "meta": meta}
+        save_atomically(lambda file: torch.save(whole, file), path)
     return path
 
 
@@ -72,9 +74,11 @@ def read_meta(path: Path) -> dict[str, Any]:
 def _content(path: Path) -> dict[str, Any]:
     """Returns a file's content without the values of tensors; of safetensors what stands beside them."""
     if path.suffix == ".safetensors":
-        with safetensors.safe_open(path, "pt") as file:
+        with contextlib.suppress(safetensors.SafetensorError), safetensors.safe_open(path, "pt") as file:
             return file.metadata() or {}
-    with contextlib.suppress(pickle.UnpicklingError):  # a file of others, with more in it than tensors: none of ours
+        return {}
+    # A file of others, with more in it than tensors, or no file of weights: nothing of ours stands there.
+    with contextlib.suppress(pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError):
         content = torch.load(path, map_location="meta", weights_only=True)
         return content if isinstance(content, dict) else {}
     return {}

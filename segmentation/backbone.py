@@ -1,6 +1,44 @@
-"""ConvViTSeg under mmseg's registry, so that ``custom_imports`` of this module serves a user's own mmseg config too."""
+"""ConvViTSeg and its layer-wise decay for mmseg configs, by ``custom_imports`` of this module; see docs/mmsegmentation.md."""
 
-from convmae.backbones import ConvViTSeg
-from convmae.segmentation.mmseg_parts import MODELS
+from __future__ import annotations
 
-MODELS.register_module(name="ConvViTSeg", module=ConvViTSeg)
+import logging
+from typing import Any
+
+from mmengine.logging import print_log
+from mmengine.optim import DefaultOptimWrapperConstructor
+from torch import nn
+
+from convmae import backbones
+from convmae.backbones import load_checkpoint
+from convmae.engine.optim import param_groups
+from convmae.engine.options import OptimOptions
+from convmae.segmentation.mmseg_parts import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
+
+
+@MODELS.register_module()
+class ConvViTSeg(backbones.ConvViTSeg):
+    """The encoder for segmentation as an mmseg backbone.
+
+    It takes the arguments of `convmae.backbones.ConvViTSeg` and `init`: pretrained weights of any known layout, fitted to its
+    grid. What became of each of their names is logged.
+    """
+
+    def __init__(self, *args: Any, init: str = "", **options: Any) -> None:
+        super().__init__(*args, **options)
+        if init:
+            print_log(str(load_checkpoint(self, init)), logger="current", level=logging.INFO)
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class ConvMAEOptimWrapperConstructor(DefaultOptimWrapperConstructor):
+    """Groups parameters as this project's own runs do, which mmseg's constructors of layer-wise decay can't for this encoder.
+
+    ``paramwise_cfg`` takes ``layer_decay``, the factor of the learning rate from each layer to the one below it. Norms,
+    biases, positions and bias tables have no weight decay.
+    """
+
+    def add_params(self, params: list[dict[str, Any]], module: nn.Module, **_: Any) -> None:
+        options = OptimOptions(weight_decay=self.base_wd or 0.0, **self.paramwise_cfg)
+        for group in param_groups(module, options):
+            params.append({**group, "lr": self.base_lr * group["lr_scale"]})
