@@ -16,12 +16,21 @@ from convmae.detection.errors import CONFIDENT, ERRORS, judge, overlaps, sure
 from convmae.detection.evaluation import STANDARD, CocoMetric, read_results
 from convmae.detection.pictures import Rated, draw, rate
 from convmae.detection.report import KINDS, MEANINGS, known
-from convmae.engine.comparison import Rows, Run, add_curves, add_numbers, add_options, read_runs
+from convmae.engine.comparison import (
+    Rows,
+    Run,
+    add_curves,
+    add_numbers,
+    add_options,
+    gain_number,
+    most_changed,
+    read_runs,
+)
 from convmae.engine.config import load_config
 from convmae.engine.errors import UserError
 from convmae.engine.log import log, log_done
 from convmae.engine.plots import lines
-from convmae.engine.report import Number, Page, Picture, write_metrics
+from convmae.engine.report import Page, Picture, write_metrics
 
 PICTURES = 6  # of those that one run does better, and as many of the others
 
@@ -89,11 +98,7 @@ def _add_results(page: Page, one: Scored, other: Scored) -> None:
     pairs = {name: (value, other.metric.numbers[name]) for name, value in one.metric.numbers.items()}
     page.headline(
         [
-            Number(
-                f"{KINDS[kind]} {name}",
-                f"{100 * (pairs[f'{kind}_{key}'][1] - pairs[f'{kind}_{key}'][0]):+.1f}",
-                "from {:.1f} to {:.1f}".format(*(100 * value for value in pairs[f"{kind}_{key}"])),
-            )
+            gain_number(f"{KINDS[kind]} {name}", *pairs[f"{kind}_{key}"])
             for name, key in (("AP", "mAP"), ("AP50", "AP50"))
             for kind in one.metric.kinds
         ]
@@ -136,10 +141,8 @@ def _add_curves(page: Page, one: Scored, other: Scored) -> None:
 
 def _add_pictures(page: Page, one: Scored, other: Scored) -> None:
     """Adds the pictures where the F-scores differ most, those that each run does better apart."""
-    pairs = list(zip(one.rated, other.rated, strict=True))
-    for better, sign in ((one, -1), (other, 1)):
-        gains = [(sign * (after.score - before.score), number) for number, (before, after) in enumerate(pairs)]
-        shown = [number for gain, number in sorted(gains, key=lambda found: -found[0])[:PICTURES] if gain > 0]
+    before, after = ([rated.score for rated in scored.rated] for scored in (one, other))
+    for better, shown in zip((one, other), most_changed(before, after, PICTURES), strict=True):
         if shown:
             page.pictures(
                 f"Better in {better.run.name}",

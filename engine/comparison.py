@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from convmae.engine.errors import UserError
 from convmae.engine.plots import curves
-from convmae.engine.report import Page, read_scalars
+from convmae.engine.report import Number, Page, read_scalars
 
 DIGITS = 3  # of a difference, as many as a table shows of the numbers
 Rows = Sequence[tuple[str, float | None, float | None]]
@@ -58,6 +58,19 @@ def add_curves(page: Page, title: str, runs: Sequence[Run], key: str, ylabel: st
     rows = [{"step": row["step"], run.name: row[key]} for run in runs for row in read_scalars(run.folder) if key in row]
     if rows:
         page.figure(title, curves(rows, {run.name: run.name for run in runs}, ylabel))
+
+
+def most_changed(before: Sequence[float], after: Sequence[float], count: int) -> tuple[list[int], list[int]]:
+    """Returns which pictures the first run does better by most, at most ``count``, and which the second does."""
+    gains = [new - old for old, new in zip(before, after, strict=True)]
+    order = sorted(range(len(gains)), key=lambda number: gains[number])
+    first, second = order[:count], order[::-1][:count]
+    return [number for number in first if gains[number] < 0], [number for number in second if gains[number] > 0]
+
+
+def gain_number(label: str, one: float, other: float) -> Number:
+    """Returns the headline of a share that went from ``one`` to ``other``, in points of 100."""
+    return Number(label, f"{100 * (other - one):+.1f}", f"from {100 * one:.1f} to {100 * other:.1f}")
 
 
 def add_options(page: Page, runs: Sequence[Run]) -> None:

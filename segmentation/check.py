@@ -21,8 +21,8 @@ from convmae.segmentation.layout import (
     check_mode,
     check_size,
     find_pairs,
-    folders,
     read_label,
+    split_folders,
     unreadable_label,
 )
 
@@ -74,7 +74,7 @@ def check_split(
     ``decode``: how many pairs are decoded whole, spread evenly; the headers are read of ``look`` (default: all). Files that
     end before their format's end mark are decoded in any case.
     """
-    found = Found(name, *folders(options, name))
+    found = Found(name, *split_folders(options, name))
     found.pixels, found.pictures = np.zeros(num_classes, np.int64), np.zeros(num_classes, np.int64)
     try:
         found.pairs = find_pairs(found.images, found.labels, found.faults.append)

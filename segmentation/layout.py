@@ -50,7 +50,7 @@ def read_classes(options: SegmentationDataOptions) -> list[str]:
     return names
 
 
-def folders(options: SegmentationDataOptions, split: str) -> Pair:
+def split_folders(options: SegmentationDataOptions, split: str) -> Pair:
     """Returns the folders of pictures and of label maps of a split, "training" or "validation"."""
     root = Path(options.root)
     if split == "training":

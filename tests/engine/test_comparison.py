@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from convmae.engine.comparison import add_curves, add_numbers, add_options, read_runs
+from convmae.engine.comparison import add_curves, add_numbers, add_options, gain_number, most_changed, read_runs
 from convmae.engine.errors import UserError
 from convmae.engine.report import Page
 
@@ -71,3 +71,11 @@ def test_folders_that_hold_no_two_runs_are_refused(tmp_path: Path) -> None:
     (other / "config.yaml").unlink()
     with pytest.raises(UserError, match=r"holds no config\.yaml"):
         read_runs([run, other])
+
+
+def test_what_changed_most_stands_first_and_what_did_not_is_left_out() -> None:
+    before, after = [0.5, 0.9, 0.2, 0.7, 0.4], [0.6, 0.1, 0.2, 0.6, 0.9]
+    assert most_changed(before, after, 6) == ([1, 3], [4, 0])
+    assert most_changed(before, after, 1) == ([1], [4])
+    number = gain_number("AP", 0.5, 0.4)
+    assert (number.value, number.note) == ("-10.0", "from 50.0 to 40.0")
