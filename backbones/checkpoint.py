@@ -22,8 +22,8 @@ MIN_MATCH = 0.1
 
 # Inserted into names by wrappers of modules, anywhere in the name.
 _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
-# Derived from the window's size, so made anew where they are needed at all.
-_INDEX_BUFFER = "relative_position_index"
+# What follows from a window's size, and what is no weight, such as a class list: made anew where it is needed at all.
+_IGNORED = ("relative_position_index", "_extra_state")
 _BIAS_TABLE = "relative_position_bias_table"
 _OFFSETS = ("rel_pos_h", "rel_pos_w")
 
@@ -40,7 +40,7 @@ class LoadReport:
     resized: list[str]  # the model's names whose values were resampled to its grid
     converted: list[str]  # the model's names whose values were fused, reshaped or cut
     source: str  # the file, the key inside it, and the prefix taken off
-    ignored: list[str] = field(default_factory=list)  # the file's index buffers
+    ignored: list[str] = field(default_factory=list)  # what carries no weights
     notes: dict[str, str] = field(default_factory=dict)  # why or how, by name
     loaded: int = 0  # tensors of the model that were filled
     total: int = 0  # tensors of the model
@@ -132,7 +132,7 @@ def _match(
         value = content.detach() if isinstance(content, Tensor) else torch.as_tensor(np.array(content))
         name = _unwrapped(origin)
         stripped = name.removeprefix(prefix)
-        if stripped.endswith(_INDEX_BUFFER) and stripped not in targets:
+        if stripped.endswith(_IGNORED) and stripped not in targets:
             report.ignored.append(origin)
         elif name.startswith(prefix) and stripped in targets:
             given[stripped] = ([origin], value)

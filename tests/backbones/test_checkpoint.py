@@ -162,12 +162,13 @@ def test_bias_tables_keep_central_offsets_or_grow() -> None:
     assert torch.allclose(larger.state_dict()[name], bicubic(state[name][None], 5, (7, 7))[0])
 
 
-def test_index_buffers_are_ignored() -> None:
+def test_index_buffers_and_what_is_no_weight_are_ignored() -> None:
     model = ConvViTSeg(DIMS, img_size=64)
     state = random_state(model)
     buffers = {f"blocks3.{block}.attn.relative_position_index": torch.zeros(16, 16) for block in range(3)}
-    report = load_checkpoint(model, state | buffers, strict=True)
-    assert report.ignored == list(buffers)
+    others = {**buffers, "_extra_state": torch.zeros(7, dtype=torch.uint8)}
+    report = load_checkpoint(model, state | others, strict=True)
+    assert report.ignored == list(others)
     assert not report.unexpected
 
 
