@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from PIL import Image
 from pycocotools import mask as mask_api
 
@@ -21,9 +20,7 @@ from convmae.detection.model import DetectionModel, read_categories
 from convmae.detection.records import Category, ImageRecord
 from convmae.detection.transforms import fit
 from convmae.detection.weights import load_detector
-from convmae.engine.config import from_tree, load_config
 from convmae.engine.errors import UserError
-from convmae.engine.files import read_config
 from convmae.engine.precision import autocast, resolve_device, resolve_precision
 
 
@@ -53,22 +50,6 @@ class Predictor:
         with autocast(self.device, self.dtype):
             (found,) = self.model(square, samples=[sample], mode="predict")
         return found
-
-
-def run_config(checkpoint: Path, recipe: str | None = None) -> DetectionConfig:
-    """Returns a recipe's tree, else that of the run: its config.yaml beside the weights, or what stands in them.
-
-    Raises UserError where there is none of these.
-    """
-    beside = checkpoint.parent / "config.yaml"
-    if recipe is not None or beside.is_file():
-        return load_config(DetectionConfig, recipe or beside)
-    kept = yaml.safe_load(read_config(checkpoint))
-    if not isinstance(kept, dict):
-        raise UserError(
-            f"{checkpoint} does not say what model it is of, and no config.yaml lies beside it; give its recipe by --config."
-        )
-    return from_tree(DetectionConfig, kept)
 
 
 def read_classes(checkpoint: Path) -> list[Category]:

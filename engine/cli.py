@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from convmae.engine.config import describe, load_config
+from convmae.engine.config import describe, load_config, run_config
 from convmae.engine.errors import UserError
 from convmae.engine.log import process_rank, start_log
 
@@ -101,7 +101,7 @@ def test_tool(
             help="put two runs side by side instead: work directories of trainings or tests on the same pictures",
         )
     parser.add_argument(
-        "--config", default=None, help=f"a recipe; default: the run's config.yaml beside it, else {recipe}"
+        "--config", help=f"a recipe (default: the run's config.yaml beside it, what stands in the weights, or {recipe})"
     )
     parser.add_argument(
         "--work-dir",
@@ -119,17 +119,7 @@ def test_tool(
 
         if not args.checkpoint.is_file():
             raise UserError(f"There is no checkpoint {args.checkpoint}.")
-        beside = args.checkpoint.parent / "config.yaml"
-        chosen = args.config or (beside if beside.is_file() else recipe)
-        try:
-            config: Any = load_config(schema, chosen, args.cfg_options)
-        except UserError as error:
-            if chosen != beside:
-                raise
-            raise UserError(
-                f"{error} ({beside}, of the run that wrote the checkpoint, was read as this tool's recipe; if the run was "
-                "of another kind, so are its weights. Another recipe: --config.)"
-            ) from None
+        config: Any = run_config(schema, args.checkpoint, args.config, args.cfg_options, default=recipe)
         start_processes(args.launcher, config.runtime.device)
         work_dir = args.work_dir or args.checkpoint.parent / "test"
         prepare_work_dir(work_dir, False, args.overwrite)

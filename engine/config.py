@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from convmae.engine.errors import UserError
+from convmae.engine.files import read_config
 
 Schema = TypeVar("Schema")
 
@@ -38,24 +39,46 @@ def load_config(schema: type[Schema], recipe: str | Path | None, overrides: typi
     if recipe is not None:
         path = find_recipe(str(recipe))
         tree = _merge(tree, _read_with_bases(path, ()), str(path))
-    for override in overrides:
-        if not re.match(r"[\w.]+=", override):
-            raise UserError(f"--cfg-options takes key=value, found {override!r}: write for example optim.lr=1e-4.")
-        try:
-            # Not OmegaConf.from_dotlist, whose YAML reader takes 1e-4 for a word.
-            key, value = override.split("=", 1)
-            update = OmegaConf.create()
-            # Nothing after = is an empty text; null is said in full.
-            OmegaConf.update(update, key, yaml.load(value, Loader=_Loader) if value else "", force_add=True)
-        except yaml.YAMLError as error:
-            raise UserError(f"--cfg-options {override!r}: the value is not YAML ({_one_line(error)}).") from None
-        tree = _merge(tree, OmegaConf.to_container(update), f"--cfg-options {override}")
-    return typing.cast(Schema, _checked(tree))
+    return typing.cast(Schema, _checked(_override(tree, overrides)))
 
 
-def from_tree(schema: type[Schema], content: Any) -> Schema:
+def from_tree(schema: type[Schema], content: Any, overrides: typing.Sequence[str] = ()) -> Schema:
     """Returns ``schema`` filled from plain containers, checked as a recipe is. Raises UserError as ``load_config`` does."""
-    return typing.cast(Schema, _checked(_merge(OmegaConf.structured(schema), content, "options")))
+    tree = _merge(OmegaConf.structured(schema), content, "options")
+    return typing.cast(Schema, _checked(_override(tree, overrides)))
+
+
+def run_config(
+    schema: type[Schema],
+    checkpoint: Path,
+    recipe: str | None = None,
+    overrides: typing.Sequence[str] = (),
+    default: str | None = None,
+) -> Schema:
+    """Returns what a checkpoint was made with: a recipe's tree, else the config.yaml beside it, what stands in it, a default.
+
+    Raises UserError where there is none of these, and as ``load_config`` does.
+    """
+    if recipe is not None:
+        return load_config(schema, recipe, overrides)
+    beside = checkpoint.parent / "config.yaml"
+    source = beside if beside.is_file() else checkpoint
+    try:
+        if source == beside:
+            return load_config(schema, beside, overrides)
+        kept = yaml.safe_load(read_config(checkpoint))
+        if isinstance(kept, dict):
+            return from_tree(schema, kept, overrides)
+    except UserError as error:
+        raise UserError(
+            f"{error} ({source}, of the run that wrote the checkpoint, was read as this tool's recipe; if the run was of "
+            "another kind, so are its weights. Another recipe: --config.)"
+        ) from None
+    if default is None:
+        raise UserError(
+            f"{checkpoint} does not say what model it is of, and no config.yaml lies beside it; give its recipe by --config."
+        )
+    return load_config(schema, default, overrides)
 
 
 def save_config(config: Any, path: Path) -> None:
@@ -150,6 +173,22 @@ def _deep_update(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _deep_update(merged[key], value) if both else value
     return merged
+
+
+def _override(tree: DictConfig, overrides: typing.Sequence[str]) -> DictConfig:
+    for override in overrides:
+        if not re.match(r"[\w.]+=", override):
+            raise UserError(f"--cfg-options takes key=value, found {override!r}: write for example optim.lr=1e-4.")
+        try:
+            # Not OmegaConf.from_dotlist, whose YAML reader takes 1e-4 for a word.
+            key, value = override.split("=", 1)
+            update = OmegaConf.create()
+            # Nothing after = is an empty text; null is said in full.
+            OmegaConf.update(update, key, yaml.load(value, Loader=_Loader) if value else "", force_add=True)
+        except yaml.YAMLError as error:
+            raise UserError(f"--cfg-options {override!r}: the value is not YAML ({_one_line(error)}).") from None
+        tree = _merge(tree, OmegaConf.to_container(update), f"--cfg-options {override}")
+    return tree
 
 
 def _merge(tree: DictConfig, update: Any, source: str) -> DictConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import functools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ Colour = tuple[int, int, int]
 
 LEGIBLE = 480  # smaller pictures are enlarged to this long side before anything is drawn on them
 TITLE = 22  # pixels, the height of a title's font
+LEGEND_FONT, LEGEND_ROWS = 16, 30
 INK, PAPER = (27, 31, 36), (240, 240, 237)
 # Apart in hue and in lightness, so that colour-blind readers tell the first ten apart as well.
 FIRST_COLOURS: tuple[Colour, ...] = (
@@ -150,6 +152,24 @@ def column(images: Sequence[Image.Image], title: str = "") -> Image.Image:
     for image in images:
         sheet.paste(image.convert("RGB"), (0, top))
         top += image.height
+    return sheet
+
+
+def legend(names: Sequence[str], colors: Sequence[Colour]) -> Image.Image:
+    """Returns the names beside squares of their colours, from top to bottom in columns of at most LEGEND_ROWS."""
+    font = ImageFont.load_default(LEGEND_FONT)
+    line, gap = 2 * LEGEND_FONT, LEGEND_FONT
+    columns = [range(first, min(first + LEGEND_ROWS, len(names))) for first in range(0, len(names), LEGEND_ROWS)]
+    widths = [math.ceil(max(font.getlength(names[index]) for index in column)) + line + 2 * gap for column in columns]
+    sheet = Image.new("RGB", (sum(widths), len(columns[0]) * line + 2 * gap), INK)
+    draw = ImageDraw.Draw(sheet)
+    left = gap
+    for column, width in zip(columns, widths, strict=True):
+        for row, index in enumerate(column):
+            top = gap + row * line
+            draw.rectangle((left, top + 3, left + line - 7, top + line - 4), fill=colors[index])
+            draw.text((left + line, top + line // 2), names[index], font=font, fill=PAPER, anchor="lm")
+        left += width
     return sheet
 
 

@@ -10,22 +10,22 @@ from convmae.backbones import load_checkpoint
 from convmae.engine.config import to_yaml
 from convmae.engine.errors import UserError
 from convmae.engine.faults import refuse_all
-from convmae.engine.files import read_meta, save_weights
+from convmae.engine.files import save_weights
 from convmae.engine.log import log, log_done
 from convmae.engine.report import Page
 from convmae.engine.seeding import INIT, seed_all
 from convmae.engine.train import evaluate
 from convmae.engine.train import train as run_training
-from convmae.engine.weights import check_filled
 from convmae.segmentation.check import Found, check_split
 from convmae.segmentation.config import SegmentationConfig
 from convmae.segmentation.data import SegmentationDataset
 from convmae.segmentation.evaluation import SegmentationMetric
 from convmae.segmentation.layout import Pair, read_classes
 from convmae.segmentation.losses import weigh_pixels
-from convmae.segmentation.model import UPerNet, build_model, check_options, heads
+from convmae.segmentation.model import build_model, check_options, heads
 from convmae.segmentation.report import write_report
 from convmae.segmentation.sampling import find_classes, repeat_rare
+from convmae.segmentation.weights import load_weights
 
 
 def train(config: SegmentationConfig, work_dir: Path, resume: bool) -> Page | None:
@@ -97,32 +97,6 @@ def find_data(config: SegmentationConfig, splits: tuple[str, ...]) -> tuple:
         refuse_all(found[-1].faults)
         log.info(f"data, {split}: {found[-1].describe()}, in {found[-1].images}")
     return classes, *found
-
-
-def load_weights(model: UPerNet, checkpoint: Path, classes: list[str]) -> None:
-    """Fills ``model`` from a checkpoint of any known layout; raises UserError unless it fills all that labelling needs."""
-    report = load_checkpoint(model, checkpoint)
-    log.info(str(report))
-    check_filled(report, checkpoint, len(classes), "decode_head.conv_seg", ("auxiliary_head.",))
-    if any("backbone.fpn." in name for name in report.unexpected):
-        raise UserError(
-            f"{checkpoint} makes E4 by a convolution; expected the recipe of its run: give it by --config, or set "
-            "model.downsample=conv."
-        )
-    known = read_class_names(checkpoint)
-    differing = next((pair for pair in zip(known, classes, strict=False) if pair[0] != pair[1]), None)
-    if differing:
-        log.warning(
-            f"{checkpoint} was trained on a list that has {differing[0]!r} where the data has {differing[1]!r}; classes are "
-            "taken by their order."
-        )
-
-
-def read_class_names(checkpoint: Path) -> list[str]:
-    """Returns the classes that stand in a segmenter's weights, as this project, mmengine or mmseg 0.x write them, or []."""
-    meta = read_meta(checkpoint)
-    dataset = meta.get("dataset_meta") or {}
-    return list(map(str, dataset.get("classes") or meta.get("CLASSES") or ()))
 
 
 def _training_pairs(training: Found, classes: list[str], config: SegmentationConfig) -> list[Pair]:

@@ -4,9 +4,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import torch
 
-from convmae.engine.config import describe, find_recipe, load_config, option, save_config, shipped_recipes
+from convmae.engine.config import describe, find_recipe, load_config, option, run_config, save_config, shipped_recipes
 from convmae.engine.errors import UserError
+from convmae.engine.files import save_weights
 from convmae.engine.options import OptimOptions, ScheduleOptions
 
 
@@ -89,3 +91,30 @@ def test_a_shipped_recipe_is_found_by_its_name() -> None:
     assert find_recipe("configs/fastconvmae_base_50e.yaml").name == "fastconvmae_base_50e.yaml"
     with pytest.raises(UserError, match="Did you mean fastconvmae_base_50e"):
         find_recipe("fastconvmae_bse_50e.yaml")
+
+
+def test_a_checkpoint_tells_its_recipe_by_the_file_beside_it_or_by_what_it_holds(tmp_path: Path) -> None:
+    path = save_weights({"a": torch.ones(1)}, tmp_path / "model.pth", "optim:\n  lr: 0.25\n")
+    assert run_config(Small, path).optim.lr == 0.25
+    assert run_config(Small, path, overrides=["optim.lr=0.5"]).optim.lr == 0.5
+    other, beside = tmp_path / "other.yaml", tmp_path / "config.yaml"
+    other.write_text("name: b\n")
+    beside.write_text("optim:\n  lr: 0.75\n")
+    assert run_config(Small, path).optim.lr == 0.75
+    assert run_config(Small, path, str(other)).name == "b"
+    beside.write_text("fpn_channels: 64\n")
+    with pytest.raises(
+        UserError, match=r"no option 'fpn_channels'.*config\.yaml, of the run that wrote the checkpoint"
+    ):
+        run_config(Small, path)
+
+
+def test_a_checkpoint_without_a_recipe_takes_the_default_or_is_refused(tmp_path: Path) -> None:
+    bare, text = save_weights({"a": torch.ones(1)}, tmp_path / "bare.safetensors"), tmp_path / "text.pth"
+    text.write_text("no weights")
+    default = tmp_path / "default.yaml"
+    default.write_text("name: b\n")
+    for path in (bare, text):
+        assert run_config(Small, path, default=str(default)).name == "b"
+        with pytest.raises(UserError, match=r"does not say what model it is of.*--config"):
+            run_config(Small, path)

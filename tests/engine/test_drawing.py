@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convmae.engine.drawing import LEGIBLE, column, draw_boxes, draw_labels, enlarge, pair, palette, row
+from convmae.engine.drawing import LEGIBLE, column, draw_boxes, draw_labels, enlarge, legend, pair, palette, row
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
 
@@ -106,3 +106,12 @@ def test_a_title_stands_above_the_pictures_and_is_not_cut_off() -> None:
         assert band.max() > 200  # ink
         assert band[:, -2:].max() < 60
         assert band[:2].max() < 60
+
+
+def test_a_legend_shows_every_class_once_in_columns() -> None:
+    names = ["a", "a very long name of a class"] + [f"class {number}" for number in range(63)]
+    colours = palette(65)
+    sheet = legend(names, colours)
+    counts = {colour: count for count, colour in sheet.getcolors(1_000_000)}
+    assert len({counts[colour] for colour in colours}) == 1  # squares of one size, none of them covered
+    assert legend(names[:30], colours[:30]).height == sheet.height > legend(names[:29], colours[:29]).height

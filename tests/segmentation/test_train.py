@@ -15,8 +15,9 @@ from convmae.engine.config import load_config, save_config, shipped_recipes
 from convmae.engine.errors import UserError
 from convmae.segmentation.config import SegmentationConfig
 from convmae.segmentation.model import build_model
-from convmae.segmentation.train import read_class_names, train
 from convmae.segmentation.train import test as run_test
+from convmae.segmentation.train import train
+from convmae.segmentation.weights import read_class_names
 
 MakeConfig = Callable[[], SegmentationConfig]
 

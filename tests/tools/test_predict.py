@@ -1,4 +1,4 @@
-"""Predictions on any pictures: the detector's own, drawn and as COCO's JSON, whatever else lies in the folder."""
+"""Predictions on any pictures: the model's own, drawn and in its data's format, whatever else lies in the folder."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.dataset import pseudo_collate
 from PIL import Image
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
@@ -17,6 +18,10 @@ from convmae.detection.model import DetectionModel
 from convmae.detection.records import Category, ImageRecord
 from convmae.engine.config import load_config, save_config, to_yaml
 from convmae.engine.files import save_weights
+from convmae.segmentation.config import SegmentationConfig
+from convmae.segmentation.data import SegmentationDataset
+from convmae.segmentation.layout import Pair, read_label
+from convmae.segmentation.model import build_model
 from convmae.tools import predict
 
 CLASSES = [Category(3, "box"), Category(7, "disc"), Category(90, "bar")]
@@ -167,3 +172,98 @@ def test_mistakes_are_answered_in_one_line(run_dir: Path, capsys: pytest.Capture
     assert predict.main(["det", "model.pth", "a.png"]) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert predict.main(["det", "model.pth", "a.png", "--overwrite"]) == 0
+
+
+@pytest.fixture
+def seg_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A segmenter with random weights, its recipe beside it, and no data anywhere, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    options = ["data.crop=32", "data.scale=[64,48]", "inference.crop=32", "inference.stride=20", "inference.mode=slide"]
+    options += ["model.decode_channels=16", "model.aux_channels=16", "runtime.precision=fp32", "runtime.device=cpu"]
+    config = load_config(SegmentationConfig, "upernet_tiny_camvid.yaml", options)
+    torch.manual_seed(0)
+    model = build_model(config, 3)
+    model.decode_head.conv_seg.weight.data *= 1000  # so that a pixel's class follows from what is there
+    meta = {"dataset_meta": {"classes": ["sky", "road, route", "car"]}}
+    save_weights(model.state_dict(), tmp_path / "model.pth", to_yaml(config), meta)
+    save_config(config, tmp_path / "config.yaml")
+    return tmp_path
+
+
+def test_label_maps_of_all_kinds_of_pictures(seg_dir: Path, capsys: pytest.CaptureFixture) -> None:
+    sizes = write_pictures(seg_dir / "pictures")
+    (seg_dir / "pictures" / "broken.jpg").write_bytes(b"no picture")
+    assert predict.main(["seg", "model.pth", "pictures", "gone.png", "--output", "out", "--device", "cpu"]) == 1
+    said = capsys.readouterr()
+    assert "broken.jpg can't be read" in said.err
+    assert "There is no picture gone.png" in said.err
+    assert "2 could not be read" in said.out
+    overlays = {path.relative_to("out/overlays").as_posix() for path in Path("out/overlays").rglob("*.*g")}
+    assert overlays == set(sizes)
+    rows = json.loads(Path("out/legend.json").read_text())
+    assert [(row["index"], row["name"]) for row in rows] == [(1, "sky"), (2, "road, route"), (3, "car")]
+    colours = {row["index"]: tuple(row["color"]) for row in rows}
+    with Image.open("out/legend.png") as legend:
+        shown = {colour for _, colour in legend.getcolors(100_000)}
+    assert set(colours.values()) <= shown
+    for name, size in sizes.items():
+        with Image.open(Path("out/labels") / Path(name).with_suffix(".png")) as label_map:
+            assert (label_map.mode, label_map.size) == ("P", size)
+            indices = np.array(label_map)
+            assert set(np.unique(indices).tolist()) <= {1, 2, 3}
+            assert {colours[int(index)] for index in np.unique(indices)} == set(
+                map(tuple, np.array(label_map.convert("RGB")).reshape(-1, 3).tolist())
+            )
+
+
+def test_label_maps_are_those_of_an_evaluation_and_of_the_datas_numbering(seg_dir: Path) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save("a.png")
+    options = ["inference.scales=[0.5,1]", "inference.flip=true"]
+    assert predict.main(["seg", "model.pth", "a.png", "--cfg-options", *options]) == 0
+    found = read_label(Path("predictions/labels/a.png"), 3, reduce_zero_label=True)
+    config = load_config(SegmentationConfig, "config.yaml", options)
+    model = build_model(config, 3).eval()
+    model.load_state_dict(torch.load("model.pth", weights_only=True)["model"])
+    Image.fromarray(np.ones((50, 70), np.uint8)).save("truth.png")
+    data = SegmentationDataset([Pair(Path("a.png"), Path("truth.png"))], ["a", "b", "c"], config.data, train=False)
+    with torch.no_grad():
+        (sample,) = model.val_step(pseudo_collate([data[0]]))
+    assert np.array_equal(sample.pred_sem_seg.data[0].numpy(), found)
+    assert len(np.unique(found)) > 1
+    options = ["data.reduce_zero_label=false", *options]
+    assert predict.main(["seg", "model.pth", "a.png", "--overwrite", "--cfg-options", *options]) == 0
+    assert np.array_equal(np.array(Image.open("predictions/labels/a.png")), found)
+    assert json.loads(Path("predictions/legend.json").read_text())[0]["index"] == 0
+
+
+def test_mistakes_with_segmenters_are_answered_in_one_line(seg_dir: Path, capsys: pytest.CaptureFixture) -> None:
+    Image.new("RGB", (20, 20)).save("a.png")
+    content = torch.load("model.pth", weights_only=True)
+    torch.save({"model": content["model"]}, "nameless.pth")
+    Path("four").mkdir()
+    save_weights(content["model"], Path("four/model.pth"), meta={"CLASSES": ("a", "b", "c", "d")})
+    for argv, said in (
+        (["gone.pth", "a.png"], "There is no checkpoint gone.pth"),
+        (["model.pth", "a.png", "--output", "."], "give another folder by --output"),
+        (["nameless.pth", "a.png"], "nameless.pth does not name its classes. No class list at"),
+        (["four/model.pth", "a.png"], "give its recipe by --config"),
+        (
+            ["four/model.pth", "a.png", "--config", "config.yaml"],
+            "four/model.pth: its classifier does not fit the 4 classes",
+        ),
+        (["model.pth", "a.png", "--cfg-options", "inference.scales=[]"], "inference.scales is []"),
+        (["model.pth", "a.png", "--config", "mask_rcnn_tiny_256px.yaml"], "there is no option"),
+    ):
+        assert predict.main(["seg", *argv]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+        assert said in error
+    Path("list.txt").write_text("a\nb\nc\n")
+    argv = ["seg", "nameless.pth", "a.png", "--cfg-options", "data.classes=list.txt"]
+    assert predict.main(argv) == 0
+    assert predict.main(argv) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    Path("config.yaml").unlink()
+    assert predict.main(["seg", "model.pth", "a.png", "--overwrite"]) == 0  # the weights have it, too

@@ -1,0 +1,58 @@
+"""What predicting on given pictures takes, whatever the task: which there are, where a drawing goes, and what can't be read."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from convmae.engine.errors import UserError
+from convmae.engine.images import list_images, read_image
+
+
+def name_drawings(given: Sequence[Path], output: Path) -> dict[Path, Path]:
+    """Returns for each picture the name of its drawing: the picture's, or its place in the folder that was given.
+
+    Names differ in more than their ending, so that each can have other files beside it. Raises UserError where a drawing
+    could take the place of a picture.
+    """
+    names: dict[Path, Path] = {}
+    taken: set[Path] = set()
+    for top in given:
+        for path in list_images(top) if top.is_dir() else [top]:
+            if path.resolve().is_relative_to(output.resolve()):
+                raise UserError(f"{path} lies in {output}, where the drawings go; give another folder by --output.")
+            if path in names:
+                continue
+            name = path.relative_to(top) if top.is_dir() else Path(path.name)
+            stem, number = name.with_suffix(""), 2
+            while stem in taken:
+                stem = name.with_name(f"{name.stem}-{number}")
+                number += 1
+            taken.add(stem)
+            ending = ".jpg" if name.suffix.lower() in (".jpg", ".jpeg") else ".png"
+            names[path] = stem.with_name(stem.name + ending)
+    return names
+
+
+def read_pictures(names: Mapping[Path, Path]) -> Iterator[tuple[Path, Path, Image.Image]]:
+    """Yields each picture that can be read, with its path and its drawing's name; says of the others why not."""
+    for path, name in tqdm(names.items(), disable=None):
+        try:
+            image = read_image(path)
+        except UserError as error:
+            tqdm.write(f"error: {error}", file=sys.stderr)
+            continue
+        yield path, name, image
+
+
+def save_picture(image: Image.Image, path: Path) -> None:
+    """Writes a picture and the folders above it. Raises UserError where that can't be done."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
+    except OSError as error:
+        raise UserError(f"{path} can't be written: {error.strerror}. Give another place by --output.") from None
