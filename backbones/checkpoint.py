@@ -25,6 +25,7 @@ _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.
 # What follows from a window's size, and what is no weight, such as a class list: made anew where it is needed at all.
 _IGNORED = ("relative_position_index", "_extra_state")
 _BIAS_TABLE = "relative_position_bias_table"
+_NUMBERS = "biufc"  # numpy's kinds of arrays that tensors hold
 _OFFSETS = ("rel_pos_h", "rel_pos_w")
 
 # A value in the model's shape, "resized", "converted" or "" for as it was, and how; or None, "" and why not.
@@ -125,11 +126,13 @@ def _match(
     given: dict[str, tuple[list[str], Tensor]] = {}
     rest: dict[str, tuple[str, Tensor]] = {}
     for origin, content in state.items():
-        if not isinstance(content, (Tensor, np.ndarray, np.generic)):
+        if isinstance(content, (np.ndarray, np.generic)) and content.dtype.kind in _NUMBERS:
+            content = torch.as_tensor(np.array(content))
+        if not isinstance(content, Tensor):
             report.unexpected.append(origin)
             report.notes[origin] = f"a {type(content).__name__}, not a tensor"
             continue
-        value = content.detach() if isinstance(content, Tensor) else torch.as_tensor(np.array(content))
+        value = content.detach()
         name = _unwrapped(origin)
         stripped = name.removeprefix(prefix)
         if stripped.endswith(_IGNORED) and stripped not in targets:

@@ -223,7 +223,8 @@ def test_another_number_of_classes_is_reported_with_the_reason() -> None:
 def test_the_report_names_every_key() -> None:
     state = random_state(classifier())
     dropped = [name for name in state if name.startswith("blocks3.")]
-    added = {f"decoder_blocks.{block}.norm1.weight": torch.zeros(2) for block in range(4)} | {"note": "text"}
+    added = {f"decoder_blocks.{block}.norm1.weight": torch.zeros(2) for block in range(4)}
+    added |= {"note": "text", "objects": np.array([{}, None], dtype=object)}
     report = load_checkpoint(classifier(), {name: v for name, v in state.items() if name not in dropped} | added)
     assert report.missing == dropped
     assert set(report.unexpected) == set(added)
@@ -232,6 +233,7 @@ def test_the_report_names_every_key() -> None:
     assert "decoder_blocks.{0-3}.norm1.weight" in text
     assert "blocks3.{0-2}.attn.qkv.weight" in text
     assert "note (a str, not a tensor)" in text
+    assert "objects (a ndarray, not a tensor)" in text
 
 
 def test_strict_wants_an_exact_match_and_leaves_the_model_alone() -> None:
