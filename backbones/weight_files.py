@@ -116,7 +116,7 @@ def _read(path: Path) -> object:
         if path.suffix == ".safetensors" or _is_safetensors(head):
             return load_safetensors(path)
         if head.startswith(b"PK"):
-            return _torch_load(file)
+            return torch_load(file)
         if head.startswith(b"\x80"):
             return _read_pickle(file)
     found = "an empty file" if not head else f"a file that begins with {head[:8]!r}"
@@ -137,9 +137,10 @@ def _refusal(name: str) -> str:
 # ---------------------------------------------------------------------------------------------- PyTorch's own files
 
 
-def _torch_load(file: BinaryIO | io.BytesIO) -> object:
+def torch_load(file: str | Path | BinaryIO | io.BytesIO, device: str = "cpu") -> Any:
+    """Reads a file of PyTorch's, and what training code keeps in it; on the `device` "meta" tensors come without values."""
     with torch.serialization.safe_globals(_bookkeeping()):
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location=device, weights_only=True)
 
 
 def _bookkeeping() -> list[Any]:
@@ -167,7 +168,7 @@ def _read_pickle(file: BinaryIO) -> object:
         isinstance(first, int) and first == torch.serialization.MAGIC_NUMBER
     ):  # a file of PyTorch before 1.6 is a row of pickles
         file.seek(0)
-        return _torch_load(file)
+        return torch_load(file)
     return first
 
 
@@ -190,7 +191,7 @@ def _encode_latin1(text: str, encoding: str = "latin1") -> bytes:
 
 def _load_storage(data: bytes) -> object:
     """PyTorch's own function of this place would read the bytes with an unrestricted unpickler."""
-    return _torch_load(io.BytesIO(data))
+    return torch_load(io.BytesIO(data))
 
 
 def _numpy_functions() -> dict[str, Any]:

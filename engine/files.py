@@ -14,6 +14,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+from convmae.backbones.weight_files import torch_load
 from convmae.engine.errors import UserError
 
 
@@ -44,7 +45,7 @@ def save_weights(
 ) -> Path:
     """Writes named weights as ``{"model": ..., "config": ..., "meta": ...}`` (.pth) or safetensors; returns the path.
 
-    In a .pth they stand under ``state_dict`` too, at no cost: mmengine's readers look there, MAE's and detectron2's under model.
+    In a .pth they stand under ``state_dict`` too, at no cost: mmengine looks there, MAE's code and detectron2 under ``model``.
     ``config`` is the YAML of the run that made them, so that tools know what the weights are; ``meta`` says more of them, in
     plain containers, as mmengine's checkpoints do.
     """
@@ -79,6 +80,6 @@ def _content(path: Path) -> dict[str, Any]:
         return {}
     # A file of others, with more in it than tensors, or no file of weights: nothing of ours stands there.
     with contextlib.suppress(pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError):
-        content = torch.load(path, map_location="meta", weights_only=True)
+        content = torch_load(path, "meta")
         return content if isinstance(content, dict) else {}
     return {}

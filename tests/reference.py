@@ -57,6 +57,32 @@ def seeded_state(
     return state
 
 
+def seeded_model(
+    keys: Mapping[str, Sequence[int]], weight_seed: int, encoder: str, gains: Mapping[str, float]
+) -> dict[str, Tensor]:
+    """Returns a detector's or segmenter's seeded weights, without `OWN_VALUES`.
+
+    Args:
+        keys: names with shapes.
+        weight_seed: the seed beside the reference outputs.
+        encoder: how the encoder's names begin.
+        gains: of the layers that give the output, by name; they are scaled by the root of a unit's inputs, others of twice it.
+    """
+    state = {encoder + name: value for name, value in seeded_state(keys, weight_seed, prefix=encoder).items()}
+    for name, shape in keys.items():
+        if name.startswith(encoder) or name.endswith(OWN_VALUES):
+            continue
+        t = normal(name, shape, weight_seed)
+        if name.endswith("running_var"):
+            state[name] = torch.ones(list(shape))
+        elif len(shape) == 1:
+            state[name] = 1 + 0.1 * t if name.endswith("weight") else 0.1 * t
+        else:
+            gain = gains.get(name.split(".")[-2], 2**0.5)
+            state[name] = t * gain * float(np.prod(shape[1:])) ** -0.5
+    return state
+
+
 def image(seed: int, batch: int, height: int, width: int | None = None) -> Tensor:
     """Returns the seeded input, [batch, 3, height, width], already normalised."""
     generator = torch.Generator().manual_seed(int(seed))

@@ -15,30 +15,11 @@ from convmae.detection.weights import from_detectron2
 GAINS = {"cls_score": 4, "objectness_logits": 4, "bbox_pred": 1, "anchor_deltas": 0.5, "predictor": 2}
 
 
-def seeded_detector(keys: dict[str, list[int]], seed: int) -> dict[str, Tensor]:
-    """The reference weights (fixtures/README.md): encoder as the others, heads scaled by what feeds a unit."""
-    encoder = "backbone.bottom_up."
-    state = {encoder + name: t for name, t in reference.seeded_state(keys, seed, prefix=encoder).items()}
-    for name, shape in keys.items():
-        if name.startswith(encoder) or name.endswith("num_batches_tracked"):
-            continue
-        t = reference.normal(name, shape, seed)
-        if name.endswith("running_var"):
-            state[name] = torch.ones(shape)
-        elif len(shape) == 1:
-            state[name] = 1 + 0.1 * t if name.endswith("weight") else 0.1 * t
-        else:
-            gain = next((gain for part, gain in GAINS.items() if name.split(".")[-2] == part), None)
-            fan = np.prod(shape[1:])
-            state[name] = t * (np.sqrt(2 / fan) if gain is None else gain * np.sqrt(1 / fan))
-    return state
-
-
 @pytest.fixture(scope="module")
 def detector() -> MaskRCNN:
     keys, outputs = reference.reference("mask_rcnn")
     model = MaskRCNN(ModelOptions(window_size=16, norm="bn"), classes=80, img_size=1024)
-    state = from_detectron2(seeded_detector(keys, int(outputs["weight_seed"])))
+    state = from_detectron2(reference.seeded_model(keys, int(outputs["weight_seed"]), "backbone.bottom_up.", GAINS))
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert all(name.endswith("num_batches_tracked") for name in missing)
     assert not unexpected

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -37,3 +38,9 @@ def test_a_file_of_others_has_no_recipe(tmp_path: Path) -> None:
     torch.save({"model": {"a": torch.ones(1)}, "args": Path("x")}, tmp_path / "more.pth")
     assert read_config(tmp_path / "plain.pth") == read_config(tmp_path / "more.pth") == ""
     assert read_meta(tmp_path / "plain.pth") == read_meta(tmp_path / "more.pth") == {}
+
+
+def test_what_mmseg_says_of_weights_is_read_among_what_its_training_kept(tmp_path: Path) -> None:
+    meta = {"CLASSES": ("sky", "road"), "hook_msgs": {"best_score": np.float64(0.5)}}
+    torch.save({"meta": meta, "state_dict": {"a": torch.ones(1)}, "amp": {}}, tmp_path / "iter.pth")
+    assert read_meta(tmp_path / "iter.pth") == meta
