@@ -104,7 +104,7 @@ def describe_range(values: NDArray) -> str:
     if not len(values):
         return "–"
     low, middle, high = (f"{value:,.0f}" for value in np.quantile(values, (0, 0.5, 1)))
-    return f"{low} to {high}, median {middle}"
+    return f"{low} to {high}, median {middle}" if low != high else low
 
 
 def histogram(values: Mapping[str, NDArray], xlabel: str) -> Figure:

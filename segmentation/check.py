@@ -67,12 +67,12 @@ class Found:
 
 
 def check_split(
-    name: str, options: SegmentationDataOptions, num_classes: int, decode: int, look: int | None = None
+    name: str, options: SegmentationDataOptions, num_classes: int, decode: int | None, look: int | None = None
 ) -> Found:
     """Pairs the files of "training" or "validation" and returns what is there and all faults.
 
-    ``decode``: how many pairs are decoded whole, spread evenly; the headers are read of ``look`` (default: all). Files that
-    end before their format's end mark are decoded in any case.
+    ``decode``: how many pairs are decoded whole, spread evenly; the headers are read of ``look`` (None: all). Files that end
+    before their format's end mark are decoded in any case.
     """
     found = Found(name, *split_folders(options, name))
     found.pixels, found.pictures = np.zeros(num_classes, np.int64), np.zeros(num_classes, np.int64)
@@ -81,7 +81,8 @@ def check_split(
     except UserError as error:
         found.faults.append(Fault("folders that can't be used", str(error)))
         return found
-    chosen = set(spread(found.pairs, decode))
+    pairs = spread(found.pairs, len(found.pairs) if look is None else look)
+    chosen = set(spread(pairs, len(pairs) if decode is None else decode))
 
     def examine(pair: Pair) -> tuple[Look, Look, NDArray[np.int64] | None] | Fault:
         try:
@@ -92,7 +93,6 @@ def check_split(
             return fault
         return image, label, counts
 
-    pairs = found.pairs if look is None else spread(found.pairs, look)
     with ThreadPoolExecutor() as pool:  # decoding and waiting for a disk both let other threads run
         progress = tqdm(pool.map(examine, pairs), f"{name} pictures", total=len(pairs), leave=False, disable=None)
         for pair, seen in zip(pairs, progress, strict=True):

@@ -105,7 +105,7 @@ def _check_same(one: Scored, other: Scored) -> None:
             f"{alone[0]} is in one alone. Expected the same pictures."
         )
     for first, second in zip(one.pictures, other.pictures, strict=True):
-        if not np.array_equal(*(result.truth(len(known[0])) for result in (first, second))):
+        if not np.array_equal(first.truth(len(known[0])), second.truth(len(known[0]))):
             raise UserError(
                 f"The runs were tested on different data: the label map of {first.path} was another one in {names[0]} than in "
                 f"{names[1]}. Test the weights again."

@@ -9,13 +9,14 @@ from torch.utils.data import Dataset
 from convmae.engine.errors import UserError
 from convmae.engine.images import read_image
 from convmae.segmentation.config import SegmentationDataOptions
-from convmae.segmentation.layout import IGNORE, Pair, read_label
+from convmae.segmentation.layout import IGNORE, Pair, check_size, read_label
 from convmae.segmentation.mmseg_parts import (
     PackSegInputs,
     PhotoMetricDistortion,
     RandomCrop,
     RandomFlip,
     RandomResize,
+    rescale_size,
 )
 
 
@@ -46,8 +47,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         # Hue and saturation are distorted alike whether the channels are RGB or BGR, so mmseg's transforms serve RGB.
         image = np.array(read_image(pair.image))
         label = read_label(pair.label, len(self.classes), self.options.reduce_zero_label)
-        if label.shape != image.shape[:2]:
-            raise UserError(f"{pair.label} is {label.shape} pixels (rows, columns); its picture is {image.shape[:2]}.")
+        check_size(pair, label.shape[::-1], image.shape[1::-1])
         results: dict[str, Any] = {
             "img": image,
             "img_path": str(pair.image),
@@ -62,11 +62,22 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         return self._pack(results)
 
 
+class _RandomRescale(RandomResize):
+    """mmcv's resizing at the picture's own ratio, which would leave no pixel across a long strip."""
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        height, width = results["img_shape"]
+        sides = rescale_size((width, height), self._random_scale())
+        self.resize.scale = tuple(max(1, side) for side in sides)
+        resized: dict[str, Any] = self.resize(results)
+        return resized
+
+
 def _training_transforms(options: SegmentationDataOptions) -> list[Any]:
     """mmseg's transforms draw from numpy's global generator, which the engine seeds for each sample."""
     low, high = _numbers(options.ratio_range, "ratio_range", 2)
     transforms: list[Any] = [
-        RandomResize(scale=picture_scale(options), ratio_range=(low, high), resize_type="Resize", keep_ratio=True),
+        _RandomRescale(picture_scale(options), (low, high), resize_type="Resize", keep_ratio=False),
         RandomCrop(crop_size=(options.crop, options.crop), cat_max_ratio=options.cat_max_ratio, ignore_index=IGNORE),
         RandomFlip(prob=options.flip),
     ]

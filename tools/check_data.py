@@ -2,6 +2,8 @@
 
 python tools/check_data.py coco data/coco
 python tools/check_data.py coco data/mine --cfg-options data.train_images=images data.train_annotations=train.json
+python tools/check_data.py seg data/ade20k
+python tools/check_data.py seg data/mine --cfg-options data.classes=names.txt data.reduce_zero_label=false
 
 The exit status is 0 if training would take the data (objects left out and other remarks aside), else 1.
 """
@@ -11,18 +13,67 @@ from __future__ import annotations
 import argparse
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from convmae.detection.config import DetectionConfig
-from convmae.detection.data_check import check_data
-from convmae.detection.data_report import write_data_report
 from convmae.engine.cli import add_overrides, prepare_work_dir, run_tool
 from convmae.engine.config import load_config
-from convmae.engine.data_report import stopping, summary
+from convmae.engine.data_report import Split, stopping, summary
 from convmae.engine.errors import UserError
 
-RECIPE = "mask_rcnn_convmae_25e.yaml"
+
+class Format(NamedTuple):
+    """How data of a kind are laid out, the recipe that is taken, options to name in the help, and what looks at them.
+
+    ``check(arguments, work_dir)`` returns the splits with their faults and the files that it wrote.
+    """
+
+    doc: str
+    recipe: str
+    example: str
+    check: Callable[[argparse.Namespace, Path], tuple[Sequence[Split], list[Path]]]
+
+
+def _check_coco(args: argparse.Namespace, work_dir: Path) -> tuple[Sequence[Split], list[Path]]:
+    from convmae.detection.config import DetectionConfig
+    from convmae.detection.data_check import check_data
+    from convmae.detection.data_report import write_data_report
+
+    splits = check_data(_config(DetectionConfig, args), args.pictures)
+    return splits, write_data_report(splits, work_dir)
+
+
+def _check_seg(args: argparse.Namespace, work_dir: Path) -> tuple[Sequence[Split], list[Path]]:
+    from convmae.segmentation.config import SegmentationConfig
+    from convmae.segmentation.data_check import check_data
+    from convmae.segmentation.data_report import write_data_report
+    from convmae.segmentation.layout import read_classes
+
+    own = Path(args.root or "", "classes.txt")
+    if args.root and args.config == FORMATS["seg"].recipe and own.is_file():
+        # The classes of the default recipe are ADE20K's; a list among the data is of theirs.
+        args.cfg_options.insert(0, f"data.classes={own}")
+    options = _config(SegmentationConfig, args).data
+    classes = read_classes(options)
+    splits = check_data(options, classes, args.pictures)
+    return splits, write_data_report(splits, classes, options, work_dir)
+
+
+FORMATS = {
+    "coco": Format(
+        "COCO JSON files and folders of pictures, for detection",
+        "mask_rcnn_convmae_25e.yaml",
+        "data.train_images=images, or model.masks=false for boxes alone",
+        _check_coco,
+    ),
+    "seg": Format(
+        "folders of pictures and of label maps, for segmentation",
+        "upernet_convmae_160k_ade20k.yaml",
+        "data.train_images=images, or data.reduce_zero_label=false if label 0 is a class",
+        _check_seg,
+    ),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,15 +82,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=inspect.cleandoc(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     formats = parser.add_subparsers(dest="format", required=True, metavar="FORMAT")
-    coco = formats.add_parser("coco", help="COCO JSON files and folders of pictures, for detection")
-    coco.add_argument("root", nargs="?", help="the data folder (default: the recipe's data.root)")
-    coco.add_argument("--config", default=RECIPE, help=f"the recipe to train with (default {RECIPE})")
-    add_overrides(coco, "data.train_images=images, or model.masks=false for boxes alone")
-    coco.add_argument(
-        "--pictures", type=int, default=0, help="open so many of each split, spread evenly (default: all)"
-    )
-    coco.add_argument("--work-dir", type=Path, help="where the report is written (default work_dirs/check_coco)")
-    coco.add_argument("--overwrite", action="store_true", help="replace an earlier report there")
+    for name, one in FORMATS.items():
+        sub = formats.add_parser(name, help=one.doc)
+        sub.add_argument("root", nargs="?", help="the data folder (default: the recipe's data.root)")
+        sub.add_argument("--config", default=one.recipe, help=f"the recipe to train with (default {one.recipe})")
+        add_overrides(sub, one.example)
+        sub.add_argument(
+            "--pictures", type=int, default=0, help="open so many of each split, spread evenly (default: all)"
+        )
+        sub.add_argument("--work-dir", type=Path, help=f"where the report is written (default work_dirs/check_{name})")
+        sub.add_argument("--overwrite", action="store_true", help="replace an earlier report there")
     args = parser.parse_args(argv)
     refused = False
 
@@ -47,17 +99,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         nonlocal refused
         if args.pictures < 0:
             raise UserError(f"--pictures is {args.pictures}; expected a number from 1, or 0 for all.")
-        config = load_config(DetectionConfig, args.config, args.cfg_options)
-        if args.root is not None:
-            config.data.root = args.root
-        work_dir = args.work_dir or Path("work_dirs") / "check_coco"
+        work_dir = args.work_dir or Path("work_dirs") / f"check_{args.format}"
         prepare_work_dir(work_dir, False, args.overwrite)
-        splits = check_data(config, args.pictures)
-        files = write_data_report(splits, work_dir)
+        splits, files = FORMATS[args.format].check(args, work_dir)
         print("\n".join([*summary(splits), "written:", *(f"  {path}" for path in files)]))
         refused = bool(stopping(splits))
 
     return run_tool(run) or int(refused)
+
+
+def _config(schema: type, args: argparse.Namespace) -> Any:
+    config: Any = load_config(schema, args.config, args.cfg_options)
+    if args.root is not None:
+        config.data.root = args.root
+    return config
 
 
 if __name__ == "__main__":
