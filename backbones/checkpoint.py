@@ -48,9 +48,10 @@ class LoadReport:
 
     def __str__(self) -> str:
         lines = [f"{self.source}: {self.loaded} of the model's {self.total} tensors loaded"]
-        for title in ("missing", "unexpected", "resized", "converted", "ignored"):
-            names = getattr(self, title)
+        for fate in ("missing", "unexpected", "resized", "converted", "ignored"):
+            names = getattr(self, fate)
             if names:
+                title = "ignored, for they are no weights" if fate == "ignored" else fate
                 plain = [name for name in names if name not in self.notes]
                 shown = _ranges(plain) + [f"{name} ({self.notes[name]})" for name in names if name in self.notes]
                 lines.append(f"  {title} ({len(names)}): {', '.join(shown)}")

@@ -145,7 +145,7 @@ def test_a_file_is_evaluated_as_it_is(run: dict[str, Tensor], tmp_path: Path) ->
     log = (tmp_path / "whole" / "log.txt").read_text()
     count = sum(not name.endswith(INDEX) for name in run)
     assert f"{count} of the model's {count} tensors loaded" in log
-    assert "ignored (6): backbone.blocks3.{0-5}.attn.relative_position_index" in log
+    assert "ignored, for they are no weights (6): backbone.blocks3.{0-5}.attn.relative_position_index" in log
     for word in ("missing", "unexpected", "was trained on a list"):
         assert word not in log
 
