@@ -145,7 +145,9 @@ def test_backbone_options_reach_the_encoder(tiny_config: MakeConfig) -> None:
     assert backbone(images(64, 64))[3].shape[2:] == (2, 2)
 
 
-def test_options_that_leave_pixels_out_or_one_picture_a_part(tiny_config: MakeConfig) -> None:
+def test_options_that_leave_pixels_out_or_one_picture_a_part(
+    tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = tiny_config()
     config.inference.stride = 33
     with pytest.raises(UserError, match=r"inference\.stride is 33"):
@@ -160,3 +162,8 @@ def test_options_that_leave_pixels_out_or_one_picture_a_part(tiny_config: MakeCo
     with pytest.raises(UserError, match="one picture a part"):
         check_options(config)
     check_options(config, training=False)
+    config.data.accumulate = 1
+    check_options(config)
+    monkeypatch.setattr("convmae.segmentation.model.get_world_size", lambda: 2)  # on CPUs each has its own batch norm
+    with pytest.raises(UserError, match="in 2 parts leaves one picture a part"):
+        check_options(config)

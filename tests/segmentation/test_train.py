@@ -13,8 +13,10 @@ from PIL import Image
 from convmae.backbones import CheckpointError
 from convmae.engine.config import load_config, save_config, shipped_recipes
 from convmae.engine.errors import UserError
+from convmae.engine.optim import scaled_lr
+from convmae.engine.schedule import Schedule
 from convmae.segmentation.config import SegmentationConfig
-from convmae.segmentation.model import build_model
+from convmae.segmentation.model import build_model, check_options
 from convmae.segmentation.train import test as run_test
 from convmae.segmentation.train import train
 from convmae.segmentation.weights import read_class_names
@@ -129,6 +131,7 @@ def test_recipes_load_and_open_with_what_to_expect(name: str) -> None:
     assert (config.schedule.steps is None) != (config.schedule.epochs is None)
     first = (Path(__file__).parents[2] / "configs" / name).read_text().splitlines()[0]
     assert first.startswith("#")
+    check_options(config)
 
 
 def test_the_paper_recipe() -> None:
@@ -138,3 +141,22 @@ def test_the_paper_recipe() -> None:
     assert (config.model.decode_channels, config.model.aux_channels, config.model.aux_weight) == (768, 256, 0.4)
     assert (config.model.drop_path, config.data.batch_size, config.data.crop) == (0.2, 16, 512)
     assert (config.inference.crop, config.inference.stride) == (512, 341)
+    assert tuple(config.optim.betas) == (0.9, 0.999)
+    assert (config.data.scale, config.data.ratio_range, config.data.cat_max_ratio) == ([2048, 512], [0.5, 2.0], 0.75)
+    assert (config.data.flip, config.data.photometric, config.optim.clip_grad) == (0.5, True, 0)
+    assert (config.model.pool_scales, config.model.dropout, config.model.downsample) == ([1, 2, 3, 6], 0.1, "conv")
+
+
+def test_the_rate_of_each_step_is_within_a_hundredth_of_mmsegs_first_version() -> None:
+    schedule = Schedule.build(load_config(SegmentationConfig, "upernet_convmae_160k_ade20k.yaml").schedule, 20_210, 16)
+    for step in (0, 1, 700, 1499, 1500, 40_000, 159_999):
+        warming = 1 - (1 - step / 1500) * (1 - 1e-6) if step < 1500 else 1
+        assert schedule.lr_factor(step) == pytest.approx((1 - step / 160_000) * warming, rel=0.01)
+
+
+def test_one_gpu_trains_with_the_papers_batch_and_rate() -> None:
+    paper = load_config(SegmentationConfig, "upernet_convmae_160k_ade20k.yaml")
+    single = load_config(SegmentationConfig, "upernet_convmae_160k_ade20k_1gpu.yaml")
+    assert (single.data.batch_size, single.data.accumulate) == (16, 4)
+    assert scaled_lr(single.optim, single.data) == paper.optim.lr
+    assert (single.model, single.schedule, single.inference) == (paper.model, paper.schedule, paper.inference)
