@@ -1,0 +1,37 @@
+"""Given pictures: each is taken once, and what is written of it has a name of its own."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from convmae.engine.errors import UserError
+from convmae.engine.prediction import name_drawings, read_pictures
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "given" / "deep").mkdir(parents=True)
+    for name in ("a.jpg", "a.png", "b.tif", "deep/a.JPEG"):
+        Image.new("RGB", (4, 3)).save(tmp_path / "given" / name)
+    return tmp_path / "given"
+
+
+def test_names_differ_in_more_than_their_ending(folder: Path, tmp_path: Path) -> None:
+    names = name_drawings([folder, folder / "a.png", folder / "deep" / "a.JPEG"], tmp_path / "out")
+    found = {path.relative_to(folder).as_posix(): name.as_posix() for path, name in names.items()}
+    assert found == {"a.jpg": "a.jpg", "a.png": "a-2.png", "b.tif": "b.png", "deep/a.JPEG": "deep/a.jpg"}
+
+
+def test_no_drawing_takes_the_place_of_a_picture(folder: Path) -> None:
+    with pytest.raises(UserError, match="give another folder by --output"):
+        name_drawings([folder / "a.jpg"], folder)
+
+
+def test_pictures_that_cant_be_read_are_passed_over_and_named(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    (folder / "b.tif").write_bytes(b"none")
+    names = name_drawings([folder, folder / "gone.png"], folder.parent / "out")
+    assert [path.name for path, _, _ in read_pictures(names)] == ["a.jpg", "a.png", "a.JPEG"]
+    said = capsys.readouterr().err
+    assert "b.tif can't be read" in said
+    assert "There is no picture" in said
