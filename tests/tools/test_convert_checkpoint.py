@@ -83,6 +83,7 @@ def test_what_cant_be_turned_is_refused_by_one_message(run: Path, capsys: pytest
     assert convert(run, "model.pth", "detectron2.pth", "detectron2") == 0
     theirs = torch.load(run / "detectron2.pth", weights_only=True)["model"]
     torch.save({"patch_embed1.proj.weight": torch.ones(1)}, run / "encoder.pth")
+    torch.save({"state_dict": {"module.decode_head.conv_seg.bias": torch.ones(1)}}, run / "segmenter.pth")
     words = {**theirs, "backbone.fpn_lateral2.weight": np.array(["a"], dtype=object)}
     (run / "words.pkl").write_bytes(pickle.dumps({"model": {n: np.asarray(v) for n, v in words.items()}}))
     (run / "text.pth").write_text("no weights")
@@ -94,6 +95,7 @@ def test_what_cant_be_turned_is_refused_by_one_message(run: Path, capsys: pytest
     classes, one = ["--annotations", str(run / "classes.json")], ["--annotations", str(run / "one.json")]
     for source, output, options, said in (
         ("encoder.pth", "out.pth", to_ours, "can't be converted: found patch_embed1.proj.weight"),
+        ("segmenter.pth", "out.pth", to_ours, "tools/test_seg.py takes the file as it is"),
         ("model.pth", "out.pth", to_ours, "layout of convmae, which can't be turned into that of convmae"),
         ("detectron2.pth", "out.pth", to_theirs, "layout of detectron2, which can't"),
         ("detectron2.pth", "out.pth", [*to_ours, *config], "knows 2 classes, not COCO's 80"),
