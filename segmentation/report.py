@@ -101,8 +101,8 @@ def _add_classes(page: Page, details: Details, pictures: Sequence[Result]) -> No
         "F-score": details.fscore,
         "boundary F": details.boundary,
         "accuracy": details.accuracy,
-        "share of truth": truth / total,
-        "share of prediction": predicted / total,
+        "truth": truth / total,
+        "prediction": predicted / total,
         "pictures": holding,
     }
     page.table(
@@ -113,7 +113,8 @@ def _add_classes(page: Page, details: Details, pictures: Sequence[Result]) -> No
             for name, *values in zip(details.classes, *map(np.ndarray.tolist, columns.values()), strict=True)
         ],
         "A dash: there is nothing to measure, as for a class that the validation pictures don't hold, and the mean leaves it "
-        "out. Boundary F is a mean over the pictures whose truth has a boundary of the class; the others count all pixels.",
+        "out. Boundary F is a mean over the pictures whose truth has a boundary of the class; the others count all pixels. "
+        "Truth and prediction: the class's share of all labelled pixels in them. Pictures: those that hold the class.",
     )
 
 

@@ -7,7 +7,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.dist import is_main_process
 
 from convmae.backbones import load_checkpoint
-from convmae.engine.config import to_yaml
+from convmae.engine.config import save_config, to_yaml
 from convmae.engine.errors import UserError
 from convmae.engine.faults import refuse_all
 from convmae.engine.files import save_weights
@@ -29,8 +29,9 @@ from convmae.segmentation.weights import load_weights
 
 
 def train(config: SegmentationConfig, work_dir: Path, resume: bool) -> Page | None:
-    """Trains UPerNet as the tree says; writes checkpoints, ``model.pth``, ``metrics.json`` and ``report/index.html``.
+    """Trains UPerNet as the tree says.
 
+    Writes checkpoints, ``model.pth``, ``metrics.json``, ``predictions.zip`` and ``report/index.html``.
     Returns the report's page (None on other processes than the first).
     Raises UserError for data and options that can't work, before the first step where it can be known then.
     """
@@ -66,7 +67,9 @@ def train(config: SegmentationConfig, work_dir: Path, resume: bool) -> Page | No
 
 
 def test(config: SegmentationConfig, checkpoint: Path, work_dir: Path) -> dict[str, float]:
-    """Evaluates weights on the validation pictures; writes ``metrics.json`` and ``report/index.html``, returns the metrics.
+    """Evaluates weights on the validation pictures and returns the metrics.
+
+    Writes ``config.yaml``, ``metrics.json``, ``predictions.zip`` and ``report/index.html``.
 
     Raises UserError for data that can't be read and for weights that don't fill the model.
     """
@@ -80,6 +83,7 @@ def test(config: SegmentationConfig, checkpoint: Path, work_dir: Path) -> dict[s
     evaluate(model, val_set, metrics=[metric], config=config, work_dir=work_dir, collate=pseudo_collate)
     if is_main_process():
         seconds = time.perf_counter() - started
+        save_config(config, work_dir / "config.yaml")
         _, files = write_report(metric, config, [validation], work_dir, seconds, checkpoint)
         log_done(metric.numbers, files, seconds)
     return metric.numbers

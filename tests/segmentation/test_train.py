@@ -20,6 +20,7 @@ from convmae.segmentation.model import build_model, check_options
 from convmae.segmentation.train import test as run_test
 from convmae.segmentation.train import train
 from convmae.segmentation.weights import read_class_names
+from convmae.tools.test_seg import main
 
 MakeConfig = Callable[[], SegmentationConfig]
 
@@ -43,7 +44,8 @@ def test_train_then_test_gives_the_same_scores_and_a_report(tiny_config: MakeCon
         assert text in page
     rerun = run_test(tiny_config(), work_dir / "model.pth", again)
     assert rerun == {name: pytest.approx(metrics[name]) for name in ("mIoU", "mAcc", "aAcc", "mFscore", "mBoundaryF")}
-    assert (again / "report/index.html").is_file()
+    assert main(["--compare", str(work_dir), str(again)]) == 0
+    assert set(json.loads((again / "compare/metrics.json").read_text())) == {"run", "test"}
     checkpoint = torch.load(work_dir / "step_2.pth", weights_only=True)
     assert {name.split(".")[0] for name in checkpoint["state_dict"]} == {"backbone", "decode_head", "auxiliary_head"}
     assert run_test(tiny_config(), work_dir / "step_2.pth", again) == rerun
