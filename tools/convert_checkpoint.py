@@ -81,8 +81,8 @@ def find_direction(names: Iterable[str], source: str, to: str) -> tuple[Directio
     ]
     if not known and any("decode_head." in name for name in names):
         raise UserError(
-            f"{source} holds a segmenter, whose names are the same in mmseg and here: tools/test_seg.py takes the file as it is, "
-            "and mmseg takes a run's model.pth (docs/mmsegmentation.md)."
+            f"{source} holds a segmenter, whose names are the same in mmseg and here: tools/test_seg.py takes the file as it "
+            "is, and mmseg takes a run's model.pth (docs/mmsegmentation.md)."
         )
     if not known:
         marks = " or ".join(f"{direction.mark}* ({direction.layout})" for direction in DIRECTIONS)
