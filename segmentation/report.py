@@ -14,7 +14,7 @@ from convmae.engine.report import Number, Page, environment, read_scalars, write
 from convmae.segmentation.boundary import TOLERANCE
 from convmae.segmentation.check import Found
 from convmae.segmentation.config import SegmentationConfig
-from convmae.segmentation.evaluation import Details, Result, SegmentationMetric
+from convmae.segmentation.evaluation import Details, SegmentationMetric
 from convmae.segmentation.layout import Pair
 from convmae.segmentation.pictures import Shown, add_pictures
 from convmae.segmentation.predictions import decode, write_predictions
@@ -47,7 +47,7 @@ def write_report(
         raise ValueError("the metric has no details: evaluate before writing the report")
     page = Page("Semantic segmentation", f"UPerNet on ConvMAE-{config.model.size}, {config.data.root}")
     page.headline([Number(name, f"{100 * metric.numbers[name]:.2f} %", MEANINGS[name]) for name in MEANINGS])
-    _add_classes(page, details, metric.pictures)
+    _add_classes(page, details)
     rows = read_scalars(work_dir)
     if rows:
         page.figure(
@@ -92,10 +92,9 @@ def _add_pictures(page: Page, metric: SegmentationMetric, config: SegmentationCo
             add_pictures(page, title, shown, metric.classes, config.data.reduce_zero_label, caption)
 
 
-def _add_classes(page: Page, details: Details, pictures: Sequence[Result]) -> None:
+def _add_classes(page: Page, details: Details) -> None:
     truth, predicted = details.confusion.sum(axis=1), details.confusion.sum(axis=0)
     total = max(int(truth.sum()), 1)
-    holding = sum((result.truth(len(truth)) > 0 for result in pictures), np.zeros(len(truth), np.int64))
     columns = {
         "IoU": details.iou,
         "F-score": details.fscore,
@@ -103,7 +102,6 @@ def _add_classes(page: Page, details: Details, pictures: Sequence[Result]) -> No
         "accuracy": details.accuracy,
         "truth": truth / total,
         "prediction": predicted / total,
-        "pictures": holding,
     }
     page.table(
         "Classes",
@@ -114,7 +112,7 @@ def _add_classes(page: Page, details: Details, pictures: Sequence[Result]) -> No
         ],
         "A dash: there is nothing to measure, as for a class that the validation pictures don't hold, and the mean leaves it "
         "out. Boundary F is a mean over the pictures whose truth has a boundary of the class; the others count all pixels. "
-        "Truth and prediction: the class's share of all labelled pixels in them. Pictures: those that hold the class.",
+        "Truth and prediction: the class's share of all labelled pixels in them.",
     )
 
 

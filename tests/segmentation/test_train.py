@@ -31,7 +31,7 @@ def test_train_then_test_gives_the_same_scores_and_a_report(tiny_config: MakeCon
     again.mkdir()
     train(tiny_config(), work_dir, resume=False)
     metrics = json.loads((work_dir / "metrics.json").read_text())
-    assert {"mIoU", "mAcc", "aAcc", "IoU/square", "Acc/dot"} <= metrics.keys()
+    assert {"mIoU", "mAcc", "aAcc", "IoU/square", "Acc/dot", "Fscore/dot", "BoundaryF/dot"} <= metrics.keys()
     page = (work_dir / "report/index.html").read_text()
     for text in (
         "mIoU",
@@ -40,6 +40,11 @@ def test_train_then_test_gives_the_same_scores_and_a_report(tiny_config: MakeCon
         "picture_0.jpg",
         "decode_channels",
         "3 pictures with label maps",
+        "boundary F",
+        "Worst pictures",
+        "Best pictures",
+        "pictures a second",
+        "GB, of the whole process",
     ):
         assert text in page
     rerun = run_test(tiny_config(), work_dir / "model.pth", again)
