@@ -13,8 +13,8 @@ from torch.autograd.function import once_differentiable
 from convmae.backbones.layers import Attend
 from convmae.backbones.position import Grid
 
-# Largest number of bias values (and, in the backward pass, of attention weights) alive at once: 16 MB in fp32. Slices of
-# 64 MB took 1.5x the time in the backward pass at 64x64 tokens, for they no longer fit the cache.
+# Largest number of bias values (in the backward pass, of attention weights and their gradients) alive at once: 16 MB in
+# fp32. Slices of 64 MB took 1.5x the time in the backward pass at 64x64 tokens, for they no longer fit the cache.
 MAX_SCORES = 2**22
 
 
@@ -211,7 +211,7 @@ class _BiasedAttention(torch.autograd.Function):
         wide = torch.promote_types(query.dtype, torch.float32)
         grad_key, grad_value, *grads = (torch.zeros_like(x, dtype=wide) for x in (key, value, *tensors))
         mean = (grad * output).sum(-1, keepdim=True, dtype=wide)
-        for heads, start, stop in _slices(query, ctx.grid, ctx.max_scores, per_image=True):
+        for heads, start, stop in _slices(query, ctx.grid, ctx.max_scores // 2, per_image=True):
             part = slice(start * columns, stop * columns)
             query_part, grad_part = query[:, heads, part] * scale, grad[:, heads, part]
             scores = (query_part @ key[:, heads].transpose(-1, -2)).to(wide)
