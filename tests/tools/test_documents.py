@@ -44,6 +44,10 @@ OTHERS = {
         *("--repeats", "1", "--threads", "1", "--size", "tiny", "--pixels", "64", "--precision", "fp32"),
         *("--tables", "comparison"),
     ],
+    "benchmark segmentation": [
+        *("--repeats", "1", "--threads", "1", "--size", "tiny", "--pixels", "80", "--precision", "fp32", "--map", "64"),
+        *("--tables", "comparison", "counting"),
+    ],
     "benchmark evaluation": ["--repeats", "1", "--threads", "1", "--pictures", "4"],
     "check_data": [],
     "predict": [],
