@@ -98,9 +98,9 @@ def test_the_tools_run_as_the_readme_says(in_project: Path) -> None:
     pytest.importorskip("onnxruntime", reason="the export needs the packages of the extra 'export'")
     done = run_tools(README)
     pretraining = ["pretrain", *["visualize"] * 3, *["pretrain"] * 3]
-    downstream = ["check_data", "train_det", "test_det", "predict", "train_seg", "test_seg"]
+    downstream = ["check_data", "train_det", "test_det", "predict", "check_data", "train_seg", "test_seg", "predict"]
     probes = ["finetune", "test_cls", "linear_probe", "knn"]
-    assert done == [*pretraining, *probes, *downstream, "export", "export", "analyze", *["benchmark"] * 4]
+    assert done == [*pretraining, *probes, *downstream, "export", "export", "analyze", *["benchmark"] * 5]
     for name in (
         "pretrain/report",
         "finetune/report",
