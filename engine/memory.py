@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -21,6 +21,16 @@ def peak_bytes(device: torch.device) -> int:
     import resource  # which Windows lacks
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
+def begin_peak(device: torch.device) -> None:
+    """Has `peak_bytes` count from what is held now, on a GPU and where Linux lets it; else it keeps what was held before."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif sys.platform == "linux":
+        Path("/proc/self/clear_refs").write_text(
+            "5", encoding="ascii"
+        )  # proc(5): the largest resident size begins anew
 
 
 def describe_peak(device: torch.device) -> str:

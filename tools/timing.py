@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from convmae.engine.memory import peak_bytes
+from convmae.engine.memory import begin_peak, peak_bytes
 
 Step = Callable[[], Any]
 Name = TypeVar("Name", bound=Hashable)
@@ -70,6 +70,7 @@ def mlp_products(
 def _growth(device: torch.device, threads: int, prepare: Callable[..., Step], *args: Any) -> int:
     torch.set_num_threads(threads)
     step = prepare(*args)
+    begin_peak(device)  # what it took to prepare is none of the step's
     before = peak_bytes(device)
     for _ in range(2):
         step()

@@ -85,6 +85,15 @@ def test_peak_memory_is_that_of_the_step() -> None:
     assert peak_memory(CPU, partial, torch.ones, 200 * 2**18) / 2**20 == pytest.approx(200, rel=0.1)
 
 
+def costly(megabytes: int) -> partial:
+    torch.ones(4 * megabytes * 2**18)
+    return partial(torch.ones, megabytes * 2**18)
+
+
+def test_what_preparing_a_step_took_is_not_taken_for_its_memory() -> None:
+    assert peak_memory(CPU, costly, 100) / 2**20 == pytest.approx(100, rel=0.1)
+
+
 def test_the_pretraining_comparison_writes_its_rows(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     options = (
         "pretrain --size tiny --img-size 32 --batch-size 1 --method convmae --precision fp32 --repeats 1 --threads 1"
