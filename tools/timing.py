@@ -7,10 +7,12 @@ import statistics
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 import torch
 
+from convmae.engine.errors import UserError
 from convmae.engine.memory import begin_peak, peak_bytes
 
 Step = Callable[[], Any]
@@ -38,10 +40,16 @@ def peak_memory(device: torch.device, prepare: Callable[..., Step], *args: Any) 
     """Returns how many bytes two runs of ``prepare(*args)`` need at most above what is held before the first.
 
     Measured in a new process, so that nothing counts that another step has left: on a CPU as the growth of its largest
-    resident size (kernels' scratch memory counts), on a GPU as PyTorch allocates it.
+    resident size (kernels' scratch memory counts), on a GPU as PyTorch allocates it. Raises UserError if there is too little.
     """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_growth, device, torch.get_num_threads(), prepare, *args).result()
+        try:
+            return pool.submit(_growth, device, torch.get_num_threads(), prepare, *args).result()
+        except BrokenProcessPool:
+            raise UserError(
+                "The system ended the process whose memory is measured, most likely because there was too little of it; "
+                "expected some 16 GB free for a base model at 1024 pixels. Free memory, or take a smaller size."
+            ) from None
 
 
 def mlp_products(

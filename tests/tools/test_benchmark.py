@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
+from convmae.engine.errors import UserError
 from convmae.tools import benchmark
 from convmae.tools.bench_pretrain import METHODS, kept_patches, layer_products, multiply_adds
 from convmae.tools.dense_form import DenseMaskedAutoencoder
@@ -83,6 +85,11 @@ def test_steps_take_turns_and_the_first_round_is_not_counted() -> None:
 
 def test_peak_memory_is_that_of_the_step() -> None:
     assert peak_memory(CPU, partial, torch.ones, 200 * 2**18) / 2**20 == pytest.approx(200, rel=0.1)
+
+
+def test_too_little_memory_is_said() -> None:
+    with pytest.raises(UserError, match="too little of it"):
+        peak_memory(CPU, partial, os._exit, 9)  # as a process that is killed: it ends without a word
 
 
 def costly(megabytes: int) -> partial:
