@@ -52,7 +52,7 @@ def test_factors_of_many_pictures_are_rounded_so_that_they_add_up(threshold: flo
     assert all(int(factor) <= count <= int(factor) + 1 for factor, count in zip(factors, found, strict=True))
     assert abs(sum(found) - sum(factors)) < 1
     rarest = share.argmin()
-    assert held[:, rarest] @ found / sum(found) >= share[rarest]
+    assert (held[:, rarest] @ found + 1) / sum(found) > share[rarest]  # rounding may give one copy to another picture
 
 
 def test_copies_of_a_picture_have_crops_of_their_own(ade_root: Path) -> None:
