@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -121,7 +122,8 @@ def _compare(case: Case, args: argparse.Namespace) -> list[dict[str, Any]]:
                     "share": WORK[mode] * counts["shipped"] / shipped / rate,
                     "plain MB": peaks["plain", mode, name],
                     "shipped MB": peaks["shipped", mode, name],
-                    "memory": peaks["shipped", mode, name] / peaks["plain", mode, name],
+                    # Where a peak can't begin anew, building the model may have taken more than its step.
+                    "memory": peaks["shipped", mode, name] / (peaks["plain", mode, name] or math.nan),
                 }
             )
     return rows
