@@ -49,7 +49,7 @@ def write_report(
     rows = read_scalars(work_dir)
     if rows:
         page.figure("Loss", curves(rows, {"loss": "loss"}, "cross-entropy"))
-        page.figure("Validation", curves(rows, {"top-1": "top1", "top-5": "top5"}, "accuracy, 0 to 1"))
+        page.validation(rows, {"top-1": "top1", "top-5": "top5"}, "accuracy, 0 to 1")
     _add_confusion(page, details)
     _add_mistakes(page, details, splits[-1])
     page.facts("Data", {split.root.name: split.describe() for split in splits})

@@ -65,7 +65,7 @@ def write_report(
         known = {label: key for label, key in LOSSES.items() if any(key in row for row in rows)}
         page.figure("Loss", curves(rows, {"sum": "loss", **known}, "loss"))
         headline = {f"{KINDS[kind]} AP": f"{kind}_mAP" for kind in metric.details}
-        page.figure("Validation", curves(rows, headline, "AP, 0 to 1"))
+        page.validation(rows, headline, "AP, 0 to 1")
     for kind, seen in pictures.items():
         _add_errors(page, kind, seen)
     boxes = sure(pictures["bbox"])

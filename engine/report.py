@@ -113,6 +113,14 @@ class Page:
         width = round(float(fig.get_figwidth()) * 96)
         self._add("figure", title, caption, _svg(fig), width=width)
 
+    def validation(self, rows: Sequence[Mapping[str, float]], keys: Mapping[str, str], ylabel: str) -> None:
+        """Adds the scores of a run's evaluations, ``{label: key}``, over the step where there were several.
+
+        A single evaluation's are in the headline, and as points on a chart they would say nothing.
+        """
+        if sum(any(key in row for key in keys.values()) for row in rows) > 1:
+            self.figure("Validation", curves(rows, keys, ylabel))
+
     def pictures(
         self,
         title: str,

@@ -53,7 +53,7 @@ def write_report(
         page.figure(
             "Loss", curves(rows, {"UPerNet": "decode.loss_ce", "auxiliary head": "aux.loss_ce"}, "cross-entropy")
         )
-        page.figure("Validation", curves(rows, {name: name for name in metric.numbers}, "score, 0 to 1"))
+        page.validation(rows, {name: name for name in metric.numbers}, "score, 0 to 1")
     _add_confusion(page, details)
     _add_pictures(page, metric, config, found[-1].pairs)
     page.facts("Data", {split.name: f"{split.describe()}, in {split.images}" for split in found})

@@ -252,6 +252,14 @@ def test_curves_draw_the_values_logged() -> None:
     assert list(metric.get_xydata()[0]) == [100, 0.5]
 
 
+def test_validation_is_a_chart_where_there_were_several_evaluations(tmp_path: Path) -> None:
+    rows = [{"step": 10, "loss": 1.0}, {"step": 20, "mIoU": 0.25}]
+    for evaluations in (1, 2):
+        page = Page("A run")
+        page.validation([*rows, {"step": 30, "mIoU": 0.5}][: evaluations + 1], {"mIoU": "mIoU"}, "score")
+        assert ("<h2" in write(page, tmp_path / str(evaluations))) == (evaluations > 1)
+
+
 def test_metrics_are_plain_json(tmp_path: Path) -> None:
     values = {
         "AP": np.float32(0.5),
