@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -13,11 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from convmae.backbones import ConvViTDet
 from convmae.detection.config import ModelOptions
-from convmae.tools import bench_detection, bench_encoder, benchmark
+from convmae.tools import bench_detection, benchmark
 from convmae.tools.bench_detection import build, objects
 from convmae.tools.bench_encoder import Case, layer_shapes, multiply_adds
 from convmae.tools.plain_det import PlainDetEncoder
-from convmae.tools.timing import Step
 
 
 def shipped_and_plain(height: int, width: int, window: tuple[int, int]) -> tuple[ConvViTDet, PlainDetEncoder]:
@@ -78,16 +76,8 @@ def test_objects_fill_their_boxes_within_the_picture() -> None:
 
 
 def test_the_comparison_prints_and_writes_three_tables(
-    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    peaks_in_order: None, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured = []
-
-    def peak_memory(device: torch.device, prepare: Callable[..., Step], *args: object) -> int:
-        measured.append(args)
-        prepare(*args)()  # in this process: quicker than in one of its own
-        return 2**20 * len(measured)
-
-    monkeypatch.setattr(bench_encoder, "peak_memory", peak_memory)
     light = partial(ModelOptions, fpn_channels=16, roi_sampled=16, box_convs=[], box_hidden=[16], mask_convs=[16])
     monkeypatch.setattr(bench_detection, "ModelOptions", light)
     options = "detection --size tiny --pixels 64 --window 2 --precision fp32 --growth 32 64 --repeats 1 --threads 1"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -17,11 +16,10 @@ from convmae.segmentation.config import ModelOptions, SegmentationConfig
 from convmae.segmentation.evaluation import confusion_matrix
 from convmae.segmentation.layout import IGNORE
 from convmae.segmentation.mmseg_parts import IoUMetric
-from convmae.tools import bench_encoder, bench_segmentation, benchmark
+from convmae.tools import bench_segmentation, benchmark
 from convmae.tools.bench_encoder import Case, layer_shapes, multiply_adds
 from convmae.tools.bench_segmentation import CLASSES, build, label_maps
 from convmae.tools.plain_seg import PlainSegEncoder
-from convmae.tools.timing import Step
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
@@ -75,16 +73,8 @@ def test_mmsegs_counts_are_those_of_the_confusion_matrix(region: int) -> None:
 
 
 def test_the_comparison_prints_and_writes_four_tables(
-    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    peaks_in_order: None, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured = []
-
-    def peak_memory(device: torch.device, prepare: Callable[..., Step], *args: object) -> int:
-        measured.append(args)
-        prepare(*args)()  # in this process: quicker than in one of its own
-        return 2**20 * len(measured)
-
-    monkeypatch.setattr(bench_encoder, "peak_memory", peak_memory)
     heads_of_16 = ModelOptions(decode_channels=16, aux_channels=16)
     monkeypatch.setattr(bench_segmentation, "SegmentationConfig", partial(SegmentationConfig, model=heads_of_16))
     options = "segmentation --size tiny --pixels 80 --precision fp32 --growth 96 --map 64 --repeats 1 --threads 1"
