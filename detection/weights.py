@@ -13,7 +13,7 @@ from convmae.detection.coco import Category
 from convmae.detection.model import DetectionModel, read_categories
 from convmae.engine.errors import UserError
 from convmae.engine.log import log
-from convmae.engine.weights import check_filled
+from convmae.engine.weights import check_encoder, check_filled
 
 # Modules by detectron2's names and by ours: what both directions follow. `n` counts from 0, `one` from 1 and `level` from
 # 2, as p2 does; for `trunk`, `conv` and `linear` see `detectron2_names`. Values need no change: classes, background and box
@@ -81,10 +81,15 @@ def _count(names: list[str], pattern: str) -> int:
 
 
 def init_weights(model: DetectionModel, path: str) -> None:
-    """Fills what it can of a model from a detector's or an encoder's weights and logs what became of every key."""
+    """Fills what it can of a model from a detector's or an encoder's weights and logs what became of every key.
+
+    Raises UserError if they leave a part of the encoder unfilled.
+    """
     weights, names, _ = _open(Path(path))
     whole = any(name.startswith(("rpn.", "model.rpn.")) for name in names)
-    log.info(str(load_checkpoint(model.model if whole else model.model.backbone, weights)))
+    report = load_checkpoint(model.model if whole else model.model.backbone, weights)
+    log.info(str(report))
+    check_encoder(report, path, "backbone." if whole else "")
 
 
 def load_detector(model: DetectionModel, path: Path) -> None:

@@ -122,7 +122,7 @@ def test_tool(
         config: Any = run_config(schema, args.checkpoint, args.config, args.cfg_options, default=recipe)
         start_processes(args.launcher, config.runtime.device)
         work_dir = args.work_dir or args.checkpoint.parent / "test"
-        prepare_work_dir(work_dir, False, args.overwrite)
+        prepare_report_dir(work_dir, args.overwrite)
         _start(config, work_dir)
         test(config, args.checkpoint, work_dir)
 
@@ -131,7 +131,7 @@ def test_tool(
             if not folder.is_dir():
                 raise UserError(f"There is no folder {folder}; expected the work directory of a run.")
         work_dir = args.work_dir or runs[1] / "compare"
-        prepare_work_dir(work_dir, False, args.overwrite)
+        prepare_report_dir(work_dir, args.overwrite)
         start_log(work_dir)
         if compare:
             compare(runs, args.cfg_options, work_dir)
@@ -140,11 +140,30 @@ def test_tool(
 
 
 def prepare_work_dir(work_dir: Path, resume: bool, overwrite: bool) -> None:
-    """Makes the work directory. Raises UserError if it can't be written or holds an earlier run nobody spoke of."""
-    from convmae.engine.runner import CHECKPOINT_PATTERN
-
+    """Makes a run's work directory. Raises UserError if it can't be written or holds an earlier run nobody spoke of."""
     if resume and overwrite:
         raise UserError("--resume continues the run in the work directory, --overwrite removes it: give one of them.")
+    _make(work_dir)
+    if not resume:
+        _clear(
+            work_dir,
+            overwrite,
+            "run",
+            "Continue it with --resume, replace it with --overwrite, or give another --work-dir.",
+        )
+
+
+def prepare_report_dir(work_dir: Path, overwrite: bool) -> None:
+    """Makes the folder of a test's report. Raises UserError as `prepare_work_dir` does, and where a training run is."""
+    from convmae.engine.runner import CHECKPOINT_PATTERN
+
+    _make(work_dir)
+    if any(work_dir.glob(CHECKPOINT_PATTERN)):
+        raise UserError(f"{work_dir} holds a training run, whose report would be replaced. Give another --work-dir.")
+    _clear(work_dir, overwrite, "report", "Replace it with --overwrite, or give another --work-dir.")
+
+
+def _make(work_dir: Path) -> None:
     try:
         work_dir.mkdir(parents=True, exist_ok=True)
         if not os.access(work_dir, os.W_OK):
@@ -153,15 +172,20 @@ def prepare_work_dir(work_dir: Path, resume: bool, overwrite: bool) -> None:
         raise UserError(
             f"The work directory {work_dir} can't be written: {error.strerror}. Give another by --work-dir."
         ) from None
-    results = [work_dir / name for name in ("config.yaml", "metrics.json")] + sorted(work_dir.glob(CHECKPOINT_PATTERN))
+
+
+def _clear(work_dir: Path, overwrite: bool, kind: str, advice: str) -> None:
+    """Removes what an earlier run left that a new one would take for its own, if that is asked for."""
+    from convmae.engine.runner import BEST, CHECKPOINT_PATTERN
+
+    results = [work_dir / name for name in ("config.yaml", "metrics.json", BEST)] + sorted(
+        work_dir.glob(CHECKPOINT_PATTERN)
+    )
     earlier = [path for path in results if path.exists()]
-    if process_rank() != 0 or not earlier or resume:
+    if process_rank() != 0 or not earlier:
         return  # a log alone is of a run that was refused before it began
     if not overwrite:
-        raise UserError(
-            f"{work_dir} holds an earlier run ({earlier[0].name}). Continue it with --resume, replace it with "
-            "--overwrite, or give another --work-dir."
-        )
+        raise UserError(f"{work_dir} holds an earlier {kind} ({earlier[0].name}). {advice}")
     logs = [work_dir / "log.txt", work_dir / "scalars.jsonl", *work_dir.glob("tensorboard/events.*")]
     for path in [*earlier, *logs]:
         path.unlink(missing_ok=True)

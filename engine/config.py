@@ -22,7 +22,10 @@ Schema = TypeVar("Schema")
 def option(
     default: Any, doc: str, choices: tuple[Any, ...] = (), *, low: float | None = None, high: float | None = None
 ) -> Any:
-    """Returns a dataclass field: default (a callable makes it anew), line shown by --help, choices, bounds (inclusive)."""
+    """Returns a dataclass field: default (a callable makes it anew), line shown by --help, choices, bounds.
+
+    Bounds are inclusive, and those of each element of a list.
+    """
     metadata = {"doc": doc, "choices": choices, "low": low, "high": high}
     if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
@@ -250,12 +253,13 @@ def _check_values(node: Any, prefix: str) -> None:
                 f"{key} is {value!r}; expected one of {', '.join(map(str, choices))}."
                 + (f" Did you mean {hint!r}?" if hint else "")
             )
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{key} is {value}; expected a finite number.")
         low, high = field.metadata.get("low"), field.metadata.get("high")
-        if value is not None and ((low is not None and value < low) or (high is not None and value > high)):
-            bounds = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
-            raise UserError(f"{key} is {value:g}; expected {bounds}.")
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(f"{key} is {value}; expected finite numbers.")
+            if number is not None and ((low is not None and number < low) or (high is not None and number > high)):
+                bounds = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
+                raise UserError(f"{key} is {value}; expected {bounds}.")
 
 
 def _one_line(error: object) -> str:

@@ -28,8 +28,8 @@ class Fault(UserError):
     ``image`` is what the task knows the picture by, where there is one.
     """
 
-    def __init__(self, kind: str, message: str, effect: Effect = Effect.STOPS, image: Any = None) -> None:
-        super().__init__(message)
+    def __init__(self, kind: str, message: str = "", effect: Effect = Effect.STOPS, image: Any = None) -> None:
+        super().__init__(message or kind)  # PyTorch makes a loader process's error again from its message alone
         self.kind, self.effect, self.image = kind, effect, image
 
 

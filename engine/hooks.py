@@ -16,9 +16,9 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from convmae.engine.errors import UserError
-from convmae.engine.files import save_weights
+from convmae.engine.files import read_meta, save_weights
 from convmae.engine.log import duration, log
-from convmae.engine.runner import CHECKPOINT_PATTERN, Runner, latest_checkpoint
+from convmae.engine.runner import BEST, CHECKPOINT_PATTERN, Runner, latest_checkpoint
 from convmae.engine.schedule import Schedule
 
 
@@ -181,13 +181,13 @@ class CheckpointHook(Hook):
         value = (metrics or {}).get(self.best or "")
         if value is not None and value > self.best_value and is_main_process():
             self.best_value = value
-            save_weights(runner.bare_model.state_dict(), Path(runner.work_dir) / "best.pth", meta=runner.model_meta)
-
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        checkpoint["meta"]["best_value"] = self.best_value
+            meta = {**runner.model_meta, "step": runner.iter, "metric": self.best, "value": value}
+            save_weights(runner.bare_model.state_dict(), Path(runner.work_dir) / BEST, meta=meta)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        self.best_value = checkpoint["meta"].get("best_value", self.best_value)
+        best = Path(runner.work_dir) / BEST  # later than the checkpoint, if the run was ended between the two
+        if best.is_file():
+            self.best_value = read_meta(best).get("value", self.best_value)
 
     def _remove_old(self, work_dir: Path) -> None:
         keep = self.schedule.options.keep_checkpoints

@@ -64,6 +64,11 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     return image.size[::-1] if orientation(image) in (5, 6, 7, 8) else image.size
 
 
+def upright(image: Image.Image) -> Image.Image:
+    """Returns the picture turned as its EXIF data says."""
+    return image if orientation(image) == 1 else ImageOps.exif_transpose(image)
+
+
 def read_image(path: str | Path) -> Image.Image:
     """Returns a picture as RGB, turned as its EXIF data says. Raises UserError naming a file that is none, or is cut off."""
     with open_image(path) as image:
@@ -146,8 +151,7 @@ def _ends_with(path: Path, ending: bytes) -> bool:
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
-    if orientation(image) != 1:
-        image = ImageOps.exif_transpose(image)
+    image = upright(image)
     if image.mode.startswith(("I", "F")):  # 16 or 32 bits: convert() would clip at 255
         values = np.asarray(image, dtype=np.float64)
         top = 65535.0 if values.max(initial=0) > 255 else 255.0

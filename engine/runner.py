@@ -30,7 +30,7 @@ from convmae.engine.processes import any_process, tell_all
 from convmae.engine.schedule import Schedule
 from convmae.engine.seeding import STEP, StepSampler, seed_all
 
-CHECKPOINT_PATTERN = "step_*.pth"
+CHECKPOINT_PATTERN, BEST = "step_*.pth", "best.pth"
 _run_numbers = itertools.count()
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from convmae.backbones.checkpoint import LoadReport
 from convmae.engine.errors import UserError
+
+# What a task adds to a pretrained encoder: a head, positions of its attention, scales of its branches, another level.
+_ADDED = re.compile(r"(fc_norm|head|fpn)\.|.*(relative_position_bias_table|rel_pos_[hw]|gamma_[12])$")
 
 
 def check_filled(report: LoadReport, path: Path, classes: int, classifier: str, optional: tuple[str, ...] = ()) -> None:
@@ -30,9 +34,10 @@ def check_filled(report: LoadReport, path: Path, classes: int, classifier: str, 
         )
 
 
-def check_encoder(report: LoadReport, path: str) -> None:
-    """Raises UserError unless a file filled all of an encoder that gets a new head."""
-    lacking = [name for name in report.missing if not name.startswith(("fc_norm.", "head."))]
+def check_encoder(report: LoadReport, path: str, prefix: str = "") -> None:
+    """Raises UserError unless a file filled all of an encoder but what tasks add to it; names of it begin with ``prefix``."""
+    names = [name for name in report.missing if name.startswith(prefix)]
+    lacking = [name for name in names if not _ADDED.match(name, len(prefix))]
     if lacking:
         raise UserError(
             f"{path} leaves {len(lacking)} of the encoder's tensors unfilled ({lacking[0]}: "

@@ -38,7 +38,13 @@ class ConvMAEOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     biases, positions and bias tables have no weight decay.
     """
 
+    def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None) -> None:
+        super().__init__(
+            optim_wrapper_cfg, paramwise_cfg or {"layer_decay": 1.0}
+        )  # without any, mmengine makes no groups
+
     def add_params(self, params: list[dict[str, Any]], module: nn.Module, **_: Any) -> None:
-        options = OptimOptions(weight_decay=self.base_wd or 0.0, **self.paramwise_cfg)
-        for group in param_groups(module, options):
-            params.append({**group, "lr": self.base_lr * group["lr_scale"]})
+        for group in param_groups(module, OptimOptions(weight_decay=1.0, **self.paramwise_cfg)):
+            decayed = group.pop("weight_decay")
+            decay = {} if decayed and self.base_wd is None else {"weight_decay": decayed * (self.base_wd or 0.0)}
+            params.append({**group, **decay, "lr": self.base_lr * group["lr_scale"]})

@@ -29,7 +29,7 @@ from convmae.segmentation.layout import (
 
 @dataclass
 class Found:
-    """What a split holds. Counts are of the pairs that are ``good``: looked at and in order; pixels of the decoded ones."""
+    """What a split holds. Counts are of the pairs that are ``good``: looked at and in order."""
 
     name: str
     images: Path  # the folders
@@ -40,7 +40,7 @@ class Found:
     sizes: list[tuple[int, int]] = field(default_factory=list)  # width, height
     modes: Counter[str] = field(default_factory=Counter)  # Pillow's names
     label_modes: Counter[str] = field(default_factory=Counter)
-    decoded: int = 0
+    decoded: int = 0  # pictures, not their headers alone
     pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))  # [num_classes]
     pictures: NDArray[np.int64] = field(
         default_factory=lambda: np.zeros(0, np.int64)
@@ -62,7 +62,7 @@ class Found:
         return f"{self.describe()} ({self.images}, {self.labels})"
 
     def ignored_share(self) -> float:
-        """Returns the share of the decoded pixels that are ignored."""
+        """Returns the share of the pixels that are ignored."""
         return self.ignored / max(int(self.pixels.sum()) + self.ignored, 1)
 
 
@@ -71,8 +71,8 @@ def check_split(
 ) -> Found:
     """Pairs the files of "training" or "validation" and returns what is there and all faults.
 
-    ``decode``: how many pairs are decoded whole, spread evenly; the headers are read of ``look`` (None: all). Files that end
-    before their format's end mark are decoded in any case.
+    Of ``look`` pairs, spread evenly (None: all), the label map is decoded and the picture's header read; of ``decode`` of them
+    (None: all) the picture is decoded, too, as is one that ends before its format's end mark.
     """
     found = Found(name, *split_folders(options, name))
     found.pixels, found.pictures = np.zeros(num_classes, np.int64), np.zeros(num_classes, np.int64)
@@ -84,14 +84,16 @@ def check_split(
     pairs = spread(found.pairs, len(found.pairs) if look is None else look)
     chosen = set(spread(pairs, len(pairs) if decode is None else decode))
 
-    def examine(pair: Pair) -> tuple[Look, Look, NDArray[np.int64] | None] | Fault:
+    def examine(pair: Pair) -> tuple[Look, Look, NDArray[np.int64]] | Fault:
         try:
             image, label = _look(pair)
-            counts = _count(pair, num_classes, options.reduce_zero_label) if pair in chosen else None
+            if pair in chosen:
+                _decode(pair.image)
+            labels = read_label(pair.label, num_classes, options.reduce_zero_label)
         except Fault as fault:
             fault.image = pair
             return fault
-        return image, label, counts
+        return image, label, np.bincount(labels.ravel(), minlength=256)
 
     with ThreadPoolExecutor() as pool:  # decoding and waiting for a disk both let other threads run
         progress = tqdm(pool.map(examine, pairs), f"{name} pictures", total=len(pairs), leave=False, disable=None)
@@ -100,18 +102,19 @@ def check_split(
                 found.faults.append(seen)
             else:
                 _add(found, pair, *seen)
-    if found.decoded and not found.pixels.any():
+    found.decoded = sum(pair in chosen for pair in found.good)
+    if found.good and not found.pixels.any():
         found.faults.append(
             Fault(
                 "splits without a labelled pixel",
-                f"{found.labels}: every pixel of {found.decoded} label maps is ignored; expected class indices. If label 0 is "
-                "a class, set data.reduce_zero_label=false.",
+                f"{found.labels}: every pixel of {len(found.good)} label maps is ignored; expected class indices. If label 0 "
+                "is a class, set data.reduce_zero_label=false.",
             )
         )
     return found
 
 
-def _add(found: Found, pair: Pair, image: Look, label: Look, counts: NDArray[np.int64] | None) -> None:
+def _add(found: Found, pair: Pair, image: Look, label: Look, counts: NDArray[np.int64]) -> None:
     found.good.append(pair)
     found.sizes.append(image.size)
     found.modes[image.mode] += 1
@@ -119,9 +122,6 @@ def _add(found: Found, pair: Pair, image: Look, label: Look, counts: NDArray[np.
     if image.turned:
         message = f"{pair.image} is turned as its EXIF data says; its label map must be so, too."
         found.faults.append(Fault("pictures turned by EXIF data", message, Effect.NOTE, pair))
-    if counts is None:
-        return
-    found.decoded += 1
     found.pixels += counts[: len(found.pixels)]
     found.pictures += counts[: len(found.pixels)] > 0
     found.ignored += int(counts[IGNORE])
@@ -145,10 +145,9 @@ def _look(pair: Pair) -> tuple[Look, Look]:
     return image, label
 
 
-def _count(pair: Pair, num_classes: int, reduce_zero_label: bool) -> NDArray[np.int64]:
-    """Returns how many pixels have each label 0..255; raises Fault for a broken picture and what `read_label` raises."""
+def _decode(path: Path) -> None:
+    """Raises Fault for a broken picture."""
     try:
-        read_image(pair.image)
+        read_image(path)
     except UserError as error:
         raise Fault("unreadable pictures", str(error)) from None
-    return np.bincount(read_label(pair.label, num_classes, reduce_zero_label).ravel(), minlength=256)

@@ -19,13 +19,15 @@ class ModelOptions:
     downsample: str = option(
         "conv", "E4 from E3 by a strided convolution, which learns, or by 2x2 max-pooling", ("conv", "max_pool")
     )
-    decode_channels: int = option(768, "channels of UPerNet; cost grows with their square, 64 to 128 suit a laptop")
-    pool_scales: List[int] = option(  # noqa: UP006
-        lambda: [1, 2, 3, 6], "grids that the pyramid pooling averages over"
+    decode_channels: int = option(
+        768, "channels of UPerNet; cost grows with their square, 64 to 128 suit a laptop", low=1
     )
-    dropout: float = option(0.1, "rate of dropped channels before the classifiers")
-    aux_channels: int = option(256, "channels of the auxiliary head on E3")
-    aux_weight: float = option(0.4, "weight of the auxiliary loss; 0 leaves the head out")
+    pool_scales: List[int] = option(  # noqa: UP006
+        lambda: [1, 2, 3, 6], "grids that the pyramid pooling averages over", low=1
+    )
+    dropout: float = option(0.1, "rate of dropped channels before the classifiers", low=0, high=0.99)
+    aux_channels: int = option(256, "channels of the auxiliary head on E3", low=1)
+    aux_weight: float = option(0.4, "weight of the auxiliary loss; 0 leaves the head out", low=0)
 
 
 @dataclass
@@ -38,7 +40,9 @@ class SegmentationDataOptions(DataOptions):
     val_images: str = option("images/validation", "folder of validation pictures")
     val_labels: str = option("annotations/validation", "folder of their label maps")
     classes: str = option(
-        "", "class list: a file with a name (or index, tab, name) a line, or ade20k; empty takes classes.txt of root"
+        "",
+        "class list: a file with a name (or index, tab, name) a line; empty takes classes.txt of root; ade20k does so, too, or "
+        "takes ADE20K's 150 names where root has none",
     )
     reduce_zero_label: bool = option(
         True, "label 0 means other and is ignored, 1..N are the classes (ADE20K); false: 0..N-1 are the classes"
@@ -49,7 +53,7 @@ class SegmentationDataOptions(DataOptions):
     ratio_range: List[float] = option(  # noqa: UP006
         lambda: [0.5, 2.0], "training multiplies the scale by a factor drawn from here"
     )
-    crop: int = option(512, "side of the square training crop, in pixels")
+    crop: int = option(512, "side of the square training crop, in pixels", low=1)
     cat_max_ratio: float = option(
         0.75, "a crop that one class fills beyond this part is drawn again, ten times at most"
     )
@@ -62,7 +66,9 @@ class SegmentationDataOptions(DataOptions):
         high=1,
     )
     check_pixels: int = option(
-        1000, "pairs decoded whole before training starts; beyond, an even sample of them (headers are read of all)"
+        1000,
+        "pictures decoded whole before training starts; beyond, an even sample of them (label maps are all decoded)",
+        low=0,
     )
 
 
@@ -71,7 +77,10 @@ class LossOptions:
     """How much each pixel counts in the cross-entropy of both heads."""
 
     class_weights: List[float] = option(  # noqa: UP006
-        list, "weight of each class, in the order of the class list; empty: all the same"
+        list,
+        "weight of each class, in the order of the class list; the loss is multiplied by them as they are, so let them average "
+        "1; empty: all 1",
+        low=0,
     )
     balance: bool = option(
         False, "weigh classes by their share of the training pixels, 1 / ln(1.02 + share), which is 1 on average"

@@ -15,31 +15,26 @@ _BAND = 2**24  # scores that a band of rows holds at most: 64 MiB
 
 
 def slide(score: Score, pictures: Tensor, crop: int, stride: int, batch: int = 1) -> Tensor:
-    """Returns scores [B, N, H, W], averaged where windows overlap; a picture smaller than a window is padded to it.
+    """Returns scores [B, N, H, W], averaged where windows overlap; a window is no larger than the picture, as in mmseg.
 
     crop, stride: side of a window and step between windows, in pixels; batch: windows of a picture computed at a time.
     """
     height, width = pictures.shape[2:]
-    # Zero is the mean colour after normalisation, which training crops are padded with too.
-    pictures = F.pad(pictures, (0, max(crop - width, 0), 0, max(crop - height, 0)))
-    corners = [
-        (top, left)
-        for top in _starts(pictures.shape[2], crop, stride)
-        for left in _starts(pictures.shape[3], crop, stride)
-    ]
-    times = pictures.new_zeros(pictures.shape[2:], dtype=torch.float32)
+    tall, wide = min(crop, height), min(crop, width)
+    corners = [(top, left) for top in _starts(height, tall, stride) for left in _starts(width, wide, stride)]
+    times = pictures.new_zeros((height, width), dtype=torch.float32)
     total = None
     for first in range(0, len(corners), batch):
         some = corners[first : first + batch]
-        windows = torch.cat([pictures[:, :, top : top + crop, left : left + crop] for top, left in some])
+        windows = torch.cat([pictures[:, :, top : top + tall, left : left + wide] for top, left in some])
         found = score(windows).float()
         if total is None:
-            total = found.new_zeros((len(pictures), found.shape[1], *pictures.shape[2:]))
+            total = found.new_zeros((len(pictures), found.shape[1], height, width))
         for (top, left), part in zip(some, found.split(len(pictures)), strict=True):
-            total[:, :, top : top + crop, left : left + crop] += part
-            times[top : top + crop, left : left + crop] += 1
+            total[:, :, top : top + tall, left : left + wide] += part
+            times[top : top + tall, left : left + wide] += 1
     assert total is not None  # there is a window in any picture
-    return total.div_(times)[:, :, :height, :width]
+    return total.div_(times)
 
 
 def label(

@@ -1,6 +1,7 @@
 """Where pictures, label maps and class names lie, and how a label map is read."""
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Fault, Report, refuse
-from convmae.engine.images import list_images, open_image
+from convmae.engine.images import list_images, open_image, upright
 from convmae.segmentation.config import SegmentationDataOptions
 
 IGNORE = 255  # the label of a pixel that neither trains nor counts
@@ -26,20 +27,26 @@ def read_classes(options: SegmentationDataOptions) -> list[str]:
     """Returns the class names, "other" left out.
 
     A list is a text file with one name a line, or index, tab, name, or a table with the columns Idx and Name as ADE20K's
-    objectInfo150.txt; ``ade20k`` stands for the 150 names of ADE20K.
-    Raises UserError if the file is missing, empty, out of order, or longer than 8-bit label maps can hold.
+    objectInfo150.txt; ``ade20k`` stands for the 150 names of ADE20K where the data folder has no list of its own.
+    Raises UserError if the file is missing, empty, no text, out of order, or longer than 8-bit label maps can hold, and if it
+    has a name twice.
     """
-    if options.classes == "ade20k":
+    own = Path(options.root) / "classes.txt"
+    if options.classes == "ade20k" and not own.is_file():
         from convmae.segmentation.mmseg_parts import ADE20KDataset  # here, because mmseg takes seconds to import
 
         return list(ADE20KDataset.METAINFO["classes"])
-    path = Path(options.classes) if options.classes else Path(options.root) / "classes.txt"
+    path = own if options.classes in ("", "ade20k") else Path(options.classes)
     if not path.is_file():
         raise UserError(
-            f"No class list at {path}; expected a text file with one class name a line. Set data.classes to such a file, "
-            "or to ade20k for its 150 classes."
+            f"No class list at {path}; expected a text file with one class name a line. Set data.root to the data, "
+            "data.classes to such a file, or to ade20k for its 150 classes."
         )
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # with the mark that Windows' editors begin a file with, or without
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8.") from None
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     first = 1 if options.reduce_zero_label else 0
     names = _strip_indices(_from_table(lines), first, path)
     largest = IGNORE - first
@@ -47,6 +54,9 @@ def read_classes(options: SegmentationDataOptions) -> list[str]:
         raise UserError(
             f"{path} names {len(names)} classes; expected 2 to {largest} (8-bit label maps, {IGNORE} is ignored)."
         )
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice:
+        raise UserError(f"{path} names the class {twice!r} more than once; expected each name once.")
     return names
 
 
@@ -112,7 +122,7 @@ def read_label(path: Path, num_classes: int, reduce_zero_label: bool) -> np.ndar
     try:
         with open_image(path) as image:
             check_mode(path, image.mode)
-            raw = np.array(image, dtype=np.uint8)
+            raw = np.array(upright(image), dtype=np.uint8)
     except Fault:
         raise
     except UserError as error:

@@ -8,7 +8,6 @@ from mmengine.dist import is_main_process
 
 from convmae.backbones import load_checkpoint
 from convmae.engine.config import save_config, to_yaml
-from convmae.engine.errors import UserError
 from convmae.engine.faults import refuse_all
 from convmae.engine.files import save_weights
 from convmae.engine.log import log, log_done
@@ -16,6 +15,7 @@ from convmae.engine.report import Page
 from convmae.engine.seeding import INIT, seed_all
 from convmae.engine.train import evaluate
 from convmae.engine.train import train as run_training
+from convmae.engine.weights import check_encoder
 from convmae.segmentation.check import Found, check_split
 from convmae.segmentation.config import SegmentationConfig
 from convmae.segmentation.data import SegmentationDataset
@@ -43,7 +43,9 @@ def train(config: SegmentationConfig, work_dir: Path, resume: bool) -> Page | No
     model.dataset_meta = {"classes": classes}
     weigh_pixels(heads(model), config.loss, training.pixels)
     if config.model.init:
-        log.info(str(load_checkpoint(model.backbone, config.model.init)))
+        report = load_checkpoint(model.backbone, config.model.init)
+        log.info(str(report))
+        check_encoder(report, config.model.init)
     metric = SegmentationMetric(classes)
     val_set = SegmentationDataset(validation.pairs, classes, config.data, train=False)
     runner = run_training(
@@ -92,8 +94,6 @@ def test(config: SegmentationConfig, checkpoint: Path, work_dir: Path) -> dict[s
 def find_data(config: SegmentationConfig, splits: tuple[str, ...]) -> tuple:
     """Returns the class names and what was found of each split, all checked; logs it. Raises UserError for bad data."""
     options = config.data
-    if not Path(options.root).is_dir():
-        raise UserError(f"No data folder {options.root}; expected one in the ADE20K layout. Set data.root to yours.")
     classes = read_classes(options)
     found: list[Found] = []
     for split in splits:

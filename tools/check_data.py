@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from convmae.engine.cli import add_overrides, prepare_work_dir, run_tool
+from convmae.engine.cli import add_overrides, prepare_report_dir, run_tool
 from convmae.engine.config import load_config
 from convmae.engine.data_report import Split, stopping, summary
 from convmae.engine.errors import UserError
@@ -50,10 +50,6 @@ def _check_seg(args: argparse.Namespace, work_dir: Path) -> tuple[Sequence[Split
     from convmae.segmentation.data_report import write_data_report
     from convmae.segmentation.layout import read_classes
 
-    own = Path(args.root or "", "classes.txt")
-    if args.root and args.config == FORMATS["seg"].recipe and own.is_file():
-        # The classes of the default recipe are ADE20K's; a list among the data is of theirs.
-        args.cfg_options.insert(0, f"data.classes={own}")
     options = _config(SegmentationConfig, args).data
     classes = read_classes(options)
     splits = check_data(options, classes, args.pictures)
@@ -100,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.pictures < 0:
             raise UserError(f"--pictures is {args.pictures}; expected a number from 1, or 0 for all.")
         work_dir = args.work_dir or Path("work_dirs") / f"check_{args.format}"
-        prepare_work_dir(work_dir, False, args.overwrite)
+        prepare_report_dir(work_dir, args.overwrite)
         splits, files = FORMATS[args.format].check(args, work_dir)
         print("\n".join([*summary(splits), "written:", *(f"  {path}" for path in files)]))
         refused = bool(stopping(splits))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from convmae.engine.cli import prepare_work_dir, run_tool
+from convmae.engine.cli import prepare_report_dir, prepare_work_dir, run_tool
 from convmae.engine.errors import UserError
 from convmae.tools import cli, pretrain
 
@@ -85,6 +85,18 @@ def test_an_earlier_run_is_neither_lost_nor_overwritten_unasked(tmp_path: Path) 
     assert not (tmp_path / "config.yaml").exists()
     assert not (tmp_path / "log.txt").exists()
     assert (tmp_path / "mine.txt").exists()
+
+
+def test_a_report_does_not_replace_a_training_run(tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text("an earlier report")
+    with pytest.raises(UserError, match=r"an earlier report \(metrics\.json\)\. Replace it with --overwrite"):
+        prepare_report_dir(tmp_path, overwrite=False)
+    prepare_report_dir(tmp_path, overwrite=True)
+    assert not (tmp_path / "metrics.json").exists()
+    (tmp_path / "step_3.pth").write_text("a checkpoint")
+    with pytest.raises(UserError, match="holds a training run"):
+        prepare_report_dir(tmp_path, overwrite=True)
+    assert (tmp_path / "step_3.pth").exists()
 
 
 def test_the_command_lists_its_tools_and_knows_no_others(capsys: pytest.CaptureFixture) -> None:

@@ -130,6 +130,25 @@ def test_files_of_a_run(tmp_path: Path) -> None:
     assert [(row["step"], row["count"]) for row in rows if "mean" in row] == [(3, 10), (6, 10)]
 
 
+def test_the_best_weights_outlive_a_run_that_is_killed_and_resumed(tmp_path: Path) -> None:
+    class Given(Mean):
+        def __init__(self, value: float) -> None:
+            super().__init__()
+            self.value = value
+
+        def compute_metrics(self, results: list) -> dict:
+            return {"mean": self.value}
+
+    config = Config()
+    config.schedule.eval_every = 3
+    with pytest.raises(Interrupted):
+        run(tmp_path, config, hooks=[StopAt(4)], val_set=Noise(), metrics=[Given(0.9)], best="mean")
+    (tmp_path / "step_4.pth").unlink()  # as if killed there: step_3.pth is older than the evaluation after step 3
+    run(tmp_path, config, val_set=Noise(), metrics=[Given(0.5)], best="mean", resume=True)
+    best = torch.load(tmp_path / "best.pth", weights_only=True)
+    assert best["meta"] == {"step": 3, "metric": "mean", "value": 0.9}
+
+
 def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     config = Config()
     config.schedule.save_every, config.schedule.keep_checkpoints = 1, 2

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
+from torch.utils.data import DataLoader
 
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Effect
@@ -44,6 +45,8 @@ def test_classes_leave_label_0_out_and_keep_it_without_reduction(ade_root: Path)
     assert read_classes(options(ade_root, reduce_zero_label=False)) == ["other", *CLASSES]
     (ade_root / "plain.txt").write_text("sky\nroad, route\n")
     assert read_classes(options(ade_root, classes=str(ade_root / "plain.txt"))) == ["sky", "road, route"]
+    assert read_classes(options(ade_root, classes="ade20k")) == CLASSES  # the data's own list
+    (ade_root / "classes.txt").unlink()
     names = read_classes(options(ade_root, classes="ade20k"))
     assert (len(names), names[0], names[149]) == (150, "wall", "flag")
     table = ["Idx\tRatio\tTrain\tVal\tStuff\tName"] + [f"{i}\t0.{i}\t9\t9\t1\t{n}" for i, n in enumerate(names, 1)]
@@ -52,7 +55,12 @@ def test_classes_leave_label_0_out_and_keep_it_without_reduction(ade_root: Path)
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("0\tother\n2\tsky\n", "has index 2; expected 1"), ("sky\n", "names 1 classes")]
+    ("text", "message"),
+    [
+        ("0\tother\n2\tsky\n", "has index 2; expected 1"),
+        ("sky\n", "names 1 classes"),
+        ("sky\nroad\nsky\n", "names the class 'sky' more than once"),
+    ],
 )
 def test_a_wrong_class_list_is_named(ade_root: Path, text: str, message: str) -> None:
     (ade_root / "classes.txt").write_text(text)
@@ -61,6 +69,21 @@ def test_a_wrong_class_list_is_named(ade_root: Path, text: str, message: str) ->
     (ade_root / "classes.txt").unlink()
     with pytest.raises(UserError, match=r"No class list at .*classes\.txt"):
         read_classes(options(ade_root))
+
+
+def test_a_class_list_from_windows_is_read_and_other_encodings_are_named(ade_root: Path) -> None:
+    (ade_root / "classes.txt").write_text("0\tother\n1\tsky\n2\troad\n", encoding="utf-8-sig")
+    assert read_classes(options(ade_root)) == ["sky", "road"]
+    (ade_root / "classes.txt").write_text("stra\u00dfe\nweg\n", encoding="latin-1")
+    with pytest.raises(UserError, match=r"classes\.txt is no UTF-8 text"):
+        read_classes(options(ade_root))
+
+
+def test_a_label_map_is_turned_as_its_exif_data_says(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # a quarter turn to the right makes it upright
+    Image.fromarray(np.array([[1, 2, 3]], dtype=np.uint8)).save(tmp_path / "label.png", exif=exif)
+    assert read_label(tmp_path / "label.png", 3, True).tolist() == [[0], [1], [2]]
 
 
 def test_label_values(tmp_path: Path) -> None:
@@ -131,6 +154,19 @@ def test_truncated_files_are_found_even_where_pixels_are_not_sampled(ade_root: P
     path.write_bytes(path.read_bytes()[:-30])
     (problem,) = problems(ade_root, decode)
     assert problem.startswith(str(path))
+
+
+def test_labels_are_looked_at_in_all_maps_even_where_pictures_are_not_decoded(ade_root: Path) -> None:
+    save_label(ade_root / "annotations/training/picture_3.png", np.full((40, 48), 4, dtype=np.uint8))
+    (problem,) = problems(ade_root, decode=0)
+    assert "picture_3.png holds label 4" in problem
+
+
+def test_a_label_map_that_breaks_during_training_is_named_from_a_loader_process(ade_root: Path) -> None:
+    data = SegmentationDataset(training_pairs(ade_root), CLASSES, options(ade_root), train=False)
+    save_label(ade_root / "annotations/training/picture_0.png", np.full((40, 48), 4, dtype=np.uint8))
+    with pytest.raises(UserError, match=r"picture_0\.png holds label 4"):
+        list(DataLoader(data, num_workers=1, collate_fn=list))
 
 
 def test_labels_that_are_all_ignored(ade_root: Path) -> None:

@@ -170,6 +170,21 @@ def test_layer_decay_groups_are_ours(ade_root: Path, tiny_config: MakeConfig) ->
         assert group["lr"] == pytest.approx(1e-4 * expected["lr_scale"])
 
 
+@pytest.mark.parametrize("decay", [None, 0.05])
+def test_vectors_are_not_decayed_without_options_of_the_groups(
+    ade_root: Path, tiny_config: MakeConfig, decay: float | None
+) -> None:
+    theirs = recipe(ade_root).optim_wrapper
+    del theirs["paramwise_cfg"]
+    theirs.optimizer = {"type": "AdamW", "lr": 1e-4, **({} if decay is None else {"weight_decay": decay})}
+    groups = build_optim_wrapper(build_model(tiny_config(), 3), theirs).optimizer.param_groups
+    expected = 0.01 if decay is None else decay  # AdamW's own
+    assert {group["weight_decay"] for group in groups} == {0.0, expected}
+    for group in groups:
+        if group["weight_decay"]:
+            assert all(parameter.ndim > 1 for parameter in group["params"])
+
+
 def test_an_unknown_option_of_the_groups_is_refused(ade_root: Path) -> None:
     theirs = recipe(ade_root)
     theirs.optim_wrapper.paramwise_cfg = {"layer_decay_rate": 0.75}

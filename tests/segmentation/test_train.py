@@ -101,6 +101,10 @@ def test_training_starts_from_pretrained_weights(tiny_config: MakeConfig, tmp_pa
     train(config, tmp_path, resume=False)
     trained = torch.load(tmp_path / "model.pth", weights_only=True)["model"]
     assert torch.equal(trained["backbone.blocks1.0.conv1.weight"], encoder["blocks1.0.conv1.weight"])
+    half = {name: value for name, value in encoder.items() if not name.startswith("blocks3.1.")}
+    torch.save({"model": half}, config.model.init)
+    with pytest.raises(UserError, match=r"encoder's tensors unfilled \(blocks3\.1\."):
+        train(config, tmp_path / "again", resume=False)
 
 
 def test_mistakes_stop_before_training(tiny_config: MakeConfig, tmp_path: Path) -> None:
