@@ -7,7 +7,7 @@ from convmae.detection.coco import CocoData, ImageRecord
 from convmae.detection.config import DetectionConfig
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Fault, spread
-from convmae.engine.images import Look, look_at
+from convmae.engine.images import Look, look_at, read_image
 
 _LEVELS = 5  # p2..p6
 
@@ -15,32 +15,19 @@ _LEVELS = 5  # p2..p6
 def check_options(config: DetectionConfig) -> None:
     """Raises UserError for options that can't work, naming the option."""
     model, data = config.model, config.data
-    if data.img_size < 32:
-        raise UserError(f"data.img_size is {data.img_size}; expected at least 32 pixels.")
     if len(data.jitter) != 2 or not 0 < data.jitter[0] <= data.jitter[1]:
         raise UserError(
             f"data.jitter is {data.jitter}; expected the smallest and the largest factor, such as [0.1, 2.0]."
         )
-    if len(model.anchor_sizes) != _LEVELS or min(model.anchor_sizes) <= 0:
+    if len(model.anchor_sizes) != _LEVELS:
         raise UserError(f"model.anchor_sizes is {model.anchor_sizes}; expected five sizes in pixels, for p2 to p6.")
-    if not model.anchor_ratios or min(model.anchor_ratios) <= 0:
-        raise UserError(f"model.anchor_ratios is {model.anchor_ratios}; expected ratios such as [0.5, 1.0, 2.0].")
+    if not model.anchor_ratios:
+        raise UserError("model.anchor_ratios is empty; expected ratios such as [0.5, 1.0, 2.0].")
     if not model.box_hidden:
         raise UserError("model.box_hidden is empty; expected the width of at least one linear layer, such as [1024].")
     depth = SIZES[model.size].depths[2]
     if outside := [index for index in model.global_blocks if not 0 <= index < depth]:
         raise UserError(f"model.global_blocks has {outside}; expected blocks from 0 to {depth - 1} of '{model.size}'.")
-    for name in (
-        "fpn_channels",
-        "window_size",
-        "roi_sampled",
-        "rpn_sampled",
-        "pre_nms_train",
-        "post_nms_train",
-        "detections",
-    ):
-        if getattr(model, name) < 1:
-            raise UserError(f"model.{name} is {getattr(model, name)}; expected at least 1.")
 
 
 def check_pictures(data: CocoData, count: int) -> None:
@@ -49,10 +36,12 @@ def check_pictures(data: CocoData, count: int) -> None:
         check_picture(data, record)
 
 
-def check_picture(data: CocoData, record: ImageRecord) -> Look:
-    """Looks at a picture, decoding it only where its last bytes don't say that it is whole; raises Fault as above."""
+def check_picture(data: CocoData, record: ImageRecord, decode: bool = False) -> Look:
+    """Looks at a picture, decoding it on demand or where its last bytes don't say that it is whole; raises Fault as above."""
     try:
         look = look_at(data.path(record))
+        if decode:
+            read_image(data.path(record))
     except UserError as error:
         raise Fault(
             "unreadable pictures", f"{error} It is image {record.id} of {data.annotations}.", image=record

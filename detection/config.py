@@ -15,7 +15,9 @@ class ModelOptions:
     init: str = option(
         "", "pretrained weights (.pth or .safetensors), whole or encoder alone; empty trains from scratch"
     )
-    window_size: int = option(7, "side of the attention windows of stage 3, in tokens; the released detector has 16")
+    window_size: int = option(
+        7, "side of the attention windows of stage 3, in tokens; the released detector has 16", low=1
+    )
     global_blocks: List[int] = option(  # noqa: UP006
         list, "blocks of stage 3, from 0, that attend globally instead; empty spreads four of them: [0, 3, 6, 10] of 11"
     )
@@ -31,36 +33,42 @@ class ModelOptions:
     pyramid: str = option(
         "fpn", "feature pyramid: a network on four maps of the encoder, or ViTDet's on its last", ("fpn", "simple")
     )
-    drop_path: float = option(0.1, "rate of dropped residual paths, rising linearly over the blocks to this")
+    drop_path: float = option(
+        0.1, "rate of dropped residual paths, rising linearly over the blocks to this", low=0, high=0.99
+    )
     masks: bool = option(True, "predict masks; false for data with boxes alone")
     norm: str = option(
         "syncbn",
         "norm in pyramid and heads: syncbn is bn on one process; gn and ln suit batches of a few pictures",
         ("syncbn", "bn", "gn", "ln", "none"),
     )
-    fpn_channels: int = option(256, "channels of the pyramid; the heads' cost grows with their square")
+    fpn_channels: int = option(256, "channels of the pyramid; the heads' cost grows with their square", low=1)
     anchor_sizes: List[float] = option(  # noqa: UP006
-        lambda: [32.0, 64.0, 128.0, 256.0, 512.0], "side of the square anchor on p2..p6, in pixels"
+        lambda: [32.0, 64.0, 128.0, 256.0, 512.0], "side of the square anchor on p2..p6, in pixels", low=1
     )
     anchor_ratios: List[float] = option(  # noqa: UP006
-        lambda: [0.5, 1.0, 2.0], "height over width of the anchors"
+        lambda: [0.5, 1.0, 2.0], "height over width of the anchors", low=0.01
     )
-    canonical_size: float = option(224.0, "side of a box that is pooled from p4, in pixels; half of it goes to p3")
-    rpn_convs: int = option(2, "3x3 convolutions before the proposals")
-    rpn_sampled: int = option(256, "anchors a picture that the proposals learn from")
-    pre_nms_train: int = option(2000, "proposals of each level that enter suppression in training")
-    post_nms_train: int = option(1000, "proposals that leave it in training")
-    pre_nms_test: int = option(1000, "proposals of each level that enter suppression in testing")
-    post_nms_test: int = option(1000, "proposals that leave it in testing")
-    roi_sampled: int = option(512, "proposals a picture that the heads learn from, a quarter of them objects at most")
-    box_convs: List[int] = option(lambda: [256] * 4, "channels of the box head's convolutions")  # noqa: UP006
-    box_hidden: List[int] = option(lambda: [1024], "channels of the box head's linear layers")  # noqa: UP006
-    mask_convs: List[int] = option(lambda: [256] * 4, "channels of the mask head's convolutions")  # noqa: UP006
-    score_threshold: float = option(0.05, "detections of less confidence are dropped")
+    canonical_size: float = option(
+        224.0, "side of a box that is pooled from p4, in pixels; half of it goes to p3", low=1
+    )
+    rpn_convs: int = option(2, "3x3 convolutions before the proposals", low=1)
+    rpn_sampled: int = option(256, "anchors a picture that the proposals learn from", low=1)
+    pre_nms_train: int = option(2000, "proposals of each level that enter suppression in training", low=1)
+    post_nms_train: int = option(1000, "proposals that leave it in training", low=1)
+    pre_nms_test: int = option(1000, "proposals of each level that enter suppression in testing", low=1)
+    post_nms_test: int = option(1000, "proposals that leave it in testing", low=1)
+    roi_sampled: int = option(
+        512, "proposals a picture that the heads learn from, a quarter of them objects at most", low=1
+    )
+    box_convs: List[int] = option(lambda: [256] * 4, "channels of the box head's convolutions", low=1)  # noqa: UP006
+    box_hidden: List[int] = option(lambda: [1024], "channels of the box head's linear layers", low=1)  # noqa: UP006
+    mask_convs: List[int] = option(lambda: [256] * 4, "channels of the mask head's convolutions", low=1)  # noqa: UP006
+    score_threshold: float = option(0.05, "detections of less confidence are dropped", low=0, high=1)
     nms_threshold: float = option(
-        0.5, "overlap (IoU) above which the less sure of two detections of a class is dropped"
+        0.5, "overlap (IoU) above which the less sure of two detections of a class is dropped", low=0, high=1
     )
-    detections: int = option(100, "detections kept of a picture")
+    detections: int = option(100, "detections kept of a picture", low=1)
 
 
 @dataclass
@@ -75,9 +83,10 @@ class DetectionDataOptions(DataOptions):
     limit: int = option(
         0,
         "train on the first so many pictures by id that hold an object, and validate on them: overfits on purpose; 0: all",
+        low=0,
     )
     keep_empty: bool = option(True, "train on pictures without objects too")
-    img_size: int = option(1024, "side of the square that pictures are fitted into or cut to, in pixels")
+    img_size: int = option(1024, "side of the square that pictures are fitted into or cut to, in pixels", low=32)
     padding: str = option(
         "grey", "colour of the square beyond the picture: mean is ImageNet's, zero once normalised", ("grey", "mean")
     )
@@ -85,9 +94,11 @@ class DetectionDataOptions(DataOptions):
         lambda: [0.1, 2.0],
         "large-scale jitter: a training picture is fitted into the square times a factor drawn from here",
     )
-    flip: float = option(0.5, "probability of a horizontal flip")
+    flip: float = option(0.5, "probability of a horizontal flip", low=0, high=1)
     check_pictures: int = option(
-        3000, "pictures whose size is compared with the JSON before training starts; beyond, an even sample of them"
+        3000,
+        "pictures whose size is compared with the JSON before training starts; beyond, an even sample of them",
+        low=0,
     )
 
 
@@ -100,9 +111,7 @@ def _data() -> DetectionDataOptions:
 
 
 def _schedule() -> ScheduleOptions:
-    return ScheduleOptions(
-        epochs=25.0, policy="cosine", warmup=0.125, warmup_factor=0.001, eval_every=5.0, save_every=1.0
-    )
+    return ScheduleOptions(epochs=25.0, policy="cosine", warmup=0.125, warmup_factor=0.001, eval_every=5.0)
 
 
 @dataclass

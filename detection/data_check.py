@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from convmae.detection.dataset import under_root
 from convmae.detection.records import ImageRecord
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Effect, Fault, Report, spread
+from convmae.engine.images import Look
 
 
 @dataclass
@@ -78,11 +80,19 @@ def _check_split(name: str, annotations: Path, folder: Path, masks: bool, count:
         return split
     missing = {fault.image for fault in split.faults if fault.kind == "missing pictures"}
     present = [image for image in data.images if image not in missing]
-    for record in tqdm(spread(present, count or len(present)), f"{name} pictures", leave=False, disable=None):
+    chosen = spread(present, count or len(present))
+
+    def examine(record: ImageRecord) -> Look | Fault:
         try:
-            look = check_picture(data, record)
+            return check_picture(data, record, decode=True)
         except Fault as fault:
-            report(fault)
+            return fault
+
+    with ThreadPoolExecutor() as pool:  # decoding and waiting for a disk both let other threads run
+        looks = list(tqdm(pool.map(examine, chosen), f"{name} pictures", total=len(chosen), leave=False, disable=None))
+    for record, look in zip(chosen, looks, strict=True):
+        if isinstance(look, Fault):
+            report(look)
             continue
         split.good.append(record)
         split.modes[look.mode] += 1

@@ -40,7 +40,9 @@ class Pooler(nn.Module):
             if feature.device.type == "cpu" and feature.shape[-2] * feature.shape[-1] <= _DENSE_LIMIT:
                 parts.append(dense_roi_align(feature, rois[index], self.size, 1 / stride))
             else:
-                parts.append(roi_align(feature, rois[index].to(feature.dtype), self.size, 1 / stride, 0, aligned=True))
+                # In fp32 whatever the map's precision: bf16 would move the edges of boxes by whole pixels.
+                pooled = roi_align(feature.float(), rois[index].float(), self.size, 1 / stride, 0, aligned=True)
+                parts.append(pooled.to(feature.dtype))
         return torch.cat(parts)[torch.argsort(torch.cat(order))]
 
     def levels(self, boxes: Tensor) -> Tensor:

@@ -116,7 +116,7 @@ class DetectionHeads(RoIHeads):
     ) -> list[Detections]:
         """Returns the detections of each picture: above the threshold, suppressed within their class, best first."""
         counts = [len(boxes) for boxes in proposals]
-        decoded = self.box_coder.decode(deltas, proposals).view(len(deltas), -1, 4)
+        decoded = self.box_coder.decode(deltas, proposals).view(len(deltas), logits.shape[1] - 1, 4)
         scores = logits.softmax(dim=-1)[:, :-1]
         found = []
         for boxes, part, shape in zip(decoded.split(counts), scores.split(counts), image_shapes, strict=True):

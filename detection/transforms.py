@@ -147,14 +147,17 @@ def place_objects(geometry: Geometry, objects: Sequence[ObjectRecord], masks: bo
     visible = drawn.any(axis=(1, 2))
     drawn, inside = drawn[visible], inside[visible]
     return {
-        "boxes": torch.from_numpy(_tighten(clipped[inside], drawn).astype(np.float32)),
+        "boxes": torch.from_numpy(_tighten(clipped[inside], boxes[inside], drawn).astype(np.float32)),
         "labels": torch.from_numpy(labels[inside]),
         "masks": torch.from_numpy(drawn),
     }
 
 
-def _tighten(boxes: NDArray[np.float64], masks: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Returns boxes moved to their mask's outline on sides that a crop cut; others keep their place between pixels."""
+def _tighten(boxes: NDArray[np.float64], whole: NDArray[np.float64], masks: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Returns boxes of objects that a crop cut moved to the outline of the mask that is left; others are the file's.
+
+    boxes: what is left of the ``whole`` ones. Sides that are a pixel from the outline at most keep their place between pixels.
+    """
     columns, rows = masks.max(axis=1), masks.max(axis=2)
     size = masks.shape[-1]
     outline = np.stack(
@@ -166,4 +169,5 @@ def _tighten(boxes: NDArray[np.float64], masks: NDArray[np.uint8]) -> NDArray[np
         ],
         axis=1,
     ).reshape(-1, 4)
-    return np.where(np.abs(boxes - outline) <= 1, boxes, outline)
+    cut = (boxes != whole).any(axis=1, keepdims=True)
+    return np.where(cut & (np.abs(boxes - outline) > 1), outline, boxes)

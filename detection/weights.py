@@ -99,10 +99,13 @@ def load_detector(model: DetectionModel, path: Path) -> None:
         _check_classes(categories, model.categories, path)
     report = load_checkpoint(model.model, weights)
     log.info(str(report))
-    if _WINDOW_TABLE in report.resized:
+    # A table for the whole grid may serve another one; a window's has one size, and so shows which blocks have windows.
+    blocks = set(range(len(model.model.backbone.blocks3))) - set(model.model.backbone.global_blocks)
+    windowed = [f"backbone.blocks3.{index}.attn.rel_pos_h" for index in sorted(blocks)]
+    if resized := next((name for name in (_WINDOW_TABLE, *windowed) if name in report.resized), None):
         raise UserError(
-            f"{path} was trained with other attention windows ({report.notes[_WINDOW_TABLE]}); expected the recipe of its run: "
-            "give it by --config, or set model.window_size."
+            f"{path} was trained with other attention windows ({report.notes[resized]}); expected the recipe of its run: "
+            "give it by --config, or set model.window_size and model.global_blocks."
         )
     check_filled(report, path, len(model.categories), "roi_heads.box_predictor.")
 

@@ -15,6 +15,17 @@ from convmae.engine.config import describe, load_config, run_config
 from convmae.engine.errors import UserError
 from convmae.engine.log import process_rank, start_log
 
+# What a run leaves beside its checkpoints.
+_RESULTS = (
+    "log.txt",
+    "scalars.jsonl",
+    "tensorboard/events.*",
+    "report/index.html",
+    "detections.json",
+    "predictions.zip",
+)
+_WEIGHTS = ("best.pth", "model.pth", "encoder.*", "pretrained.*")
+
 
 def run_tool(main: Callable[[], None]) -> int:
     """Runs a tool and returns its exit status: 2 and one message for a mistake of input, 130 after Ctrl-C."""
@@ -70,6 +81,10 @@ def train_tool(
         config: Any = load_config(schema, args.config, overrides)
         start_processes(args.launcher, config.runtime.device)
         work_dir = args.work_dir or Path("work_dirs") / Path(args.config).stem
+        if args.overwrite and Path(config.model.init).resolve().parent == work_dir.resolve():
+            raise UserError(
+                f"model.init={config.model.init} lies in {work_dir}, which --overwrite clears; move it first."
+            )
         prepare_work_dir(work_dir, args.resume, args.overwrite)
         _start(config, work_dir)
         train(config, work_dir, args.resume)
@@ -145,12 +160,8 @@ def prepare_work_dir(work_dir: Path, resume: bool, overwrite: bool) -> None:
         raise UserError("--resume continues the run in the work directory, --overwrite removes it: give one of them.")
     _make(work_dir)
     if not resume:
-        _clear(
-            work_dir,
-            overwrite,
-            "run",
-            "Continue it with --resume, replace it with --overwrite, or give another --work-dir.",
-        )
+        advice = "Continue it with --resume, replace it with --overwrite, or give another --work-dir."
+        _clear(work_dir, overwrite, f"an earlier run (%s). {advice}", _RESULTS + _WEIGHTS)
 
 
 def prepare_report_dir(work_dir: Path, overwrite: bool) -> None:
@@ -160,7 +171,8 @@ def prepare_report_dir(work_dir: Path, overwrite: bool) -> None:
     _make(work_dir)
     if any(work_dir.glob(CHECKPOINT_PATTERN)):
         raise UserError(f"{work_dir} holds a training run, whose report would be replaced. Give another --work-dir.")
-    _clear(work_dir, overwrite, "report", "Replace it with --overwrite, or give another --work-dir.")
+    advice = "Replace it with --overwrite, or give another --work-dir."
+    _clear(work_dir, overwrite, f"an earlier report (%s). {advice}", _RESULTS)
 
 
 def _make(work_dir: Path) -> None:
@@ -174,20 +186,21 @@ def _make(work_dir: Path) -> None:
         ) from None
 
 
-def _clear(work_dir: Path, overwrite: bool, kind: str, advice: str) -> None:
-    """Removes what an earlier run left that a new one would take for its own, if that is asked for."""
-    from convmae.engine.runner import BEST, CHECKPOINT_PATTERN
+def _clear(work_dir: Path, overwrite: bool, found: str, names: Sequence[str]) -> None:
+    """Removes what an earlier run left that could be taken for the new one's, if that is asked for."""
+    from convmae.engine.runner import CHECKPOINT_PATTERN
 
-    results = [work_dir / name for name in ("config.yaml", "metrics.json", BEST)] + sorted(
-        work_dir.glob(CHECKPOINT_PATTERN)
-    )
-    earlier = [path for path in results if path.exists()]
+    marks = (
+        "config.yaml",
+        "metrics.json",
+        CHECKPOINT_PATTERN,
+    )  # a log alone is of a run that was refused before it began
+    earlier = [path for name in marks for path in sorted(work_dir.glob(name))]
     if process_rank() != 0 or not earlier:
-        return  # a log alone is of a run that was refused before it began
+        return
     if not overwrite:
-        raise UserError(f"{work_dir} holds an earlier {kind} ({earlier[0].name}). {advice}")
-    logs = [work_dir / "log.txt", work_dir / "scalars.jsonl", *work_dir.glob("tensorboard/events.*")]
-    for path in [*earlier, *logs]:
+        raise UserError(f"{work_dir} holds {found % earlier[0].name}")
+    for path in [*earlier, *(path for name in names for path in work_dir.glob(name))]:
         path.unlink(missing_ok=True)
 
 

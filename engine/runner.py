@@ -15,7 +15,7 @@ from typing import Any
 
 import mmengine.runner
 import torch
-from mmengine.dist import all_reduce_params
+from mmengine.dist import all_reduce_params, get_world_size
 from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper, revert_sync_batchnorm
 from mmengine.runner import BaseLoop, ValLoop
@@ -25,6 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from convmae.engine.average import WeightAverage
 from convmae.engine.errors import UserError
 from convmae.engine.files import save_atomically
+from convmae.engine.log import log
 from convmae.engine.precision import autocast
 from convmae.engine.processes import any_process, tell_all
 from convmae.engine.schedule import Schedule
@@ -116,7 +117,7 @@ class Runner(mmengine.runner.Runner):
         content = {
             "state_dict": {name: tensor.detach().cpu() for name, tensor in self.bare_model.state_dict().items()},
             "optimizer": self.optim_wrapper.state_dict(),
-            "meta": {"step": step, "seed": self._seed, **self.model_meta},
+            "meta": {"step": step, "seed": self._seed, "samples": self._samples(), **self.model_meta},
         }
         if self.average:
             content["average"] = self.average.state_dict()
@@ -131,12 +132,30 @@ class Runner(mmengine.runner.Runner):
             save_atomically(lambda file: torch.save(content, file), path)
         return path
 
+    def _samples(self) -> list[int]:
+        """Returns how many samples there are and how many a step takes, from which those of each step follow."""
+        sampler = self.train_loop.sampler
+        return [sampler.length, sampler.batch_size]
+
+    def _check_position(self, meta: dict[str, Any], path: Path) -> None:
+        """Raises UserError if the run has no step after a checkpoint's; warns if its samples are drawn otherwise."""
+        total, (pictures, batch) = self.train_loop.schedule.total, meta.get("samples", self._samples())
+        if meta["step"] > total:
+            raise UserError(f"{path} is of a longer run than this one of {total} steps; expected the same schedule.")
+        if [pictures, batch] != self._samples():
+            now, now_batch = self._samples()
+            log.warning(
+                f"{path} is of {pictures} pictures in steps of {batch}, this run of {now} in steps of {now_batch}: it goes on "
+                "after the same number of steps, with other pictures than an uninterrupted run's"
+            )
+
     def load_or_resume(self) -> None:
         path = latest_checkpoint(Path(self.work_dir)) if self._resume else None
         if path is None:
             return
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
+            self._check_position(content["meta"], path)
             self.bare_model.load_state_dict(content["state_dict"])
             self.optim_wrapper.load_state_dict(content["optimizer"])
             self.train_loop._iter = content["meta"]["step"]
@@ -180,18 +199,15 @@ class TrainLoop(BaseLoop):
             runner.model, self._iter * self.sampler.parts, schedule.total * self.sampler.parts
         )
         runner.call_hook("before_train")
-        if self._iter == schedule.total and runner.val_loop is not None:
-            runner.val_loop.run()  # a finished run that is resumed has no step left to end with an evaluation
+        if self._iter and self._is_evaluated():
+            runner.val_loop.run()  # a resumed run may have been ended between the checkpoint and the evaluation of a step
         with _stop_signals() as stop:
             batches = iter(self.dataloader)
             while self._iter < schedule.total:
                 self.run_step(batches)
-                last = self._iter == schedule.total
-                if runner.val_loop is not None and (
-                    last or (schedule.eval_every and self._iter % schedule.eval_every == 0)
-                ):
+                if self._is_evaluated():
                     runner.val_loop.run()
-                if any_process(stop.is_set()) and not last:
+                if any_process(stop.is_set()) and self._iter < schedule.total:
                     path = tell_all(runner.write_checkpoint(self._iter))  # none leaves before it is written
                     runner.call_hook("after_train")
                     raise Interrupted(
@@ -201,6 +217,21 @@ class TrainLoop(BaseLoop):
         runner.call_hook("after_train")
         return runner.model
 
+    def _is_evaluated(self) -> bool:
+        """Whether there is an evaluation after the steps done."""
+        step, every = self._iter, self.schedule.eval_every
+        return self.runner.val_loop is not None and (step == self.schedule.total or bool(every and step % every == 0))
+
+    def _read(self, batches: Iterator[dict[str, Any]]) -> dict[str, Any]:
+        """Returns the next batch; keeps what the run has learnt, where one process can alone, if a picture can't be read."""
+        try:
+            return next(batches)
+        except UserError:
+            if self._iter and get_world_size() == 1:
+                path = self.runner.write_checkpoint(self._iter)
+                log.warning(f"a picture can't be read; {path} continues with --resume once the file is mended")
+            raise
+
     def run_step(self, batches: Iterator[dict[str, Any]]) -> None:
         """Does one optimiser step: reads, computes and accumulates its parts."""
         runner = self.runner
@@ -208,7 +239,7 @@ class TrainLoop(BaseLoop):
         runner.call_hook("before_train_iter", batch_idx=self._iter)
         outputs: dict[str, torch.Tensor] = {}
         for part in range(self.sampler.parts):
-            batch = next(batches)
+            batch = self._read(batches)
             seed_all(runner.seed or 0, STEP, self._iter, part)
             logged = runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
             for name, value in logged.items():

@@ -44,6 +44,13 @@ class Schedule:
             raise UserError(
                 f"schedule.warmup is {options.warmup:g}, expected from 0 to less than the length {length:g}."
             )
+        if options.policy == "step" and not (
+            options.milestones and all(0 < one < length for one in options.milestones)
+        ):
+            raise UserError(
+                f"schedule.milestones is {options.milestones}; expected one or more between 0 and the length {length:g}, in "
+                f"{'steps' if options.epochs is None else 'epochs'}."
+            )
         return cls(
             total=total,
             warmup=steps(options.warmup),

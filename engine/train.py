@@ -164,7 +164,8 @@ def announce_run(
         + (f", each in {parts} parts of {batch // parts}" if parts > 1 else "")
         + f", learning rate {scaled_lr(config.optim, config.data):.3g}"
         + (f" ({config.optim.lr:g} for {config.optim.lr_batch} pictures)" if config.optim.lr_batch else "")
-        + f", {config.schedule.policy} after {schedule.warmup} steps of warm-up"
+        + f", {config.schedule.policy} after {schedule.warmup} steps of warm-up; a checkpoint every {schedule.save_every} steps"
+        + (f", an evaluation every {schedule.eval_every}" if schedule.eval_every else "")
     )
 
 

@@ -1,5 +1,6 @@
 """Boundary F-score: whether outlines lie where they should (Csurka et al., BMVC 2013)."""
 
+import math
 from functools import cache
 from typing import NamedTuple
 
@@ -31,7 +32,7 @@ def boundary_scores(prediction: NDArray, truth: NDArray, tolerance: float = TOLE
     # Classes that the truth does not have are not scored, and an early model predicts many of them.
     scored = np.isin(np.arange(IGNORE + 1), labels)
     of_prediction = np.where(scored[of_prediction], of_prediction, np.uint8(IGNORE))
-    rings = _rings(tolerance * float(np.hypot(*truth.shape)))
+    rings = _rings(int((tolerance * float(np.hypot(*truth.shape))) ** 2))
     recall = _share_near(of_truth, of_prediction, rings)[labels]
     precision = _share_near(of_prediction, of_truth, rings)[labels]
     scores = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
@@ -67,11 +68,11 @@ def _share_near(of: NDArray, to: NDArray, rings: list[list[tuple[int, int]]]) ->
 
 
 @cache
-def _rings(radius: float) -> list[list[tuple[int, int]]]:
-    """Returns the shifts (rows, columns) of at most ``radius`` pixels, those of one length together, the shortest first."""
-    reach = range(-int(radius), int(radius) + 1)
+def _rings(square: int) -> list[list[tuple[int, int]]]:
+    """Returns the shifts (rows, columns) of at most the root of ``square`` pixels, the shortest first, one length a list."""
+    reach = range(-math.isqrt(square), math.isqrt(square) + 1)
     by_length: dict[int, list[tuple[int, int]]] = {}
     for down in reach:
         for right in reach:
             by_length.setdefault(down**2 + right**2, []).append((down, right))
-    return [by_length[square] for square in sorted(by_length) if square <= radius**2]
+    return [by_length[length] for length in sorted(by_length) if length <= square]

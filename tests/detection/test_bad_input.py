@@ -19,6 +19,7 @@ from convmae.detection.dataset import EvalSet, TrainSet, read_splits
 from convmae.detection.train import train
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Effect, Fault
+from convmae.engine.images import look_at, read_image
 
 Edit = Callable[[dict[str, Any]], object]
 
@@ -239,6 +240,33 @@ def test_odd_pictures_train_and_are_evaluated(tmp_path: Path, kinds: tuple[str, 
     assert 0 <= metrics["segm_mAP"] <= 1
     losses = [json.loads(line) for line in (tmp_path / "run" / "scalars.jsonl").read_text().splitlines()]
     assert all(np.isfinite(row["loss"]) for row in losses if "loss" in row)
+
+
+def test_a_picture_damaged_in_its_middle_is_found_by_the_check_and_ends_a_run_with_what_it_has_learnt(
+    split: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = split / "images" / "1.png"
+    noise = np.random.default_rng(0).integers(0, 255, (*np.array(Image.open(path)).shape[:2], 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path, format="JPEG", quality=95)  # its end mark stays
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] + b"\xff\xda" * 10 + whole[len(whole) // 2 + 20 :])
+    look_at(path)
+    with pytest.raises(UserError):
+        read_image(path)
+    assert "unreadable pictures" in {fault.kind for part in check_data(config_of(split)) for fault in part.faults}
+    config = config_of(split, "data.batch_size=1", "schedule.steps=20", "schedule.save_every=20", "data.workers=1")
+    with pytest.raises(UserError, match=r"1\.png can't be read as a picture"):
+        train(config, split, resume=False)
+    (kept,) = split.glob("step_*.pth")
+    assert 0 < int(kept.stem[5:]) < 20
+
+
+def test_a_picture_of_another_size_is_named_from_a_loader_process(split: Path) -> None:
+    config = config_of(split, "data.workers=1", "data.check_pictures=1")  # the first
+    last = sorted((split / "images").rglob("*.png"))[-1]
+    Image.new("RGB", (7, 7)).save(last)
+    with pytest.raises(UserError, match=r"is 7 x 7 pixels .* image \d+; expected the same size"):
+        train(config, split, resume=False)
 
 
 @pytest.mark.parametrize(

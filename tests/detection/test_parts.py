@@ -20,6 +20,17 @@ def random_boxes(count: int, size: float, generator: torch.Generator) -> Tensor:
     return torch.cat([torch.minimum(first, second), torch.maximum(first, second)], dim=1)
 
 
+def test_boxes_are_pooled_where_they_are_from_maps_in_bf16() -> None:
+    maps = [
+        torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(0)).bfloat16()
+        for side in (256, 128, 64, 32)
+    ]
+    box = torch.tensor([[901.3, 50.2, 921.7, 70.1]])  # in bf16 [900, 50.25, 920, 70]
+    found = Pooler(7, (4, 8, 16, 32))(maps, [box])
+    expected = roi_align(maps[0].float(), [box], 7, 1 / 4, 0, aligned=True)
+    torch.testing.assert_close(found, expected.bfloat16())
+
+
 def test_anchors_stand_on_multiples_of_the_stride_unrounded() -> None:
     anchors = Anchors([32, 50], [0.5, 1.0, 2.0], [4, 8])
     features = [torch.zeros(2, 1, 3, 5), torch.zeros(2, 1, 2, 3)]

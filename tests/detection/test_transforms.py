@@ -96,6 +96,15 @@ def test_a_cut_object_has_the_box_of_what_is_left_and_an_uncut_one_keeps_its_sid
     assert top > 20  # the disc's topmost point is beyond the cut
 
 
+@pytest.mark.parametrize("side", [SIZE, 4 * SIZE])
+def test_an_uncut_object_keeps_the_files_box_even_far_from_its_mask_at_any_scale(side: int) -> None:
+    geometry = fit(WIDTH, HEIGHT, side)
+    amodal = (BOX[0] - 8, BOX[1] - 8, BOX[2] + 8, BOX[3] + 8)
+    record = ObjectRecord(1, 0, amodal, 1.0, False, an_object(polygon()).segmentation)
+    placed = place_objects(geometry, [record], masks=True)["boxes"]
+    assert torch.allclose(placed, torch.from_numpy(geometry.boxes(np.array([amodal]))).float())
+
+
 def test_draws_follow_from_the_global_generator_alone() -> None:
     random.seed(3)
     first = [large_scale_jitter(WIDTH, HEIGHT, SIZE, (0.1, 2.0), 0.5) for _ in range(3)]

@@ -1,5 +1,7 @@
 """detectron2's names and ours say the same of heads of any depth, and weights of another model are told apart."""
 
+from pathlib import Path
+
 import pytest
 import reference
 import torch
@@ -8,7 +10,7 @@ from convmae.detection.coco import Category
 from convmae.detection.config import DetectionConfig, ModelOptions
 from convmae.detection.mask_rcnn import MaskRCNN
 from convmae.detection.model import DetectionModel
-from convmae.detection.weights import detectron2_names, from_detectron2, load_detector, to_detectron2
+from convmae.detection.weights import detectron2_names, from_detectron2, init_weights, load_detector, to_detectron2
 from convmae.engine.config import load_config
 from convmae.engine.errors import UserError
 from convmae.engine.files import save_weights
@@ -83,3 +85,27 @@ def test_weights_of_other_windows_are_refused(tmp_path) -> None:
         UserError, match=r"other attention windows \(7x7 -> 4x4 window\); expected the recipe of its run"
     ):
         load_detector(DetectionModel(four, classes), path)
+
+
+@pytest.mark.parametrize("override", ["model.window_size=2", "model.global_blocks=[1]"])
+def test_weights_of_other_windows_are_refused_with_decomposed_positions_too(override: str, tmp_path: Path) -> None:
+    small = ["model.fpn_channels=8", "model.box_hidden=[8]", "model.mask_convs=[]", "model.box_convs=[]"]
+    small += ["model.position=decomposed", "model.window_size=3", "data.img_size=96"]
+    own, other = (
+        load_config(DetectionConfig, "mask_rcnn_tiny_256px.yaml", [*small, *more]) for more in ([], [override])
+    )
+    classes = [Category(1, "one")]
+    path = save_weights(DetectionModel(own, classes).state_dict(), tmp_path / "model.pth")
+    with pytest.raises(UserError, match="other attention windows"):
+        load_detector(DetectionModel(other, classes), path)
+
+
+def test_an_encoder_that_is_not_whole_starts_no_detector(tmp_path: Path) -> None:
+    small = ["model.fpn_channels=8", "model.box_hidden=[8]", "model.mask_convs=[]", "model.box_convs=[]"]
+    model = DetectionModel(load_config(DetectionConfig, "mask_rcnn_tiny_256px.yaml", small), [Category(1, "one")])
+    encoder = {name: value for name, value in model.model.backbone.state_dict().items() if "rel_pos" not in name}
+    torch.save(encoder, tmp_path / "encoder.pth")
+    init_weights(model, str(tmp_path / "encoder.pth"))
+    torch.save({name: value for name, value in encoder.items() if "blocks3.1." not in name}, tmp_path / "half.pth")
+    with pytest.raises(UserError, match=r"encoder's tensors unfilled \(blocks3\.1\."):
+        init_weights(model, str(tmp_path / "half.pth"))

@@ -81,9 +81,11 @@ def test_an_earlier_run_is_neither_lost_nor_overwritten_unasked(tmp_path: Path) 
         prepare_work_dir(tmp_path, resume=False, overwrite=False)
     prepare_work_dir(tmp_path, resume=True, overwrite=False)
     assert (tmp_path / "config.yaml").exists()
+    (tmp_path / "model.pth").write_text("its weights")
     prepare_work_dir(tmp_path, resume=False, overwrite=True)
     assert not (tmp_path / "config.yaml").exists()
     assert not (tmp_path / "log.txt").exists()
+    assert not (tmp_path / "model.pth").exists()
     assert (tmp_path / "mine.txt").exists()
 
 

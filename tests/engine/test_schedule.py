@@ -47,6 +47,8 @@ def test_the_vitdet_ports_steps() -> None:
         ScheduleOptions(steps=5, epochs=1),
         ScheduleOptions(steps=0),
         ScheduleOptions(steps=5, warmup=5),
+        ScheduleOptions(steps=5, policy="step"),
+        ScheduleOptions(epochs=5, policy="step", milestones=[3, 163_889]),
     ],
 )
 def test_an_impossible_length_is_refused(options: ScheduleOptions) -> None:

@@ -125,7 +125,12 @@ def test_a_sample_of_pictures_can_be_opened(root: Path, capsys: pytest.CaptureFi
 
 def test_a_list_among_the_data_is_theirs_unless_another_is_given(root: Path, capsys: pytest.CaptureFixture) -> None:
     assert check(root, "--cfg-options", "data.classes=ade20k") == 0
+    assert "3 of 3 classes" in capsys.readouterr().out
+    listed = root / "classes.txt"
+    listed.rename(root / "names.txt")
+    assert check(root) == 0
     assert "3 of 150 classes" in capsys.readouterr().out
+    (root / "names.txt").rename(listed)
     assert check(root, "--cfg-options", "data.reduce_zero_label=false") == 0
     assert list(numbers("training")["classes"]) == ["other", "square", "stripe", "dot"]
     assert check(root, "--cfg-options", "data.classes=gone.txt") == 2
