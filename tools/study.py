@@ -97,7 +97,7 @@ class Study:
         folder = self.work_dir / f"{name}_seed{seed}" / f"finetune_{epochs}"
         schedule = [f"schedule.epochs={epochs}", f"schedule.warmup={epochs / 10:g}", "schedule.eval_every=0"]
         if self.per_class:
-            schedule += [f"data.per_class={self.per_class}", "data.batch_size=32", "optim.lr=5e-4"]
+            schedule += [f"data.per_class={self.per_class}"]
         words = ["finetune", "--config", "finetune_tiny_96px.yaml", *self._shared(folder, seed)]
         return folder, [*words, f"data.root={self.data}", *options, *schedule]
 
