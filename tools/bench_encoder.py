@@ -91,11 +91,11 @@ def comparison(case: Case, args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def _compare(case: Case, args: argparse.Namespace) -> list[dict[str, Any]]:
     cases = case.precise(args.precision)
-    counts = {form: multiply_adds(form, case) / 1e9 for form in FORMS}
-    peaks = {  # before anything is timed, so that little is held beside the process that is measured
+    peaks = {  # before anything runs here: what a plain form leaves in this process would lack beside the one that is measured
         (form, mode, name): peak_memory(case.device, prepare, form, mode, cases[name]) / 2**20
         for form, mode, name in itertools.product(FORMS, args.mode, cases)
     }
+    counts = {form: multiply_adds(form, case) / 1e9 for form in FORMS}
     models, images = {form: case.build(form, case) for form in FORMS}, case.images()
     products = {name: mlp_products(layer_shapes(case), one.dtype, one.device) for name, one in cases.items()}
     rows = []
