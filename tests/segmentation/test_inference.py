@@ -61,16 +61,19 @@ def test_slide_averages_every_window_over_a_pixel_however_many_are_computed_at_a
     score: Network, size: tuple[int, int], crop: int, stride: int
 ) -> None:
     x = pictures(*size)
-    padded = F.pad(x, (0, max(0, crop - size[1]), 0, max(0, crop - size[0])))
-    total, times = torch.zeros(2, 5, *padded.shape[2:]), torch.zeros(padded.shape[2:])
-    ends = [sorted({min(end, side) for end in range(crop, side + stride, stride)}) for side in padded.shape[2:]]
+    total, times = torch.zeros(2, 5, *size), torch.zeros(size)
+    sides = [min(crop, side) for side in size]  # as mmseg's: a window is no larger than the picture
+    ends = [
+        sorted({min(end, side) for end in range(window, side + stride, stride)})
+        for window, side in zip(sides, size, strict=True)
+    ]
     for bottom in ends[0]:
         for right in ends[1]:
-            part = (..., slice(bottom - crop, bottom), slice(right - crop, right))
-            total[part] += score(padded[part])
+            part = (..., slice(bottom - sides[0], bottom), slice(right - sides[1], right))
+            total[part] += score(x[part])
             times[part] += 1
     assert times.min() >= 1
-    expected = (total / times)[:, :, : size[0], : size[1]]
+    expected = total / times
     for batch in (1, 4, 100):
         torch.testing.assert_close(slide(score, x, crop, stride, batch), expected, rtol=1e-5, atol=1e-5)
 
