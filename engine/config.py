@@ -259,7 +259,8 @@ def _check_values(node: Any, prefix: str) -> None:
                 raise UserError(f"{key} is {value}; expected finite numbers.")
             if number is not None and ((low is not None and number < low) or (high is not None and number > high)):
                 bounds = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
-                raise UserError(f"{key} is {value}; expected {bounds}.")
+                found = value if isinstance(value, list) else f"{value:g}"
+                raise UserError(f"{key} is {found}; expected {bounds}.")
 
 
 def _one_line(error: object) -> str:
