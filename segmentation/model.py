@@ -137,10 +137,12 @@ def check_options(config: SegmentationConfig, training: bool = True) -> None:
     if not inference.scales or min(inference.scales) <= 0:
         raise UserError(f"inference.scales is {inference.scales}; expected factors above 0, such as [0.75, 1.0, 1.25].")
     parts = config.data.accumulate * get_world_size()
-    if training and config.data.batch_size // parts < 2 and 1 in config.model.pool_scales and not _synced(config):
+    one_token = config.data.crop <= {"conv": 64, "max_pool": 32}[config.model.downsample]  # of E4
+    pooled = one_token or 1 in config.model.pool_scales
+    if training and config.data.batch_size // parts < 2 and pooled and not _synced(config):
         raise UserError(
             f"data.batch_size {config.data.batch_size} in {parts} parts leaves one picture a part; expected two or more, as "
-            "UPerNet's 1x1 pooling is batch-normalised. Lower data.accumulate, take fewer processes or raise the batch."
+            "what UPerNet pools to 1x1 is batch-normalised. Lower data.accumulate, take fewer processes or raise the batch."
         )
 
 

@@ -167,3 +167,18 @@ def test_options_that_leave_pixels_out_or_one_picture_a_part(
     monkeypatch.setattr("convmae.segmentation.model.get_world_size", lambda: 2)  # on CPUs each has its own batch norm
     with pytest.raises(UserError, match="in 2 parts leaves one picture a part"):
         check_options(config)
+
+
+@pytest.mark.parametrize(("downsample", "crop"), [("conv", 64), ("max_pool", 32)])
+def test_one_picture_whose_e4_is_one_token_is_refused_and_a_larger_one_trains(
+    tiny_config: MakeConfig, downsample: str, crop: int
+) -> None:
+    config = tiny_config()
+    config.data.batch_size, config.model.pool_scales, config.model.downsample = 1, [2], downsample
+    config.data.crop = crop
+    with pytest.raises(UserError, match="one picture a part"):
+        check_options(config)
+    config.data.crop = crop + 16
+    check_options(config)
+    model = build_model(config, 3).train()
+    assert model(images(crop + 16, crop + 16), None, mode="tensor").shape[0] == 1
