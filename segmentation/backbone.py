@@ -39,9 +39,8 @@ class ConvMAEOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """
 
     def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None) -> None:
-        super().__init__(
-            optim_wrapper_cfg, paramwise_cfg or {"layer_decay": 1.0}
-        )  # without any, mmengine makes no groups
+        # Without options mmengine makes no groups.
+        super().__init__(optim_wrapper_cfg, paramwise_cfg or {"layer_decay": 1.0})
 
     def add_params(self, params: list[dict[str, Any]], module: nn.Module, **_: Any) -> None:
         for group in param_groups(module, OptimOptions(weight_decay=1.0, **self.paramwise_cfg)):

@@ -243,7 +243,7 @@ def test_odd_pictures_train_and_are_evaluated(tmp_path: Path, kinds: tuple[str, 
 
 
 def test_a_picture_damaged_in_its_middle_is_found_by_the_check_and_ends_a_run_with_what_it_has_learnt(
-    split: Path, capsys: pytest.CaptureFixture
+    split: Path,
 ) -> None:
     path = split / "images" / "1.png"
     noise = np.random.default_rng(0).integers(0, 255, (*np.array(Image.open(path)).shape[:2], 3), dtype=np.uint8)

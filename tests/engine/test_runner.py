@@ -149,6 +149,14 @@ def test_the_best_weights_outlive_a_run_that_is_killed_and_resumed(tmp_path: Pat
     assert best["meta"] == {"step": 3, "metric": "mean", "value": 0.9}
 
 
+def test_a_shorter_schedule_does_not_continue_a_longer_run(tmp_path: Path) -> None:
+    run(tmp_path, Config())
+    shorter = Config()
+    shorter.schedule.steps = 4
+    with pytest.raises(UserError, match=r"step_6\.pth is of a longer run than this one of 4 steps"):
+        run(tmp_path, shorter, resume=True)
+
+
 def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     config = Config()
     config.schedule.save_every, config.schedule.keep_checkpoints = 1, 2
