@@ -58,7 +58,7 @@ def train_probes(
     for head in heads:
         head.load_state_dict(first.state_dict())
     batch = min(options.batch_size, count)
-    optimizers = [Lars(head.parameters(), lr=lr, momentum=0.9) for head, lr in zip(heads, options.lrs, strict=True)]
+    optimizers = [build_lars(head, lr) for head, lr in zip(heads, options.lrs, strict=True)]
     steps = max(1, count // batch)
     labels = views[0].labels.to(device)
     losses = [math.nan] * len(heads)
@@ -70,7 +70,8 @@ def train_probes(
             chosen = order[step * batch : (step + 1) * batch]
             factor = lr_factor(epoch + step / steps, options) * batch / 256
             for number, (head, optimizer, lr) in enumerate(zip(heads, optimizers, options.lrs, strict=True)):
-                optimizer.param_groups[0]["lr"] = lr * factor
+                for group in optimizer.param_groups:
+                    group["lr"] = lr * factor
                 loss = F.cross_entropy(head.train()(features[chosen]), labels[chosen])
                 optimizer.zero_grad()
                 loss.backward()
@@ -79,6 +80,13 @@ def train_probes(
     with torch.inference_mode():
         found = [head.eval()(values.to(device)).softmax(1).cpu() for head in heads]
     return [Probe(*row) for row in zip(options.lrs, losses, found, strict=True)]
+
+
+def build_lars(head: ProbeHead, lr: float) -> Lars:
+    """Returns LARS with momentum and no weight decay; as in MAE, the step of a matrix is scaled to its norm, a bias's is not."""
+    # Without weight decay timm scales no step unless told to.
+    scaled = {"params": [head.linear.weight], "always_adapt": True}
+    return Lars([scaled, {"params": [head.linear.bias]}], lr=lr, momentum=0.9, trust_coeff=1e-3)
 
 
 def lr_factor(epoch: float, options: LinearProbeOptions) -> float:

@@ -9,7 +9,7 @@ from convmae.classification.config import LinearProbeOptions
 from convmae.classification.evaluation import Prediction, score
 from convmae.classification.features import Features
 from convmae.classification.knn import knn_scores
-from convmae.classification.linear_probe import lr_factor, train_probes
+from convmae.classification.linear_probe import ProbeHead, build_lars, lr_factor, train_probes
 
 
 def blobs(count: int, seed: int) -> Features:
@@ -53,6 +53,25 @@ def test_separable_features_are_separated_and_rates_do_not_mix() -> None:
     assert probe.loss < idle.loss
     alone = train_probes([train], val.values, 3, LinearProbeOptions(60, 100, [3.0], 5), 0, torch.device("cpu"))[0]
     assert torch.equal(alone.probabilities, probe.probabilities)
+
+
+def test_a_step_of_lars_is_scaled_to_the_norm_of_the_matrix_alone() -> None:
+    torch.manual_seed(0)
+    head, lr = ProbeHead(8, 3), 0.5
+    weight, bias = head.linear.weight.detach().clone(), head.linear.bias.detach().clone()
+    moved = [torch.zeros_like(weight), torch.zeros_like(bias)]
+    optimizer = build_lars(head, lr)
+    for _ in range(3):
+        x, labels = torch.randn(16, 8), torch.randint(3, (16,))
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(head(x), labels).backward()
+        grads = [head.linear.weight.grad.clone(), head.linear.bias.grad.clone()]
+        grads[0] *= 1e-3 * weight.norm() / grads[0].norm()
+        moved = [0.9 * old + grad for old, grad in zip(moved, grads, strict=True)]
+        weight, bias = weight - lr * moved[0], bias - lr * moved[1]
+        optimizer.step()
+        torch.testing.assert_close(head.linear.weight.detach(), weight)
+        torch.testing.assert_close(head.linear.bias.detach(), bias)
 
 
 def test_the_probes_schedule_warms_up_and_ends_at_zero() -> None:
