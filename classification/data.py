@@ -66,7 +66,7 @@ def few_labels(split: ClassFolder, per_class: int) -> ClassFolder:
 
 def read_split(options: FolderOptions, part: str) -> ClassFolder:
     """Returns a split and logs what was found. Raises UserError unless it has two classes or more, each with pictures."""
-    root = Path(options.root).expanduser()
+    root = Path(options.root)
     folder = root / part
     if not root.is_dir():
         raise UserError(f"There is no data folder {root}; expected one with a folder a class in each split.")

@@ -110,7 +110,7 @@ def _read_split(options: DetectionDataOptions, annotations: str, images: str, ma
 
 def under_root(options: DetectionDataOptions, path: str) -> Path:
     """Returns where a path of the options lies."""
-    return Path(options.root).expanduser() / Path(path).expanduser()
+    return Path(options.root, path)
 
 
 def _read(data: CocoData, record: ImageRecord) -> Image.Image:

@@ -3,30 +3,37 @@
 import dataclasses
 import difflib
 import math
+import os
 import re
 import typing
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from convmae.engine.errors import UserError
 from convmae.engine.files import read_config
+from convmae.engine.safe_yaml import one_line, parse_yaml
 
 Schema = TypeVar("Schema")
 
 
 def option(
-    default: Any, doc: str, choices: tuple[Any, ...] = (), *, low: float | None = None, high: float | None = None
+    default: Any,
+    doc: str,
+    choices: tuple[Any, ...] = (),
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    length: int | None = None,
 ) -> Any:
-    """Returns a dataclass field: default (a callable makes it anew), line shown by --help, choices, bounds.
+    """Returns a dataclass field: default (a callable makes it anew), line shown by --help, choices, bounds, a list's length.
 
     Bounds are inclusive, and those of each element of a list.
     """
-    metadata = {"doc": doc, "choices": choices, "low": low, "high": high}
+    metadata = {"doc": doc, "choices": choices, "low": low, "high": high, "length": length}
     if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -69,7 +76,7 @@ def run_config(
     try:
         if source == beside:
             return load_config(schema, beside, overrides)
-        kept = yaml.safe_load(read_config(checkpoint))
+        kept = parse_yaml(read_config(checkpoint), str(checkpoint))
         if isinstance(kept, dict):
             return from_tree(schema, kept, overrides)
     except UserError as error:
@@ -92,6 +99,16 @@ def save_config(config: Any, path: Path) -> None:
 def to_yaml(config: Any) -> str:
     """Returns a dataclass tree as YAML text."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def differing_options(one: Any, other: Any) -> list[tuple[str, str, str]]:
+    """Returns the name and both values of each option in which two trees differ; a tree may be a YAML file."""
+    first, second = (
+        _flat(OmegaConf.to_container(OmegaConf.load(tree) if isinstance(tree, Path) else OmegaConf.structured(tree)))
+        for tree in (one, other)
+    )
+    names = [name for name in {**first, **second} if first.get(name) != second.get(name)]
+    return [(name, str(first.get(name, "–")), str(second.get(name, "–"))) for name in names]
 
 
 def shipped_recipes() -> list[str]:
@@ -127,43 +144,23 @@ def describe(schema: type) -> str:
     return "options of the recipe, set by --cfg-options key=value:\n" + "\n".join(lines)
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads 1e-4 as a number and refuses a key given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        doubled = sorted({key for key in keys if keys.count(key) > 1})
-        if doubled:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"the key {doubled[0]!r} stands there twice", node.start_mark
-            )
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]+)|[0-9][0-9_]*\.[0-9_]*|\.[0-9_]+(?:[eE][-+]?[0-9]+)?)$"
-    ),
-    list("-+0123456789."),
-)
-
-
 def _read_with_bases(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in seen:
         raise UserError(f"{path}: its _base_ leads back to itself; expected a chain that ends.")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a readable YAML recipe: {_one_line(error)}.") from None
-    except OSError as error:
-        raise UserError(f"{path} can't be read: {error.strerror}.") from None
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} can't be read: {getattr(error, 'strerror', error)}.") from None
+    content = parse_yaml(text, str(path))
     content = {} if content is None else content
     if not isinstance(content, dict):
         raise UserError(f"{path}: found a {type(content).__name__}, expected keys and values such as 'optim:'.")
     bases = content.pop("_base_", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise UserError(f"{path}: _base_ is {bases!r}; expected the name of a recipe, or a list of names.")
     merged: dict[str, Any] = {}
-    for base in [bases] if isinstance(bases, str) else bases:
+    for base in bases:
         beside = path.parent / base
         base_path = beside if beside.is_file() else find_recipe(base)
         merged = _deep_update(merged, _read_with_bases(base_path, (*seen, path.resolve())))
@@ -180,23 +177,27 @@ def _deep_update(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]
 
 def _override(tree: DictConfig, overrides: typing.Sequence[str]) -> DictConfig:
     for override in overrides:
-        if not re.match(r"[\w.]+=", override):
+        key, equals, text = override.partition("=")
+        if not equals or not re.fullmatch(r"\w+(\.\w+)*", key):
             raise UserError(f"--cfg-options takes key=value, found {override!r}: write for example optim.lr=1e-4.")
-        try:
-            # Not OmegaConf.from_dotlist, whose YAML reader takes 1e-4 for a word.
-            key, value = override.split("=", 1)
-            update = OmegaConf.create()
-            # Nothing after = is an empty text; null is said in full.
-            OmegaConf.update(update, key, yaml.load(value, Loader=_Loader) if value else "", force_add=True)
-        except yaml.YAMLError as error:
-            raise UserError(f"--cfg-options {override!r}: the value is not YAML ({_one_line(error)}).") from None
-        tree = _merge(tree, OmegaConf.to_container(update), f"--cfg-options {override}")
+        source = f"--cfg-options {override}"
+        names = key.split(".")
+        current: Any = tree
+        for name in names:
+            current = getattr(current, name, None)
+        # In place of a text what is given is one, whatever YAML makes of it, but for quotes and null; so is nothing after =.
+        is_text = not text or (isinstance(current, str) and text != "null" and text[0] not in "'\"")
+        # Not OmegaConf.from_dotlist, whose YAML reader takes 1e-4 for a word.
+        update = text if is_text else parse_yaml(text, source)
+        for name in reversed(names):
+            update = {name: update}
+        tree = _merge(tree, update, source)
     return tree
 
 
 def _merge(tree: DictConfig, update: Any, source: str) -> DictConfig:
     try:
-        return typing.cast(DictConfig, OmegaConf.merge(tree, update))
+        return typing.cast(DictConfig, OmegaConf.merge(tree, _plain(update, source)))
     except ConfigKeyError as error:
         full = str(error.full_key or error.key)
         parent, _, name = full.rpartition(".")
@@ -207,7 +208,26 @@ def _merge(tree: DictConfig, update: Any, source: str) -> DictConfig:
         raise UserError(f"{source}: there is no option {full!r}. {known}") from None
     except OmegaConfBaseException as error:
         where = f" ({error.full_key})" if error.full_key else ""
-        raise UserError(f"{source}{where}: {_one_line(error.msg or error)}.") from None
+        raise UserError(f"{source}{where}: {one_line(error.msg or error)}.") from None
+
+
+def _plain(value: Any, source: str) -> Any:
+    """Returns a recipe's values with ~ at the start of a text as the home folder; refuses what OmegaConf takes for more."""
+    if isinstance(value, dict):
+        return {key: _plain(one, source) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_plain(one, source) for one in value]
+    if isinstance(value, str) and ("${" in value or value == "???"):
+        raise UserError(f"{source}: found {value!r}; expected the value itself, for nothing is looked up elsewhere.")
+    return os.path.expanduser(value) if isinstance(value, str) else value
+
+
+def _flat(tree: Any, above: str = "") -> dict[str, Any]:
+    """Returns the leaves of a tree by their dotted names."""
+    if not isinstance(tree, dict):
+        return {above: tree}
+    joined = (_flat(value, f"{above}.{key}" if above else str(key)) for key, value in tree.items())
+    return {name: value for part in joined for name, value in part.items()}
 
 
 def _walk(node: Any, prefix: str) -> typing.Iterator[tuple[str, str, Any, str]]:
@@ -253,6 +273,9 @@ def _check_values(node: Any, prefix: str) -> None:
                 f"{key} is {value!r}; expected one of {', '.join(map(str, choices))}."
                 + (f" Did you mean {hint!r}?" if hint else "")
             )
+        length = field.metadata.get("length")
+        if length is not None and len(value) != length:
+            raise UserError(f"{key} is {value}; expected {length} values.")
         low, high = field.metadata.get("low"), field.metadata.get("high")
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, float) and not math.isfinite(number):
@@ -261,7 +284,3 @@ def _check_values(node: Any, prefix: str) -> None:
                 bounds = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
                 found = value if isinstance(value, list) else f"{value:g}"
                 raise UserError(f"{key} is {found}; expected {bounds}.")
-
-
-def _one_line(error: object) -> str:
-    return re.sub(r"\s+", " ", str(error).split("\n    full_key")[0]).strip().rstrip(".")

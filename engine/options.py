@@ -23,7 +23,9 @@ class OptimOptions:
     lr_batch: int = option(
         0, "batch that lr is meant for: the rate used is lr * batch_size / lr_batch; 0 takes lr as it is", low=0
     )
-    betas: Tuple[float, float] = option((0.9, 0.999), "AdamW's decay of the two moments", low=0, high=0.99999)  # noqa: UP006
+    betas: Tuple[float, float] = option(  # noqa: UP006
+        (0.9, 0.999), "AdamW's decay of the two moments", low=0, high=0.99999, length=2
+    )
     weight_decay: float = option(0.05, "weight decay; norms, biases, positions and tables have none", low=0)
     decay_biases: bool = option(False, "decay the biases of linear layers and convolutions too, as detectron2 does")
     layer_decay: float = option(

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from convmae.backbones import family_of
 from convmae.engine.config import from_tree
 from convmae.engine.errors import UserError
 from convmae.engine.files import read_config
+from convmae.engine.safe_yaml import parse_yaml
 from convmae.pretraining import METHODS, MaskedAutoencoder
 from convmae.pretraining.config import PretrainingConfig, PretrainingModelOptions
 from convmae.pretraining.decoder import decoder_dims
@@ -26,7 +25,7 @@ def load_pretrained(
     """
     if not path.is_file():
         raise UserError(f"There is no checkpoint {path}.")
-    tree = yaml.safe_load(read_config(path))
+    tree = parse_yaml(read_config(path), str(path))
     of_model = tree.get("model") if isinstance(tree, dict) else None
     ours = isinstance(of_model, dict) and "method" in of_model  # and not another task's
     known = {part: tree[part] for part in ("model", "targets") if part in tree} if ours else {}

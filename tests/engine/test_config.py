@@ -32,7 +32,19 @@ class Small:
         ("schedule.policy=cosin", "expected one of cosine, poly, step, constant. Did you mean 'cosine'"),
         ("schedule=3", "schedule"),
         ("epochs", "takes key=value"),
-        ("name=[", "is not YAML"),
+        ("optim..lr=1", "takes key=value"),
+        (".name=a", "takes key=value"),
+        ("name.a=b", "name.a=b (name): Cannot convert"),
+        ("schedule.milestones.a=b", "schedule.milestones.a=b"),
+        ("optim.lr=[", "is not readable YAML"),
+        ("optim.lr=!!bool x", "is not readable YAML"),
+        ("optim.lr=2024-05-01", "'2024-05-01' of type 'str' could not be converted to Float"),
+        ("optim.betas=[0.9]", "optim.betas is [0.9]; expected 2 values"),
+        ("optim.betas=[0.9, 0.95, 0.99]", "expected 2 values"),
+        ("init=${oc.env:HOME}", "found '${oc.env:HOME}'; expected the value itself"),
+        ("init='${name}'", "expected the value itself"),
+        ("name=${", "expected the value itself"),
+        ("init=???", "expected the value itself"),
     ],
 )
 def test_a_wrong_override_is_named(override: str, message: str) -> None:
@@ -49,6 +61,27 @@ def test_values_are_read_as_a_person_means_them() -> None:
     assert load_config(Small, None, ["init="]).init == ""
 
 
+@pytest.mark.parametrize("text", ["2024-05-01", "2024_01", "1e3", "yes", "[a", "a: b", "a=b", "#1", "*"])
+def test_a_text_is_taken_as_it_stands(text: str, tmp_path: Path) -> None:
+    config = load_config(Small, None, [f"init={text}"])
+    assert config.init == text
+    assert load_config(Small, None, [f"init='{text}'"]) == config
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(Small, tmp_path / "config.yaml") == config
+
+
+def test_a_path_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    (tmp_path / "a.yaml").write_text("init: ~/a.pth\n")
+    assert load_config(Small, tmp_path / "a.yaml").init == "/home/someone/a.pth"
+    assert load_config(Small, None, ["init=~/a.pth"]).init == "/home/someone/a.pth"
+
+
+def test_a_date_in_a_recipe_is_a_text(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("init: 2024-05-01\n")
+    assert load_config(Small, tmp_path / "a.yaml").init == "2024-05-01"
+
+
 def test_bases_are_merged_and_the_nearer_file_wins(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("optim: {lr: 1e-3, weight_decay: 0.1}\nname: b\n")
     (tmp_path / "b.yaml").write_text("_base_: a.yaml\noptim: {lr: 2e-3}\n")
@@ -61,9 +94,16 @@ def test_bases_are_merged_and_the_nearer_file_wins(tmp_path: Path) -> None:
     [
         ("_base_: self.yaml", "leads back to itself"),
         ("- a\n- b", "found a list"),
-        ("a: [", "not a readable YAML"),
+        ("a: [", "not readable YAML"),
+        ("a: &a [*a]", "recursive"),
+        ("init: ${oc.env:HOME}", "expected the value itself"),
+        ('init: "\\x24{oc.env:HOME}"', "expected the value itself"),
+        ("optim: {betas: [0.9]}", "expected 2 values"),
+        ("_base_: 3", "_base_ is 3; expected the name of a recipe"),
+        ("_base_: [null]", "expected the name of a recipe"),
+        ("_base_: ", "expected the name of a recipe"),
         ("name: a\nname: b", "stands there twice"),
-        ("x: !!python/object/apply:os.system ['true']", "not a readable YAML"),
+        ("x: !!python/object/apply:os.system ['true']", "not readable YAML"),
         ("_base_: nowhere.yaml", "No recipe 'nowhere.yaml'"),
     ],
 )
