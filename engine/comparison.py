@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
+from convmae.engine.config import differing_options
 from convmae.engine.errors import UserError
 from convmae.engine.plots import curves
 from convmae.engine.report import Number, Page, read_scalars
@@ -75,10 +74,8 @@ def gain_number(label: str, one: float, other: float) -> Number:
 
 def add_options(page: Page, runs: Sequence[Run]) -> None:
     """Adds the options that the runs' configurations give other values."""
-    one, other = (_flat(OmegaConf.to_container(OmegaConf.load(run.config))) for run in runs)
-    differing = [name for name in {**one, **other} if one.get(name) != other.get(name)]
-    if differing:
-        rows = [[name, str(one.get(name, "–")), str(other.get(name, "–"))] for name in differing]
+    rows = differing_options(*(run.config for run in runs))
+    if rows:
         page.table("Options that differ", ["option", *(run.name for run in runs)], rows, sortable=False)
     else:
         page.text("Options that differ", "None.")
@@ -100,10 +97,3 @@ def _read_metrics(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / 'metrics.json'} can't be read: {error}.") from None
     return metrics
-
-
-def _flat(tree: Any, above: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {above: tree}
-    joined = (_flat(value, f"{above}.{key}" if above else str(key)) for key, value in tree.items())
-    return {name: value for part in joined for name, value in part.items()}

@@ -15,9 +15,9 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from convmae.engine.config import to_yaml
+from convmae.engine.config import differing_options, to_yaml
 from convmae.engine.errors import UserError
-from convmae.engine.hooks import CheckpointHook, LearningRateHook, LogHook, SkippedStepHook
+from convmae.engine.hooks import CheckpointHook, LearningRateHook, LogHook, RecipeHook, SkippedStepHook
 from convmae.engine.log import log
 from convmae.engine.optim import build_optim_wrapper, param_groups, scaled_lr
 from convmae.engine.options import DataOptions, OptimOptions, RuntimeOptions, ScheduleOptions
@@ -93,6 +93,7 @@ def train(
         train_cfg={"type": TrainLoop, "schedule": schedule},
         optim_wrapper=build_optim_wrapper(groups, config.optim, config.data, device, dtype),
         custom_hooks=[
+            RecipeHook(work_dir, to_yaml(config)),
             LearningRateHook(schedule, scaled_lr(config.optim, config.data)),
             LogHook(work_dir, every, schedule.total),
             SkippedStepHook(config.runtime.bad_steps),
@@ -110,8 +111,9 @@ def train(
     if resume:
         path = latest_checkpoint(work_dir)
         log.info(f"continues from {path.name}" if path else "no checkpoint yet: starts from step 0")
-    if rank == 0:
-        (work_dir / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+        kept = work_dir / "config.yaml"
+        for name, before, now in differing_options(kept, config) if path and kept.is_file() else ():
+            log.warning(f"continues with {name} {now}, not {before} as before")
     runner.train()
     if runner.average:
         runner.average.swap()
@@ -193,7 +195,10 @@ def _workers(data: DataOptions) -> dict[str, Any]:
 
 
 def _start_worker(number: int) -> None:
-    """Leaves Ctrl-C to the training process, which stops after its step; a worker that died of it would end the run at once."""
+    """Leaves signals to the training process, which stops after its step; a worker that died of one would end the run at once.
+
+    Ctrl-C in a terminal, torchrun and Slurm signal all processes of a group. A worker ends when the training process does.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)

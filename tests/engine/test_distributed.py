@@ -1,5 +1,9 @@
 """Two processes equal one with the same global batch, and stop together."""
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -80,3 +84,51 @@ def test_two_processes_equal_one_and_stop_together(options: list[str], tmp_path:
     done = two_processes("-m", "convmae.tools.pretrain", *options, "--work-dir", "two", "--resume", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert_same(tmp_path / "one" / "step_4.pth", tmp_path / "two" / "step_4.pth")
+
+
+def test_processes_that_slurm_started_find_each_other(tmp_path: Path) -> None:
+    tool = tmp_path / "scontrol"
+    tool.write_text('#!/bin/sh\n[ "$*" = "show hostnames node[3-4]" ] && printf "127.0.0.1\\nnode4\\n"\n')
+    tool.chmod(0o755)
+    (tmp_path / "task.py").write_text(
+        "import torch, torch.distributed as dist\n"
+        "from convmae.engine.processes import any_process, start_processes\n"
+        "start_processes('slurm', 'cpu')\n"
+        "print(dist.get_rank(), dist.get_world_size(), any_process(dist.get_rank() == 1))\n"
+    )
+    tasks = [
+        subprocess.Popen(
+            [sys.executable, "task.py"],
+            cwd=tmp_path,
+            env={
+                **os.environ,
+                "PATH": f"{tmp_path}:{os.environ['PATH']}",
+                "SLURM_PROCID": str(rank),
+                "SLURM_LOCALID": "0",
+                "SLURM_NTASKS": "2",
+                "SLURM_JOB_ID": str(os.getpid()),
+                "SLURM_STEP_NODELIST": "node[3-4]",
+            },
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    assert [task.communicate(timeout=120)[0].split() for task in tasks] == [["0", "2", "True"], ["1", "2", "True"]]
+
+
+def test_a_run_whose_whole_group_is_ended_leaves_a_checkpoint(options: list[str], tmp_path: Path) -> None:
+    long = [*options, "data.workers=1", "schedule.steps=10000", "schedule.warmup=1", "runtime.log_every=1"]
+    command = [sys.executable, "-m", "convmae.tools.pretrain", *long, "--work-dir", "run"]
+    run = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    said = []
+    for line in run.stdout:
+        said.append(line)
+        if "step 2/10000" in line:
+            os.killpg(run.pid, signal.SIGTERM)
+    assert run.wait(timeout=60) != 0
+    assert "continues with --resume" in said[-1], said
+    assert not any("Traceback" in line for line in said)
+    assert latest_checkpoint(tmp_path / "run") is not None
