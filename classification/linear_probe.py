@@ -83,7 +83,7 @@ def train_probes(
 
 
 def build_lars(head: ProbeHead, lr: float) -> Lars:
-    """Returns LARS with momentum and no weight decay; as in MAE, the step of a matrix is scaled to its norm, a bias's is not."""
+    """Returns LARS with momentum, without weight decay; as in MAE, a matrix's step is scaled to its norm, a bias's is not."""
     # Without weight decay timm scales no step unless told to.
     scaled = {"params": [head.linear.weight], "always_adapt": True}
     return Lars([scaled, {"params": [head.linear.bias]}], lr=lr, momentum=0.9, trust_coeff=1e-3)

@@ -7,7 +7,7 @@ import sys
 import time
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from mmengine.dist import is_main_process
@@ -16,10 +16,22 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from convmae.engine.errors import UserError
-from convmae.engine.files import read_meta, save_weights
+from convmae.engine.files import read_meta, save_weights, write_whole
 from convmae.engine.log import duration, log
+from convmae.engine.optim import AutocastOptimWrapper
 from convmae.engine.runner import BEST, CHECKPOINT_PATTERN, Runner, latest_checkpoint
 from convmae.engine.schedule import Schedule
+
+
+class RecipeHook(Hook):
+    """Writes ``recipe`` as the run's ``config.yaml`` when it begins: once a checkpoint that it continues was found to fit."""
+
+    def __init__(self, work_dir: Path, recipe: str) -> None:
+        self.path, self.recipe = work_dir / "config.yaml", recipe
+
+    def before_train(self, runner: Runner) -> None:
+        if is_main_process():
+            write_whole(self.path, self.recipe)
 
 
 class LearningRateHook(Hook):
@@ -114,8 +126,9 @@ class LogHook(Hook):
 class SkippedStepHook(Hook):
     """Names the pictures of steps that were skipped for a gradient that is not finite, and ends a run of ``limit`` such steps.
 
-    It looks at a step once the next one is under way, so that no GPU stands still for it. The optimiser leaves the weights as
-    they were; this hook does the same for batch norm's running statistics, which the forward pass has changed.
+    It looks at a step once the next one is under way, at a copy made meanwhile, so that no GPU stands still for it. The
+    optimiser leaves the weights as they were; this hook does the same for batch norm's running statistics, which the forward
+    pass has changed.
     """
 
     NAMES = 8  # pictures named of a step
@@ -123,7 +136,7 @@ class SkippedStepHook(Hook):
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.count = self.in_a_row = 0
-        self.last: tuple[int, torch.Tensor] | None = None
+        self.last: tuple[int, torch.Tensor, torch.cuda.Event | None] | None = None
         self.before: list[torch.Tensor] = []
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
@@ -131,20 +144,24 @@ class SkippedStepHook(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         self._look(runner)
-        skipped = getattr(runner.optim_wrapper, "skipped", None)  # fp16's loss scaling has its own way
-        self.last = None if skipped is None else (batch_idx, skipped)
-        if skipped is not None:
-            for value, old in zip(runner.running_statistics(), self.before, strict=True):
-                value.copy_(torch.where(skipped.bool(), old, value))
+        skipped = cast(AutocastOptimWrapper, runner.optim_wrapper).skipped
+        for value, old in zip(runner.running_statistics(), self.before, strict=True):
+            value.copy_(torch.where(skipped.bool(), old, value))
+        told = skipped.to("cpu", non_blocking=True)
+        self.last = batch_idx, told, torch.cuda.current_stream().record_event() if skipped.is_cuda else None
 
     def after_train(self, runner: Runner) -> None:
         self._look(runner)
 
     def _look(self, runner: Runner) -> None:
-        if self.last is None or not self.last[1]:
+        if self.last is None:
+            return
+        (step, skipped, copied), self.last = self.last, None
+        if copied:
+            copied.synchronize()
+        if not skipped:
             self.in_a_row = 0
             return
-        (step, _), self.last = self.last, None
         self.count, self.in_a_row = self.count + 1, self.in_a_row + 1
         loader = runner.train_dataloader
         samples = loader.batch_sampler.samples(step)

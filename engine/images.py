@@ -138,9 +138,9 @@ def to_tensor(image: Image.Image) -> torch.Tensor:
 
 def normalize(images: torch.Tensor) -> torch.Tensor:
     """Returns bytes [B, 3, H, W] as floats with ImageNet's mean and deviation taken out."""
-    mean = images.new_tensor(IMAGENET_MEAN, dtype=torch.float32).view(-1, 1, 1) * 255
-    std = images.new_tensor(IMAGENET_STD, dtype=torch.float32).view(-1, 1, 1) * 255
-    return (images.float() - mean) / std
+    # Numbers, not tensors, which would be copied to the GPU in every step, and the step would wait for it.
+    channels = zip(images.unbind(1), IMAGENET_MEAN, IMAGENET_STD, strict=True)
+    return torch.stack([(channel.float() - 255 * mean) / (255 * std) for channel, mean, std in channels], 1)
 
 
 def _ends_with(path: Path, ending: bytes) -> bool:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.optim import OptimWrapper
 from timm.models import group_parameters
 from torch import nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
@@ -64,14 +64,13 @@ def build_optim_wrapper(
     for group in groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
     optimizer = torch.optim.AdamW(groups, lr=lr, betas=(options.betas[0], options.betas[1]), fused=True)
-    shared: dict[str, Any] = {
-        "optimizer": optimizer,
-        "accumulative_counts": data.accumulate,
-        "clip_grad": {"max_norm": options.clip_grad} if options.clip_grad > 0 else None,
-    }
-    if dtype is torch.float16:
-        return AmpOptimWrapper(dtype="float16", loss_scale="dynamic", **shared)
-    return AutocastOptimWrapper(device=device, dtype=dtype, **shared)
+    return AutocastOptimWrapper(
+        device=device,
+        dtype=dtype,
+        optimizer=optimizer,
+        accumulative_counts=data.accumulate,
+        clip_grad={"max_norm": options.clip_grad} if options.clip_grad > 0 else None,
+    )
 
 
 def scaled_lr(options: OptimOptions, data: DataOptions) -> float:
@@ -80,18 +79,24 @@ def scaled_lr(options: OptimOptions, data: DataOptions) -> float:
 
 
 class AutocastOptimWrapper(OptimWrapper):
-    """An optimiser step whose forward runs under autocast, on a CPU too (mmengine's own wrapper refuses there).
+    """An optimiser step whose forward runs under autocast, on a CPU too, with scaled losses for fp16.
 
     A step whose gradient is not finite changes no weight; ``skipped`` says of the last step whether that was so, as a tensor []
-    that nobody has waited for. Across processes the gradients, and so the flags, are the same.
+    that nobody has waited for. Across processes the gradients, and so the flags, are the same. (mmengine's own wrappers know
+    neither, and refuse on a CPU.)
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.device, self.dtype = device, dtype
+        self.scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
         self.skipped = torch.zeros((), device=device)
 
+    def backward(self, loss: torch.Tensor, **kwargs: Any) -> None:
+        super().backward(self.scaler.scale(loss), **kwargs)
+
     def step(self, **kwargs: Any) -> None:
+        self.scaler.unscale_(self.optimizer)
         parameters = [
             found for group in self.optimizer.param_groups for found in group["params"] if found.grad is not None
         ]
@@ -101,6 +106,20 @@ class AutocastOptimWrapper(OptimWrapper):
         self.skipped = (~norm.isfinite()).float()
         self.optimizer.found_inf = self.skipped  # AdamW's fused kernel reads it, without a wait
         self.optimizer.step(**kwargs)
+        self.scaler.update()  # half the scale after a skipped step, twice after 2,000 others
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "loss_scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continues from a state; what the options say of each group (decay, betas, part of the rate) is as it is now."""
+        state = dict(state_dict)
+        if scale := state.pop("loss_scaler", None):  # empty of a run in another precision
+            self.scaler.load_state_dict(scale)
+        chosen = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        super().load_state_dict(state)
+        for group, own in zip(self.optimizer.param_groups, chosen, strict=True):
+            group.update(own)
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:

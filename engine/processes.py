@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import functools
 import os
+import subprocess
 from itertools import chain
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from mmengine.dist import init_dist, is_distributed, is_main_process
+from mmengine.dist import is_distributed, is_main_process
 
 from convmae.engine.errors import UserError
 from convmae.engine.precision import resolve_device
+
+NEEDED = {  # in the environment, by launcher
+    "pytorch": ("RANK", "LOCAL_RANK", "WORLD_SIZE"),
+    "slurm": ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS", "SLURM_JOB_ID", "SLURM_STEP_NODELIST"),
+}
 
 
 def start_processes(launcher: str, device: str) -> None:
@@ -21,21 +27,19 @@ def start_processes(launcher: str, device: str) -> None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError("Several processes were started (WORLD_SIZE is set): add --launcher pytorch.")
         return
-    needed = ("RANK", "LOCAL_RANK", "WORLD_SIZE") if launcher == "pytorch" else ("SLURM_PROCID", "SLURM_NTASKS")
-    missing = [name for name in needed if name not in os.environ]
+    missing = [name for name in NEEDED[launcher] if name not in os.environ]
     if missing:
         start = "torchrun --nproc_per_node=N" if launcher == "pytorch" else "srun"
         raise UserError(
             f"--launcher {launcher} needs {', '.join(missing)} in the environment: start the tool by `{start}`."
         )
-    if resolve_device(device).type == "cuda":
-        init_dist(launcher, backend="nccl")
-    elif launcher == "pytorch":
-        dist.init_process_group("gloo")  # mmengine's own would look for a GPU
-    else:
-        raise UserError(
-            "--launcher slurm needs CUDA devices; on CPUs start the tool by torchrun, with --launcher pytorch."
-        )
+    if launcher == "slurm":
+        for name, value in _from_slurm().items():
+            os.environ.setdefault(name, value)
+    cuda = resolve_device(device).type == "cuda"
+    if cuda:  # a task that was given GPUs of its own sees these alone
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    dist.init_process_group("nccl" if cuda else "gloo")
 
 
 def any_process(flag: bool) -> bool:
@@ -79,6 +83,19 @@ def world_mean(*counts: float, device: torch.device) -> torch.Tensor:
         dist.all_reduce(values)
         values /= dist.get_world_size()
     return values
+
+
+def _from_slurm() -> dict[str, str]:
+    """Returns what torchrun would set, from Slurm's account of the job step; the first of its nodes is where all meet."""
+    given = os.environ
+    nodes = ["scontrol", "show", "hostnames", given["SLURM_STEP_NODELIST"]]
+    return {
+        "RANK": given["SLURM_PROCID"],
+        "LOCAL_RANK": given["SLURM_LOCALID"],
+        "WORLD_SIZE": given["SLURM_NTASKS"],
+        "MASTER_ADDR": subprocess.run(nodes, check=True, capture_output=True, text=True).stdout.split()[0],
+        "MASTER_PORT": str(20_000 + int(given["SLURM_JOB_ID"]) % 10_000),  # other jobs on the node have another
+    }
 
 
 @functools.cache

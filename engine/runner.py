@@ -15,7 +15,7 @@ from typing import Any
 
 import mmengine.runner
 import torch
-from mmengine.dist import all_reduce_params, get_world_size
+from mmengine.dist import all_reduce_params, get_world_size, is_main_process
 from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper, revert_sync_batchnorm
 from mmengine.runner import BaseLoop, ValLoop
@@ -86,7 +86,7 @@ class Runner(mmengine.runner.Runner):
             # SyncBatchNorm refuses to train on CPU.
             return MMDistributedDataParallel(module=revert_sync_batchnorm(model), broadcast_buffers=False)
         return MMDistributedDataParallel(
-            module=model, device_ids=[int(os.environ["LOCAL_RANK"])], broadcast_buffers=False
+            module=model, device_ids=[torch.cuda.current_device()], broadcast_buffers=False
         )
 
     @property
@@ -113,7 +113,6 @@ class Runner(mmengine.runner.Runner):
 
     def checkpoint(self, step: int) -> dict[str, Any]:
         """Returns all that continuing after ``step`` steps needs, in plain containers and tensors."""
-        self.average_norms()
         content = {
             "state_dict": {name: tensor.detach().cpu() for name, tensor in self.bare_model.state_dict().items()},
             "optimizer": self.optim_wrapper.state_dict(),
@@ -127,8 +126,9 @@ class Runner(mmengine.runner.Runner):
     def write_checkpoint(self, step: int) -> Path:
         """Writes ``step_N.pth`` from the main process and returns its path."""
         path = Path(self.work_dir) / CHECKPOINT_PATTERN.replace("*", str(step))
-        content = self.checkpoint(step)
+        self.average_norms()
         if self.rank == 0:
+            content = self.checkpoint(step)
             save_atomically(lambda file: torch.save(content, file), path)
         return path
 
@@ -205,14 +205,14 @@ class TrainLoop(BaseLoop):
             batches = iter(self.dataloader)
             while self._iter < schedule.total:
                 self.run_step(batches)
-                if self._is_evaluated():
-                    runner.val_loop.run()
                 if any_process(stop.is_set()) and self._iter < schedule.total:
                     path = tell_all(runner.write_checkpoint(self._iter))  # none leaves before it is written
                     runner.call_hook("after_train")
                     raise Interrupted(
                         f"Stopped after step {self._iter} of {schedule.total}; {path} continues with --resume."
                     )
+                if self._is_evaluated():
+                    runner.val_loop.run()
             del batches  # ends the loader processes now; at the interpreter's exit they would be killed, and say so
         runner.call_hook("after_train")
         return runner.model
@@ -280,6 +280,8 @@ def _stop_signals() -> Iterator[threading.Event]:
 
     def handle(number: int, frame: Any) -> None:
         stop.set()
+        if is_main_process():  # by the system's own call: the signal may have come in the middle of a print
+            os.write(2, b"\nStops after this step and its checkpoint; once more: at once.\n")
         signal.signal(number, previous[signal.Signals(number)])
 
     for number in previous:

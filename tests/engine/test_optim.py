@@ -8,6 +8,7 @@ from convmae.backbones import ConvViT
 from convmae.engine.optim import build_optim_wrapper, param_groups, scaled_lr
 from convmae.engine.options import DataOptions, OptimOptions
 
+CPU = torch.device("cpu")
 DIMS = {"embed_dims": (16, 16, 32), "depths": (1, 1, 3), "num_heads": 2}
 
 
@@ -80,3 +81,41 @@ def test_the_wrapper_clips_and_scales_each_group() -> None:
     wrapper = build_optim_wrapper(groups, options, DataOptions(), torch.device("cpu"), None)
     assert wrapper.optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
     assert wrapper.clip_grad_kwargs == {"max_norm": 1.0}
+
+
+def test_scaled_losses_step_as_unscaled_and_a_skipped_step_halves_the_scale() -> None:
+    wrappers = []
+    for dtype in (None, torch.float16):
+        model = nn.Linear(2, 1, bias=False)
+        nn.init.constant_(model.weight, 0.25)
+        options = OptimOptions(lr=0.1, clip_grad=0.5)
+        groups = [{"params": [model.weight]}]
+        wrappers.append((model, build_optim_wrapper(groups, options, DataOptions(), torch.device("cpu"), dtype)))
+    for model, wrapper in wrappers:
+        wrapper.update_params(model(torch.tensor([[1.0, 2.0]])).square().sum())
+        assert not wrapper.skipped
+    (plain, _), (scaled, wrapper) = wrappers
+    torch.testing.assert_close(scaled.weight, plain.weight)
+    before, scale = scaled.weight.detach().clone(), wrapper.scaler.get_scale()
+    wrapper.update_params((scaled.weight * float("inf")).sum())
+    assert wrapper.skipped
+    assert torch.equal(scaled.weight, before)
+    assert wrapper.scaler.get_scale() == scale / 2
+    again = build_optim_wrapper([{"params": [scaled.weight]}], OptimOptions(), DataOptions(), CPU, torch.float16)
+    again.load_state_dict(wrapper.state_dict())
+    assert again.scaler.get_scale() == scale / 2
+
+
+def test_options_of_now_outlast_those_of_a_state() -> None:
+    weight = nn.Parameter(torch.ones(2, 2))
+    old, new = (
+        build_optim_wrapper(
+            [{"params": [weight], "weight_decay": decay, "lr_scale": scale}], OptimOptions(), DataOptions(), CPU, None
+        )
+        for decay, scale in ((0.05, 1.0), (0.3, 0.5))
+    )
+    old.update_params(weight.sum())
+    new.load_state_dict(old.state_dict())
+    (group,) = new.optimizer.param_groups
+    assert (group["weight_decay"], group["lr_scale"]) == (0.3, 0.5)
+    assert new.optimizer.state[weight]["step"] == 1

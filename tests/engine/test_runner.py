@@ -268,3 +268,23 @@ def test_a_run_of_steps_that_are_not_finite_stops_the_run(tmp_path: Path) -> Non
 @pytest.mark.parametrize(("seconds", "text"), [(7, "7 s"), (250, "4 min 10 s"), (7385, "2 h 03 min")])
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_resumed_run_takes_changed_options_and_names_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run(tmp_path / "run", Config(schedule=ScheduleOptions(steps=3, save_every=3)))
+    changed = Config(optim=OptimOptions(lr=0.01, weight_decay=0.3, betas=[0.5, 0.6]))
+    run(tmp_path / "run", changed, resume=True)
+    state = torch.load(latest_checkpoint(tmp_path / "run"), weights_only=True)["optimizer"]
+    assert {group["betas"] for group in state["param_groups"]} == {(0.5, 0.6)}
+    assert 0.3 in {group["weight_decay"] for group in state["param_groups"]}
+    assert state["state"][0]["step"] == 6
+    assert "continues with optim.weight_decay 0.3, not 0.05 as before" in caplog.text
+
+
+def test_a_refused_checkpoint_leaves_the_recipe_of_its_run(tmp_path: Path) -> None:
+    run(tmp_path / "run", Config())
+    before = (tmp_path / "run" / "config.yaml").read_text()
+    shorter = Config(schedule=ScheduleOptions(steps=2), optim=OptimOptions(lr=0.5))
+    with pytest.raises(UserError, match="longer run"):
+        run(tmp_path / "run", shorter, resume=True)
+    assert (tmp_path / "run" / "config.yaml").read_text() == before
