@@ -60,10 +60,9 @@ def read_features(config: ProbeConfig, split: ClassFolder, encoder: Classifier, 
     features = extract(encoder.to(device), split, config, view, device, dtype)
     content = safetensors.torch.save(features._asdict())
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         save_atomically(lambda file: file.write(content), path)
-    except OSError as error:
-        raise UserError(f"The features can't be kept in {path.parent}: {error.strerror}. Set model.features.") from None
+    except UserError as error:
+        raise UserError(f"{error} The place of features is model.features.") from None
     return features
 
 

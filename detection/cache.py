@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 
+from convmae.engine.errors import UserError
 from convmae.engine.files import save_atomically
 from convmae.engine.log import log
 
@@ -61,10 +62,9 @@ def save_arrays(path: Path, arrays: dict[str, NDArray], stamp: str) -> None:
     tensors = {name: torch.from_numpy(np.array(values)) for name, values in arrays.items()}
     content = safetensors.torch.save(tensors, {"stamp": stamp, "checksum": _checksum(arrays)})
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         save_atomically(lambda file: file.write(content), path)
-    except OSError as error:
-        log.info(f"the cache {path} can't be written ({error.strerror}): the next start reads the annotations again")
+    except UserError as error:
+        log.info(f"the next start reads the annotations again, for they can't be kept: {error}")
 
 
 def _checksum(arrays: dict[str, NDArray]) -> str:

@@ -19,25 +19,30 @@ from convmae.engine.errors import UserError
 
 
 def save_atomically(write: Callable[[Any], None], path: Path) -> None:
-    """Calls ``write`` on a binary file beside ``path`` and moves it there once it is whole and on the disk."""
+    """Calls ``write`` on a binary file beside ``path`` and moves it there once it is whole and on the disk.
+
+    Makes the folders above it. Raises UserError where that can't be done.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with open(partial, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(partial, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except (OSError, RuntimeError) as error:  # torch.save makes a RuntimeError of a full disk
+        said = [getattr(one, "strerror", None) for one in (error, error.__context__)]
+        reason = said[0] or said[1] or str(error).partition("\n")[0]
+        raise UserError(f"{path} can't be written ({reason}); give another place or make room.") from error
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a text file and the folders above it. Raises UserError where that can't be done."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_atomically(lambda file: file.write(text.encode()), path)
-    except OSError as error:
-        raise UserError(f"{path} can't be written ({error.strerror}); give another place or make room.") from error
+    """Writes a text file as ``save_atomically`` does."""
+    save_atomically(lambda file: file.write(text.encode()), path)
 
 
 def save_weights(

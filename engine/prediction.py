@@ -54,5 +54,6 @@ def save_picture(image: Image.Image, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(path)
-    except OSError as error:
-        raise UserError(f"{path} can't be written: {error.strerror}. Give another place by --output.") from None
+    except (OSError, ValueError) as error:  # ValueError: more pixels than the format has room for
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} can't be written: {reason}. Give another place by --output.") from None

@@ -140,10 +140,7 @@ def convert(args: argparse.Namespace) -> None:
     for reason, names in left.items():
         if names:
             print(f"  these {reason}: {', '.join(names)}")
-    try:
-        save_weights(converted.state, args.output, config)
-    except OSError as error:
-        raise UserError(f"{args.output} can't be written: {error.strerror}.") from None
+    save_weights(converted.state, args.output, config)
     print(f"written: {args.output}, layout of {args.to}, {len(converted.state)} tensors")
     print(hint)
 

@@ -24,6 +24,7 @@ from convmae.engine.cli import run_tool
 from convmae.engine.drawing import column
 from convmae.engine.errors import UserError
 from convmae.engine.images import list_images
+from convmae.engine.prediction import save_picture
 from convmae.pretraining import METHODS, FastConvMAE
 from convmae.pretraining.attention import attention_maps, attention_sheet
 from convmae.pretraining.features import feature_maps, feature_strip
@@ -103,10 +104,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"--output is {output}; expected the name of a picture to write, such as {args.kind}.png.")
         if output.exists() and not args.overwrite:
             raise UserError(f"{output} is there already: give another --output, or --overwrite.")
-        try:
-            output.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--output: {output.parent} can't be written: {error.strerror}.") from None
         paths = [path for given in args.pictures for path in (list_images(given) if given.is_dir() else [given])]
         draw, usual_size = {"reconstructions": reconstructions, "features": features, "attention": attention}[
             args.kind
@@ -121,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 sheets.append(column(draw(image), path.name))
             except ValueError as error:
                 raise UserError(f"{path} at {size} px: {error}.") from None
-        column(sheets).save(output)
+        save_picture(column(sheets), output)
         print(f"written: {output}")
 
     return run_tool(run)

@@ -1,5 +1,6 @@
 """Files are whole or not there, and weights keep their recipe beside them."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,21 +8,38 @@ import numpy as np
 import pytest
 import torch
 
+from convmae.engine.errors import UserError
 from convmae.engine.files import read_config, read_meta, save_atomically, save_weights
 
 
-def test_a_failed_write_leaves_the_earlier_file_and_nothing_else(tmp_path: Path) -> None:
+def _write_on_a_full_disk(file: Any) -> None:
+    file.write(b"half")
+    with open("/dev/full", "wb") as full:
+        full.write(b"the rest")
+
+
+def _save_on_a_full_disk(file: Any) -> None:
+    with open("/dev/full", "wb", buffering=0) as full:
+        torch.save({"a": torch.ones(100_000)}, full)
+
+
+@pytest.mark.parametrize("write", [_write_on_a_full_disk, _save_on_a_full_disk])
+def test_a_failed_write_is_said_and_leaves_the_earlier_file_and_nothing_else(
+    tmp_path: Path, write: Callable[[Any], None]
+) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(b"earlier")
-
-    def fail(file: Any) -> None:
-        file.write(b"half")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        save_atomically(fail, path)
+    with pytest.raises(UserError, match=r"a\.bin can't be written \(No space left on device\); give another"):
+        save_atomically(write, path)
     assert path.read_bytes() == b"earlier"
     assert [found.name for found in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_folders_are_made_and_a_place_below_a_file_is_refused(tmp_path: Path) -> None:
+    path = save_weights({"a": torch.ones(1)}, tmp_path / "new" / "deep" / "w.pth")
+    assert path.is_file()
+    with pytest.raises(UserError, match=r"w\.pth can't be written \(.+\)"):
+        save_weights({"a": torch.ones(1)}, path / "w.pth")
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])

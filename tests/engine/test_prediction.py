@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from convmae.engine.errors import UserError
-from convmae.engine.prediction import name_drawings, read_pictures
+from convmae.engine.prediction import name_drawings, read_pictures, save_picture
 
 
 @pytest.fixture
@@ -35,3 +35,10 @@ def test_pictures_that_cant_be_read_are_passed_over_and_named(folder: Path, caps
     said = capsys.readouterr().err
     assert "b.tif can't be read" in said
     assert "There is no picture" in said
+
+
+def test_a_drawing_that_cant_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for place, picture in (("file/a.png", Image.new("L", (4, 3))), ("a.webp", Image.new("L", (16384, 1)))):
+        with pytest.raises(UserError, match=r"can't be written: (?!None).+ Give another place by --output"):
+            save_picture(picture, tmp_path / place)

@@ -169,10 +169,18 @@ def test_only_one_kind_of_picture_at_once(draw: Draw) -> None:
         draw.status("encoder.pth", "--features", "--attention")
 
 
-@pytest.mark.parametrize(("name", "said"), [("x.foo", "expected the name of a picture"), ("", "expected the name")])
-def test_an_output_that_can_not_be_written_is_said_before_the_work(
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("x.foo", "expected the name of a picture"),
+        ("", "expected the name"),
+        ("file/x.png", "can't be written: File exists. Give another place by --output"),
+    ],
+)
+def test_an_output_that_can_not_be_written_is_said(
     files: Path, tmp_path: Path, capsys: pytest.CaptureFixture, name: str, said: str
 ) -> None:
+    (tmp_path / "file").touch()
     argv = [str(files / "encoder.pth"), str(files / "pictures"), "--features", "--output", str(tmp_path / name)]
     assert visualize.main([*argv, "--overwrite"]) == 2
     assert said in capsys.readouterr().err
