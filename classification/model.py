@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch.nn.functional as F
-from mmengine.model import BaseModel
+from mmengine.model import BaseDataPreprocessor, BaseModel
 from torch import Tensor
 
 from convmae.backbones import Classifier
@@ -17,7 +17,7 @@ class ClassificationModel(BaseModel):
     """An encoder's classifier with label smoothing and mixing in its loss."""
 
     def __init__(self, model: Classifier, smoothing: float) -> None:
-        super().__init__()
+        super().__init__(BaseDataPreprocessor(non_blocking=True))  # the loader pins its batches
         self.model, self.smoothing = model, smoothing
 
     def forward(

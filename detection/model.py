@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from mmengine.model import BaseModel
+from mmengine.model import BaseDataPreprocessor, BaseModel
 from torch import Tensor
 
 from convmae.detection.coco import Category
@@ -22,7 +22,7 @@ class DetectionModel(BaseModel):
     """``model`` is the network; the class list is saved with its weights, as bytes of JSON."""
 
     def __init__(self, config: DetectionConfig, categories: Sequence[Category]) -> None:
-        super().__init__()
+        super().__init__(BaseDataPreprocessor(non_blocking=True))  # the loader pins its batches
         self.categories = list(categories)
         self.model = MaskRCNN(
             config.model, len(self.categories), config.data.img_size, config.runtime.checkpoint_activations
