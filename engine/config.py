@@ -65,20 +65,20 @@ def run_config(
     overrides: typing.Sequence[str] = (),
     default: str | None = None,
 ) -> Schema:
-    """Returns what a checkpoint was made with: a recipe's tree, else the config.yaml beside it, what stands in it, a default.
+    """Returns what a checkpoint was made with: a recipe's tree, else what stands in it, the config.yaml beside it, a default.
 
     Raises UserError where there is none of these, and as ``load_config`` does.
     """
     if recipe is not None:
         return load_config(schema, recipe, overrides)
-    beside = checkpoint.parent / "config.yaml"
-    source = beside if beside.is_file() else checkpoint
+    source, beside = checkpoint, checkpoint.parent / "config.yaml"
     try:
-        if source == beside:
-            return load_config(schema, beside, overrides)
         kept = parse_yaml(read_config(checkpoint), str(checkpoint))
         if isinstance(kept, dict):
             return from_tree(schema, kept, overrides)
+        if beside.is_file():
+            source = beside
+            return load_config(schema, beside, overrides)
     except UserError as error:
         raise UserError(
             f"{error} ({source}, of the run that wrote the checkpoint, was read as this tool's recipe; if the run was of "
@@ -275,7 +275,7 @@ def _check_values(node: Any, prefix: str) -> None:
             )
         length = field.metadata.get("length")
         if length is not None and len(value) != length:
-            raise UserError(f"{key} is {value}; expected {length} values.")
+            raise UserError(f"{key} is {value}; expected {length} numbers.")
         low, high = field.metadata.get("low"), field.metadata.get("high")
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, float) and not math.isfinite(number):

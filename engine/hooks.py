@@ -184,8 +184,8 @@ class CheckpointHook(Hook):
 
     priority = "LOWEST"
 
-    def __init__(self, schedule: Schedule, best: str | None) -> None:
-        self.schedule, self.best = schedule, best
+    def __init__(self, schedule: Schedule, best: str | None, recipe: str) -> None:
+        self.schedule, self.best, self.recipe = schedule, best, recipe
         self.best_value = float("-inf")
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
@@ -199,7 +199,7 @@ class CheckpointHook(Hook):
         if value is not None and value > self.best_value and is_main_process():
             self.best_value = value
             meta = {**runner.model_meta, "step": runner.iter, "metric": self.best, "value": value}
-            save_weights(runner.bare_model.state_dict(), Path(runner.work_dir) / BEST, meta=meta)
+            save_weights(runner.bare_model.state_dict(), Path(runner.work_dir) / BEST, self.recipe, meta)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         best = Path(runner.work_dir) / BEST  # later than the checkpoint, if the run was ended between the two

@@ -82,6 +82,7 @@ def train(
         **_workers(config.data),
     )
     groups = param_groups(model, config.optim) if groups is None else groups
+    recipe = to_yaml(config)
     every = config.runtime.log_every or max(1, schedule.total // 100)
     runner = Runner(
         device=device,
@@ -93,11 +94,11 @@ def train(
         train_cfg={"type": TrainLoop, "schedule": schedule},
         optim_wrapper=build_optim_wrapper(groups, config.optim, config.data, device, dtype),
         custom_hooks=[
-            RecipeHook(work_dir, to_yaml(config)),
+            RecipeHook(work_dir, recipe),
             LearningRateHook(schedule, scaled_lr(config.optim, config.data)),
             LogHook(work_dir, every, schedule.total),
             SkippedStepHook(config.runtime.bad_steps),
-            CheckpointHook(schedule, best),
+            CheckpointHook(schedule, best, recipe),
             *hooks,
         ],
         resume=resume,

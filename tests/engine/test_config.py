@@ -39,8 +39,8 @@ class Small:
         ("optim.lr=[", "is not readable YAML"),
         ("optim.lr=!!bool x", "is not readable YAML"),
         ("optim.lr=2024-05-01", "'2024-05-01' of type 'str' could not be converted to Float"),
-        ("optim.betas=[0.9]", "optim.betas is [0.9]; expected 2 values"),
-        ("optim.betas=[0.9, 0.95, 0.99]", "expected 2 values"),
+        ("optim.betas=[0.9]", "optim.betas is [0.9]; expected 2 numbers"),
+        ("optim.betas=[0.9, 0.95, 0.99]", "expected 2 numbers"),
         ("init=${oc.env:HOME}", "found '${oc.env:HOME}'; expected the value itself"),
         ("init='${name}'", "expected the value itself"),
         ("name=${", "expected the value itself"),
@@ -98,7 +98,7 @@ def test_bases_are_merged_and_the_nearer_file_wins(tmp_path: Path) -> None:
         ("a: &a [*a]", "recursive"),
         ("init: ${oc.env:HOME}", "expected the value itself"),
         ('init: "\\x24{oc.env:HOME}"', "expected the value itself"),
-        ("optim: {betas: [0.9]}", "expected 2 values"),
+        ("optim: {betas: [0.9]}", "expected 2 numbers"),
         ("_base_: 3", "_base_ is 3; expected the name of a recipe"),
         ("_base_: [null]", "expected the name of a recipe"),
         ("_base_: ", "expected the name of a recipe"),
@@ -133,15 +133,17 @@ def test_a_shipped_recipe_is_found_by_its_name() -> None:
         find_recipe("fastconvmae_bse_50e.yaml")
 
 
-def test_a_checkpoint_tells_its_recipe_by_the_file_beside_it_or_by_what_it_holds(tmp_path: Path) -> None:
+def test_a_checkpoint_tells_its_recipe_by_what_it_holds_or_by_the_file_beside_it(tmp_path: Path) -> None:
     path = save_weights({"a": torch.ones(1)}, tmp_path / "model.pth", "optim:\n  lr: 0.25\n")
     assert run_config(Small, path).optim.lr == 0.25
     assert run_config(Small, path, overrides=["optim.lr=0.5"]).optim.lr == 0.5
     other, beside = tmp_path / "other.yaml", tmp_path / "config.yaml"
     other.write_text("name: b\n")
     beside.write_text("optim:\n  lr: 0.75\n")
-    assert run_config(Small, path).optim.lr == 0.75
+    assert run_config(Small, path).optim.lr == 0.25
     assert run_config(Small, path, str(other)).name == "b"
+    path = save_weights({"a": torch.ones(1)}, tmp_path / "step_9.pth")
+    assert run_config(Small, path).optim.lr == 0.75
     beside.write_text("fpn_channels: 64\n")
     with pytest.raises(
         UserError, match=r"no option 'fpn_channels'.*config\.yaml, of the run that wrote the checkpoint"

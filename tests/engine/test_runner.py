@@ -147,6 +147,7 @@ def test_the_best_weights_outlive_a_run_that_is_killed_and_resumed(tmp_path: Pat
     run(tmp_path, config, val_set=Noise(), metrics=[Given(0.5)], best="mean", resume=True)
     best = torch.load(tmp_path / "best.pth", weights_only=True)
     assert best["meta"] == {"step": 3, "metric": "mean", "value": 0.9}
+    assert best["config"] == (tmp_path / "config.yaml").read_text()
 
 
 def test_a_shorter_schedule_does_not_continue_a_longer_run(tmp_path: Path) -> None:
