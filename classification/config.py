@@ -15,8 +15,10 @@ class ModelOptions:
     arch: str = option("convvit", "kind of encoder: ConvMAE's, or the plain ViT of MAE", tuple(FAMILIES))
     size: str = option("base", "encoder", ("tiny", "small", "base", "large", "huge"))
     init: str = option("", "pretrained weights (.pth or .safetensors); empty trains from scratch")
-    img_size: int = option(224, "side of the square that the model sees, in pixels", low=16)
-    drop_path: float = option(0.1, "rate of dropped residual paths, rising linearly over the blocks to this", low=0)
+    img_size: int = option(224, "side of the square that the model sees, in pixels", low=16, high=4096)
+    drop_path: float = option(
+        0.1, "rate of dropped residual paths, rising linearly over the blocks to this", low=0, high=0.99
+    )
     smoothing: float = option(0.1, "label smoothing: part of the target spread over all classes", low=0, high=1)
 
 
@@ -74,7 +76,7 @@ class EncoderOptions:
     """A frozen encoder."""
 
     init: str = option("", "pretrained weights (.pth or .safetensors); widths and depths are read from them")
-    img_size: int = option(224, "side of the square that the encoder sees, in pixels", low=16)
+    img_size: int = option(224, "side of the square that the encoder sees, in pixels", low=16, high=4096)
     features: str = option(
         "work_dirs/features", "folder that keeps features, so that they are computed once for all probes of an encoder"
     )
@@ -89,7 +91,7 @@ class LinearProbeOptions:
     """A linear classifier on frozen features, by LARS."""
 
     epochs: int = option(90, "passes over the training features", low=1)
-    batch_size: int = option(4096, "features a step; smaller sets take all of theirs", low=1)
+    batch_size: int = option(4096, "features a step; smaller sets take all of theirs", low=2)
     lrs: List[float] = option(  # noqa: UP006
         lambda: [0.03, 0.1, 0.3, 1.0, 3.0],
         "learning rates at a batch of 256, each its own classifier; the best is reported",

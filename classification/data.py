@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image, ImageOps
 from timm.data.auto_augment import rand_augment_transform
 from timm.data.random_erasing import RandomErasing
 from torch.utils.data import Dataset
@@ -20,6 +22,11 @@ from convmae.engine.images import IMAGENET_MEAN, list_images, normalize, read_im
 from convmae.engine.log import log
 
 BICUBIC = v2.InterpolationMode.BICUBIC
+
+# timm passes over parts of a description that it does not know.
+_RAND_AUGMENT = re.compile(
+    r"rand(-(m\d+|n[1-9]\d*|p(0(\.\d+)?|1)|mstd\d+(\.\d+)?|mmax[1-9]\d*|inc[01]|t(weights|3aw?)))*"
+)
 
 
 @dataclass
@@ -93,16 +100,18 @@ class TrainSet(Dataset):
             v2.RandomHorizontalFlip(options.flip),
         ]
         if options.rand_augment:
-            filling = {"img_mean": tuple(round(255 * value) for value in IMAGENET_MEAN)}
-            try:
-                steps.append(
-                    rand_augment_transform(options.rand_augment, {"translate_const": img_size // 3, **filling})
-                )
-            except (AssertionError, ValueError) as error:
+            if not _RAND_AUGMENT.fullmatch(options.rand_augment):
                 raise UserError(
-                    f"augment.rand_augment is {options.rand_augment!r}, which timm does not read ({error}); expected a "
-                    "description such as rand-m9-mstd0.5-inc1."
-                ) from None
+                    f"augment.rand_augment is {options.rand_augment!r}, which timm does not read; expected a description "
+                    "such as rand-m9-mstd0.5-inc1, by m, n, p, mstd, mmax, inc and t (weights, 3a or 3aw)."
+                )
+            filling = tuple(round(255 * value) for value in IMAGENET_MEAN)
+            ways = {"img_mean": filling, "interpolation": Image.Resampling.BICUBIC}
+            augment = rand_augment_transform(options.rand_augment, ways)
+            for operation in augment.ops:
+                if operation.name.startswith("Posterize"):
+                    operation.aug_fn = _posterize
+            steps.append(augment)
         self.transform = v2.Compose(steps)
         self.erase = RandomErasing(options.erase, mode="pixel", device="cpu")
 
@@ -145,6 +154,11 @@ class RandomViews(EvalSet):
         super().__init__(split, img_size, 1.0)
         crop = v2.RandomResizedCrop(img_size, (crop_scale, 1.0), interpolation=BICUBIC, antialias=True)
         self.transform = v2.Compose([crop, v2.RandomHorizontalFlip()])
+
+
+def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+    """timm's operation where its strongest leaves a channel no bit, which Pillow refuses: one stays."""
+    return ImageOps.posterize(image, min(max(bits, 1), 8))
 
 
 def _names(path: Path) -> dict[str, str]:

@@ -19,7 +19,7 @@ from convmae.classification.model import ClassificationModel
 from convmae.classification.report import start_page, write_report
 from convmae.engine.config import to_yaml
 from convmae.engine.errors import UserError
-from convmae.engine.files import save_weights
+from convmae.engine.files import read_meta, save_weights
 from convmae.engine.log import log, log_done
 from convmae.engine.precision import resolve_device
 from convmae.engine.report import Page
@@ -45,8 +45,11 @@ def finetune(config: FinetuningConfig, work_dir: Path, resume: bool) -> Page | N
         log.info(str(report))
         check_encoder(report, options.init)
     metric = ClassificationMetric(training.classes)
-    run_training(
-        ClassificationModel(model, options.smoothing),
+    trained = ClassificationModel(model, options.smoothing)
+    # Labels follow the folders' order; their readable names may change.
+    trained.dataset_meta = {"classes": training.classes, "folders": training.folders}
+    runner = run_training(
+        trained,
         train_set,
         config=config,
         work_dir=work_dir,
@@ -59,7 +62,7 @@ def finetune(config: FinetuningConfig, work_dir: Path, resume: bool) -> Page | N
     if not is_main_process():
         return None
     assert metric.details is not None  # the run ended with an evaluation
-    weights = save_weights(model.state_dict(), work_dir / "model.pth", to_yaml(config))
+    weights = save_weights(model.state_dict(), work_dir / "model.pth", to_yaml(config), runner.model_meta)
     seconds = time.perf_counter() - started
     subtitle = f"{type(model).__name__}-{options.size}, fine-tuned on {training.root}"
     page = start_page("Image classification", subtitle, metric.numbers, metric.details)
@@ -90,6 +93,7 @@ def test(config: FinetuningConfig, checkpoint: Path, work_dir: Path) -> Page | N
     model = build_model(config, len(validation.classes))
     report = load_checkpoint(model, checkpoint)
     check_filled(report, checkpoint, len(validation.classes), "head.")
+    _check_classes(checkpoint, validation)
     log.info(str(report))
     metric = ClassificationMetric(validation.classes)
     evaluate(
@@ -110,12 +114,27 @@ def test(config: FinetuningConfig, checkpoint: Path, work_dir: Path) -> Page | N
     return page
 
 
-def linear_probe(config: ProbeConfig, work_dir: Path, resume: bool) -> Page:
+def _check_classes(checkpoint: Path, data: ClassFolder) -> None:
+    """Raises UserError where weights name other classes than the data; weights of others name none."""
+    known = (read_meta(checkpoint).get("dataset_meta") or {}).get("folders", data.folders)
+    differing = next((pair for pair in zip(known, data.folders, strict=False) if pair[0] != pair[1]), None)
+    if differing:
+        raise UserError(
+            f"{checkpoint} was trained on class folders with {differing[0]!r} where {data.root} has {differing[1]!r}; expected "
+            "the same names."
+        )
+
+
+def linear_probe(config: ProbeConfig, work_dir: Path) -> Page:
     """Trains linear classifiers on frozen features, one for each learning rate, and reports the best."""
     started = time.perf_counter()
     rates = config.linear.lrs
     if not rates or min(rates) <= 0:
         raise UserError(f"linear.lrs is {rates}; expected learning rates such as [0.1, 1.0].")
+    if config.linear.warmup >= config.linear.epochs:
+        raise UserError(
+            f"linear.warmup is {config.linear.warmup}; expected less than linear.epochs, which is {config.linear.epochs}."
+        )
     training, validation, views, val = _features(config, config.linear.views)
     device = resolve_device(config.runtime.device)
     probes = train_probes(views, val.values, len(training.classes), config.linear, config.runtime.seed, device)
@@ -131,7 +150,7 @@ def linear_probe(config: ProbeConfig, work_dir: Path, resume: bool) -> Page:
     return _finish(page, results[best], {"lr": best}, config, [training, validation], work_dir, started)
 
 
-def knn(config: ProbeConfig, work_dir: Path, resume: bool) -> Page:
+def knn(config: ProbeConfig, work_dir: Path) -> Page:
     """Classifies frozen features by their weighted nearest neighbours and reports the first number of them."""
     started = time.perf_counter()
     training, validation, (train,), val = _features(config)

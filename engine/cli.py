@@ -60,27 +60,16 @@ def train_tool(
     recipe: str,
 ) -> int:
     """Parses a training tool's options, prepares the work directory and calls ``train(config, work_dir, resume)``."""
-    parser = _parser(description, schema)
-    parser.add_argument("--config", default=recipe, help=f"a recipe: a file or a shipped name (default {recipe})")
-    parser.add_argument("--work-dir", type=Path, help="where the run is written (default work_dirs/<recipe>)")
+    parser = _run_parser(description, schema, recipe)
     parser.add_argument(
         "--resume", action="store_true", help="continue from the newest checkpoint in the work directory"
     )
     parser.add_argument("--overwrite", action="store_true", help="remove an earlier run from the work directory first")
-    parser.add_argument(
-        "--amp", action="store_true", help="compute in bf16 (the recipe's `auto` takes it where it is fast)"
-    )
     parser.add_argument("--compile", action="store_true", help="same as --cfg-options runtime.compile=true")
     args = parser.parse_args(argv)
 
     def main() -> None:
-        from convmae.engine.processes import start_processes
-
-        overrides = list(args.cfg_options)
-        overrides += ["runtime.precision=bf16"] * args.amp + ["runtime.compile=true"] * args.compile
-        config: Any = load_config(schema, args.config, overrides)
-        start_processes(args.launcher, config.runtime.device)
-        work_dir = args.work_dir or Path("work_dirs") / Path(args.config).stem
+        config, work_dir = _run_of(args, schema, ["runtime.compile=true"] * args.compile)
         if args.overwrite and Path(config.model.init).resolve().parent == work_dir.resolve():
             raise UserError(
                 f"model.init={config.model.init} lies in {work_dir}, which --overwrite clears; move it first."
@@ -90,6 +79,44 @@ def train_tool(
         train(config, work_dir, args.resume)
 
     return run_tool(main)
+
+
+def probe_tool(
+    argv: Sequence[str] | None, schema: type, probe: Callable[[Any, Path], Any], *, description: str, recipe: str
+) -> int:
+    """Parses the options of a tool that trains no model and calls ``probe(config, work_dir)``."""
+    parser = _run_parser(description, schema, recipe)
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier report in the work directory")
+    args = parser.parse_args(argv)
+
+    def main() -> None:
+        config, work_dir = _run_of(args, schema)
+        prepare_report_dir(work_dir, args.overwrite)
+        _start(config, work_dir)
+        probe(config, work_dir)
+
+    return run_tool(main)
+
+
+def _run_parser(description: str, schema: type, recipe: str) -> argparse.ArgumentParser:
+    parser = _parser(description, schema)
+    parser.add_argument("--config", default=recipe, help=f"a recipe: a file or a shipped name (default {recipe})")
+    parser.add_argument("--work-dir", type=Path, help="where the run is written (default work_dirs/<recipe>)")
+    parser.add_argument(
+        "--amp", action="store_true", help="compute in bf16 (the recipe's `auto` takes it where it is fast)"
+    )
+    return parser
+
+
+def _run_of(args: argparse.Namespace, schema: type, overrides: Sequence[str] = ()) -> tuple[Any, Path]:
+    """Returns the tree and the work directory that a run's options name, in the processes that they say."""
+    from convmae.engine.processes import start_processes
+
+    config: Any = load_config(
+        schema, args.config, [*args.cfg_options, *["runtime.precision=bf16"] * args.amp, *overrides]
+    )
+    start_processes(args.launcher, config.runtime.device)
+    return config, args.work_dir or Path("work_dirs") / Path(args.config).stem
 
 
 def test_tool(

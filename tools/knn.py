@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 from convmae.classification.config import ProbeConfig
 from convmae.classification.train import knn
-from convmae.engine.cli import train_tool
+from convmae.engine.cli import probe_tool
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the tool and returns its exit status."""
-    return train_tool(argv, ProbeConfig, knn, description=__doc__ or "", recipe="probe_224px.yaml")
+    return probe_tool(argv, ProbeConfig, knn, description=__doc__ or "", recipe="probe_224px.yaml")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,17 @@
 """Whole runs on a handful of pictures: files made, features kept, resuming, recipes, and mistakes that stop before training."""
 
 import json
+import random
 import shutil
 from pathlib import Path
+from types import ModuleType
 
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
+from timm.data import create_transform
 
 from convmae.backbones import ConvViT, ViT
 from convmae.classification.config import FinetuningConfig, LinearProbeOptions, ProbeConfig
@@ -102,6 +107,16 @@ def test_the_test_tool_gives_the_runs_numbers(folders: Path, tmp_path: Path, cap
     assert test_cls.main([str(tmp_path / "run" / "model.pth")]) == 0
     first, again = (json.loads((tmp_path / "run" / name / "metrics.json").read_text()) for name in ("", "test"))
     assert first == again
+    (folders / "val" / "left").rename(folders / "val" / "rightmost")
+    for name in ("model.pth", "step_4.pth"):
+        assert test_cls.main([str(tmp_path / "run" / name), "--overwrite", "--work-dir", str(tmp_path / "test")]) == 2
+        said = capsys.readouterr().err
+        assert f"{name} was trained on class folders with 'left' where {folders / 'val'} has 'right'" in said
+    content = torch.load(tmp_path / "run" / "model.pth", weights_only=True)
+    torch.save({"model": content["model"]}, tmp_path / "run" / "unnamed.pth")
+    assert test_cls.main([str(tmp_path / "run" / "unnamed.pth"), "--overwrite"]) == 0
+    capsys.readouterr()
+    (folders / "val" / "rightmost").rename(folders / "val" / "left")
     shutil.copytree(folders / "val" / "left", folders / "val" / "up")
     assert test_cls.main([str(tmp_path / "run" / "model.pth"), "--overwrite"]) == 2
     assert "does not fit the 3 classes" in capsys.readouterr().err
@@ -167,6 +182,32 @@ def test_augmentation_follows_from_the_sample_alone(folders: Path) -> None:
     assert not torch.equal(first["images"], other["images"])
 
 
+def test_rand_augment_is_timms_of_mae(folders: Path) -> None:
+    text, picture = "rand-m5-mstd0.5-inc1", Image.effect_noise((48, 48), 80).convert("RGB")
+    config = load_config(
+        FinetuningConfig, "finetune_tiny_96px.yaml", [f"data.root={folders}", f"augment.rand_augment={text}"]
+    )
+    ours = TrainSet(read_splits(config.data)[0], config.augment, 48).transform.transforms[2]
+    theirs = create_transform(48, is_training=True, auto_augment=text, interpolation="bicubic").transforms[2]
+    for seed in range(40):
+        drawn = []
+        for augment in (ours, theirs):
+            random.seed(seed)
+            np.random.seed(seed)
+            drawn.append(np.asarray(augment(picture)))
+        assert np.array_equal(*drawn), seed
+
+
+@pytest.mark.parametrize("text", ["rand-m10-n9-p1-inc1", "rand-m1-n9-p1", "rand-m30-n9-p1-mmax30-inc1"])
+def test_rand_augment_takes_its_strongest(text: str, folders: Path) -> None:
+    config = load_config(
+        FinetuningConfig, "finetune_tiny_96px.yaml", [f"data.root={folders}", f"augment.rand_augment={text}"]
+    )
+    data = SeededDataset(TrainSet(read_splits(config.data)[0], config.augment, 32), 0)
+    for index in range(10):
+        assert data[SampleKey(0, index)]["images"].isfinite().all()
+
+
 def test_probes_work_from_an_encoder_and_share_its_features(
     folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -210,7 +251,9 @@ def test_mistakes_stop_a_run_before_its_first_step(folders: Path, tmp_path: Path
     for override, said in (
         ("data.root=nowhere", "There is no data folder nowhere"),
         ("data.val=gone", "There is no folder"),
-        ("augment.rand_augment=wild", "which timm does not read"),
+        ("model.drop_path=1.5", "model.drop_path is 1.5; expected from 0 to 0.99"),
+        ("model.img_size=100000", "model.img_size is 100000; expected from 16 to"),
+        *((f"augment.rand_augment={text}", "which timm does not read") for text in ("wild", "rand-mx", "rand-m9-tfoo")),
     ):
         with pytest.raises(UserError, match=said):
             finetune(tiny_config(folders, override), tmp_path, resume=False)
@@ -266,7 +309,25 @@ def test_weights_that_leave_part_of_the_encoder_random_are_refused(
 def test_a_probe_of_many_processes_is_refused(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("convmae.classification.train.get_world_size", lambda: 2)
     with pytest.raises(UserError, match="start it without torchrun"):
-        run_knn(load_config(ProbeConfig, "probe_96px.yaml", [f"data.root={folders}"]), tmp_path, resume=False)
+        run_knn(load_config(ProbeConfig, "probe_96px.yaml", [f"data.root={folders}"]), tmp_path)
+
+
+@pytest.mark.parametrize("tool", [knn, linear_probe])
+@pytest.mark.parametrize("flag", ["--resume", "--compile"])
+def test_a_probe_has_no_options_of_training(tool: ModuleType, flag: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        tool.main([flag])
+    assert f"unrecognized arguments: {flag}" in capsys.readouterr().err
+
+
+def test_a_linear_probe_that_can_not_be_trained_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for option, said in (
+        ("linear.epochs=5", "linear.warmup is 10; expected less than linear.epochs, which is 5"),
+        ("linear.batch_size=1", "linear.batch_size is 1; expected at least 2"),
+    ):
+        words = ["--config", "probe_224px.yaml", "--work-dir", str(tmp_path / "run"), "--cfg-options", option]
+        assert linear_probe.main(words) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_the_tool_refuses_an_unknown_option(capsys: pytest.CaptureFixture) -> None:
