@@ -9,18 +9,14 @@ from convmae.engine.errors import UserError
 from convmae.engine.faults import Fault, spread
 from convmae.engine.images import Look, look_at, read_image
 
-_LEVELS = 5  # p2..p6
-
 
 def check_options(config: DetectionConfig) -> None:
     """Raises UserError for options that can't work, naming the option."""
     model, data = config.model, config.data
-    if len(data.jitter) != 2 or not 0 < data.jitter[0] <= data.jitter[1]:
+    if data.jitter[0] > data.jitter[1]:
         raise UserError(
             f"data.jitter is {data.jitter}; expected the smallest and the largest factor, such as [0.1, 2.0]."
         )
-    if len(model.anchor_sizes) != _LEVELS:
-        raise UserError(f"model.anchor_sizes is {model.anchor_sizes}; expected five sizes in pixels, for p2 to p6.")
     if not model.anchor_ratios:
         raise UserError("model.anchor_ratios is empty; expected ratios such as [0.5, 1.0, 2.0].")
     if not model.box_hidden:

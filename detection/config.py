@@ -44,7 +44,7 @@ class ModelOptions:
     )
     fpn_channels: int = option(256, "channels of the pyramid; the heads' cost grows with their square", low=1)
     anchor_sizes: List[float] = option(  # noqa: UP006
-        lambda: [32.0, 64.0, 128.0, 256.0, 512.0], "side of the square anchor on p2..p6, in pixels", low=1
+        lambda: [32.0, 64.0, 128.0, 256.0, 512.0], "side of the square anchor on p2..p6, in pixels", low=1, length=5
     )
     anchor_ratios: List[float] = option(  # noqa: UP006
         lambda: [0.5, 1.0, 2.0], "height over width of the anchors", low=0.01
@@ -86,13 +86,17 @@ class DetectionDataOptions(DataOptions):
         low=0,
     )
     keep_empty: bool = option(True, "train on pictures without objects too")
-    img_size: int = option(1024, "side of the square that pictures are fitted into or cut to, in pixels", low=32)
+    img_size: int = option(
+        1024, "side of the square that pictures are fitted into or cut to, in pixels", low=32, high=8192
+    )
     padding: str = option(
         "grey", "colour of the square beyond the picture: mean is ImageNet's, zero once normalised", ("grey", "mean")
     )
     jitter: List[float] = option(  # noqa: UP006
         lambda: [0.1, 2.0],
         "large-scale jitter: a training picture is fitted into the square times a factor drawn from here",
+        low=0.01,
+        length=2,
     )
     flip: float = option(0.5, "probability of a horizontal flip", low=0, high=1)
     check_pictures: int = option(

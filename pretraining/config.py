@@ -18,12 +18,14 @@ class PretrainingModelOptions:
         ("fastconvmae", "convmae", "mae"),
     )
     size: str = option("base", "size of the encoder", ("tiny", "small", "base", "large", "huge"))
-    img_size: int = option(224, "side of the square that is cut from a picture, in pixels", low=32)
+    img_size: int = option(224, "side of the square that is cut from a picture, in pixels", low=32, high=4096)
     mask_ratio: float = option(0.75, "part of the tokens that is removed", low=0.0, high=1.0)
-    groups: int | None = option(None, "FastConvMAE's complementary masks; null: as many as the ratio leaves room for")
-    decoder_dim: Optional[int] = option(None, "width of the decoder; null: the size's own")  # noqa: UP045
-    decoder_depth: Optional[int] = option(None, "blocks of the decoder; null: the size's own")  # noqa: UP045
-    decoder_heads: Optional[int] = option(None, "heads of the decoder; null: the size's own")  # noqa: UP045
+    groups: int | None = option(
+        None, "complementary masks, for fastconvmae alone; null: as many as the ratio leaves room for", low=2
+    )
+    decoder_dim: Optional[int] = option(None, "width of the decoder; null: the size's own", low=4)  # noqa: UP045
+    decoder_depth: Optional[int] = option(None, "blocks of the decoder; null: the size's own", low=0)  # noqa: UP045
+    decoder_heads: Optional[int] = option(None, "heads of the decoder; null: the size's own", low=1)  # noqa: UP045
     branch_depth: int = option(1, "of the decoder's blocks, the last that each target has for itself", low=0)
     init: str = option("", "weights to start from; empty: none")
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import BaseModel
+from mmengine.model import BaseDataPreprocessor, BaseModel
 
 from convmae.backbones import load_checkpoint
 from convmae.engine.config import to_yaml
@@ -36,7 +36,7 @@ class PretrainingModel(BaseModel):
     """A mixture as the runner wants it: bytes and noise in, losses out."""
 
     def __init__(self, mixture: MixtureOfReconstructors, mask_ratio: float) -> None:
-        super().__init__()
+        super().__init__(BaseDataPreprocessor(non_blocking=True))  # the loader pins its batches
         self.mixture = mixture
         self.mask_ratio = mask_ratio
 
@@ -71,6 +71,8 @@ def build_model(config: PretrainingConfig) -> MaskedAutoencoder:
     given = {name: getattr(options, name) for name in ("decoder_dim", "decoder_depth", "decoder_heads")}
     if options.method == "fastconvmae":
         given["groups"] = options.groups
+    elif options.groups is not None:
+        raise UserError(f"model.groups is for fastconvmae, not for {options.method}; expected null.")
     model = METHODS[options.method](
         options.size,
         options.img_size,

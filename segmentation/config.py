@@ -48,14 +48,14 @@ class SegmentationDataOptions(DataOptions):
         True, "label 0 means other and is ignored, 1..N are the classes (ADE20K); false: 0..N-1 are the classes"
     )
     scale: List[int] = option(  # noqa: UP006
-        lambda: [2048, 512], "long and short side that a picture must fit in after resizing, in pixels"
+        lambda: [2048, 512], "long and short side that a picture must fit in after resizing, in pixels", low=1, length=2
     )
     ratio_range: List[float] = option(  # noqa: UP006
-        lambda: [0.5, 2.0], "training multiplies the scale by a factor drawn from here"
+        lambda: [0.5, 2.0], "training multiplies the scale by a factor drawn from here", low=0.01, length=2
     )
-    crop: int = option(512, "side of the square training crop, in pixels", low=1)
+    crop: int = option(512, "side of the square training crop, in pixels", low=1, high=8192)
     cat_max_ratio: float = option(
-        0.75, "a crop that one class fills beyond this part is drawn again, ten times at most"
+        0.75, "a crop that one class fills beyond this part is drawn again, ten times at most", low=0, high=1
     )
     flip: float = option(0.5, "probability of a horizontal flip", low=0, high=1)
     photometric: bool = option(True, "distort brightness, contrast, saturation and hue")

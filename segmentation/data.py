@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from convmae.engine.errors import UserError
 from convmae.engine.images import read_image
 from convmae.segmentation.config import SegmentationDataOptions
 from convmae.segmentation.layout import IGNORE, Pair, check_size, read_label
@@ -75,9 +74,8 @@ class _RandomRescale(RandomResize):
 
 def _training_transforms(options: SegmentationDataOptions) -> list[Any]:
     """mmseg's transforms draw from numpy's global generator, which the engine seeds for each sample."""
-    low, high = _numbers(options.ratio_range, "ratio_range", 2)
     transforms: list[Any] = [
-        _RandomRescale(picture_scale(options), (low, high), resize_type="Resize", keep_ratio=False),
+        _RandomRescale(picture_scale(options), tuple(options.ratio_range), resize_type="Resize", keep_ratio=False),
         RandomCrop(crop_size=(options.crop, options.crop), cat_max_ratio=options.cat_max_ratio, ignore_index=IGNORE),
         RandomFlip(prob=options.flip),
     ]
@@ -87,12 +85,6 @@ def _training_transforms(options: SegmentationDataOptions) -> list[Any]:
 
 
 def picture_scale(options: SegmentationDataOptions) -> tuple[int, int]:
-    """Returns the long and the short side that pictures are resized to fit in. Raises UserError unless there are two."""
-    long, short = _numbers(options.scale, "scale", 2)
-    return int(long), int(short)
-
-
-def _numbers(values: list[Any], name: str, count: int) -> list[Any]:
-    if len(values) != count or min(values) <= 0:
-        raise UserError(f"data.{name} is {values}; expected {count} numbers above 0.")
-    return values
+    """Returns the long and the short side that pictures are resized to fit in."""
+    long, short = options.scale
+    return long, short

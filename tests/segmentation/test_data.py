@@ -9,11 +9,12 @@ import torch
 from PIL import ExifTags, Image
 from torch.utils.data import DataLoader
 
+from convmae.engine.config import load_config
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Effect
 from convmae.engine.seeding import seed_all
 from convmae.segmentation.check import Found, check_split
-from convmae.segmentation.config import SegmentationDataOptions
+from convmae.segmentation.config import SegmentationConfig, SegmentationDataOptions
 from convmae.segmentation.data import SegmentationDataset
 from convmae.segmentation.layout import IGNORE, Pair, find_pairs, read_classes, read_label
 
@@ -215,9 +216,18 @@ def test_validation_leaves_pictures_and_label_maps_as_they_are(ade_root: Path) -
     assert item["data_samples"].gt_sem_seg.shape == (40, 48)
 
 
-def test_options_that_make_no_sense(ade_root: Path) -> None:
-    with pytest.raises(UserError, match=r"data\.scale is \[512\]; expected 2 numbers"):
-        SegmentationDataset(training_pairs(ade_root), CLASSES, options(ade_root, scale=[512]), train=True)
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("scale=[512]", "scale is [512]; expected 2 numbers"),
+        ("scale=[512,0]", "expected at least 1"),
+        ("ratio_range=[1,2,3]", "expected 2 numbers"),
+        ("cat_max_ratio=2", "expected from 0 to 1"),
+    ],
+)
+def test_options_that_make_no_sense(option: str, said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)):
+        load_config(SegmentationConfig, None, [f"data.{option}"])
 
 
 def test_real_data(data_dir: Path) -> None:
