@@ -10,6 +10,7 @@ import argparse
 import inspect
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from convmae.detection.mask_rcnn import MaskRCNN
 from convmae.engine.cli import read_size, run_tool
 from convmae.engine.complexity import Part, analyze
 from convmae.engine.errors import UserError
-from convmae.pretraining import ConvMAE, FastConvMAE
+from convmae.pretraining import METHODS, MaskedAutoencoder
 from convmae.segmentation.config import SegmentationConfig
 from convmae.segmentation.model import build_model
 
@@ -31,7 +32,7 @@ BOXES, MASKS = 1000, 100  # a test picture's proposals and detections
 class Pretraining(nn.Module):
     """A pass as in training: the pixels of removed patches alone are predicted."""
 
-    def __init__(self, model: ConvMAE, tokens: int, ratio: float) -> None:
+    def __init__(self, model: MaskedAutoencoder, tokens: int, ratio: float) -> None:
         super().__init__()
         self.model, self.noise = model, torch.rand(1, tokens)
         kept = model.masks(self.noise, ratio)
@@ -87,10 +88,12 @@ def build(task: str, size: str, height: int, width: int, ratio: float) -> tuple[
         model.forward = model._forward
         return model
 
+    def pretraining(method: type[MaskedAutoencoder]) -> nn.Module:
+        return Pretraining(method(size, area), tokens, ratio)
+
     area = (height, width)
     models: dict[str, tuple[Callable[[], nn.Module], list[Tensor]]] = {
-        "convmae": (lambda: Pretraining(ConvMAE(size, area), tokens, ratio), [images]),
-        "fastconvmae": (lambda: Pretraining(FastConvMAE(size, area), tokens, ratio), [images]),
+        **{name: (partial(pretraining, method), [images]) for name, method in METHODS.items()},
         "encoder": (lambda: Encoder(ConvViT(size, 0, area)), [images]),
         "classifier": (lambda: ConvViT(size, CLASSES[task], area), [images]),
         "detection_backbone": (lambda: ConvViTDet(size, longer), [images]),
@@ -107,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=inspect.cleandoc(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    tasks = ("convmae", "fastconvmae", "encoder", "classifier", "detection_backbone", "detection")
+    tasks = (*METHODS, "encoder", "classifier", "detection_backbone", "detection")
     parser.add_argument("task", choices=(*tasks, "segmentation_backbone", "segmentation"), help="what to count")
     parser.add_argument("--size", choices=tuple(SIZES), default="base", help="size of the encoder (default base)")
     parser.add_argument(

@@ -53,6 +53,10 @@ def test_a_defect_of_ours_keeps_its_traceback() -> None:
         (["--resume", "--overwrite"], "give one of them"),
         (["--work-dir", "text.pth/run"], "can't be written"),
         (["--launcher", "pytorch"], "torchrun"),
+        (["--cfg-options", "model.decoder_dim=-512"], "model.decoder_dim is -512; expected at least 4"),
+        (["--cfg-options", "model.decoder_heads=0"], "model.decoder_heads is 0; expected at least 1"),
+        (["--cfg-options", "model.img_size=100000"], "model.img_size is 100000; expected from 32 to"),
+        (["--cfg-options", "model.groups=4", "data.root=one"], "model.groups is for fastconvmae, not for convmae"),
     ],
 )
 def test_pretraining_refuses_before_it_starts(
@@ -99,6 +103,17 @@ def test_a_report_does_not_replace_a_training_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds a training run"):
         prepare_report_dir(tmp_path, overwrite=True)
     assert (tmp_path / "step_3.pth").exists()
+
+
+def test_ctrl_c_while_a_tool_is_read_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def interrupt(name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("convmae.tools.cli.importlib.import_module", interrupt)
+    assert cli.main(["pretrain"]) == 130
+    assert capsys.readouterr().err == "Stopped.\n"
 
 
 def test_the_command_lists_its_tools_and_knows_no_others(capsys: pytest.CaptureFixture) -> None:
