@@ -19,6 +19,7 @@ from convmae.engine.errors import UserError
 from convmae.engine.files import read_meta, save_weights, write_whole
 from convmae.engine.log import duration, log
 from convmae.engine.optim import AutocastOptimWrapper
+from convmae.engine.processes import world_mean
 from convmae.engine.runner import BEST, CHECKPOINT_PATTERN, Runner, latest_checkpoint
 from convmae.engine.schedule import Schedule
 
@@ -47,7 +48,7 @@ class LearningRateHook(Hook):
 
 
 class LogHook(Hook):
-    """Writes averages of each loss to the log, ``scalars.jsonl`` and TensorBoard, and shows a bar on a terminal."""
+    """Writes means of each loss, over steps and processes, to log, ``scalars.jsonl`` and TensorBoard; a bar on a terminal."""
 
     priority = "VERY_LOW"
 
@@ -82,7 +83,9 @@ class LogHook(Hook):
         if step % self.every and step != self.total:
             return
         now = time.perf_counter()
-        row = {name: float(total / self.finite[name]) for name, total in self.sums.items() if self.finite[name]}
+        values = [*self.sums.values(), *self.finite.values()]
+        sums, finite = world_mean(*map(float, values), device=runner.device).chunk(2)
+        row = {name: float(total / known) for name, total, known in zip(self.sums, sums, finite, strict=True) if known}
         row["lr"] = max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups)
         row["seconds_per_step"] = (now - self.since) / self.count
         left = (now - self.started) / (step - self.first) * (self.total - step)

@@ -12,6 +12,7 @@ import torch
 from launch import two_processes
 from PIL import Image
 
+from convmae.engine.report import read_scalars
 from convmae.engine.runner import latest_checkpoint
 from convmae.tools import pretrain
 
@@ -84,6 +85,8 @@ def test_two_processes_equal_one_and_stop_together(options: list[str], tmp_path:
     done = two_processes("-m", "convmae.tools.pretrain", *options, "--work-dir", "two", "--resume", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert_same(tmp_path / "one" / "step_4.pth", tmp_path / "two" / "step_4.pth")
+    one, two = ([row["loss"] for row in read_scalars(tmp_path / name)] for name in ("one", "two"))
+    assert two == pytest.approx(one, abs=1e-5)  # of all pictures of a step, not of the first process's
 
 
 def test_processes_that_slurm_started_find_each_other(tmp_path: Path) -> None:
