@@ -25,10 +25,16 @@ _RESULTS = (
     "predictions.zip",
 )
 _WEIGHTS = ("best.pth", "model.pth", "encoder.*", "pretrained.*")
+_LESS_MEMORY = (
+    "A GPU needs less memory with runtime.checkpoint_activations=true, with --amp, and with a smaller data.batch_size, or the "
+    "same in parts: data.accumulate=4."
+)
 
 
 def run_tool(main: Callable[[], None]) -> int:
     """Runs a tool and returns its exit status: 2 and one message for a mistake of input, 130 after Ctrl-C."""
+    from torch import OutOfMemoryError
+
     from convmae.backbones import CheckpointError
     from convmae.engine.runner import Interrupted
 
@@ -37,6 +43,9 @@ def run_tool(main: Callable[[], None]) -> int:
     except (UserError, CheckpointError) as error:
         # From a loader process the message comes with that process's traceback before it.
         print(f"error: {str(error).rpartition(f'{type(error).__name__}: ')[2].strip()}", file=sys.stderr)
+        return 2
+    except OutOfMemoryError as error:
+        print(f"error: {error}\n{_LESS_MEMORY}", file=sys.stderr)
         return 2
     except Interrupted as stop:
         if process_rank() == 0:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from convmae.engine.cli import prepare_report_dir, prepare_work_dir, run_tool
@@ -31,6 +32,16 @@ def test_a_picture_that_is_cut_off_is_named_without_a_traceback(
     error = capsys.readouterr().err
     assert error.startswith("error: pictures/cut.jpg can't be read as a picture")
     assert error.count("\n") == 1
+
+
+def test_too_little_gpu_memory_is_a_message_with_what_helps(capsys: pytest.CaptureFixture) -> None:
+    def fail() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    assert run_tool(fail) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: CUDA out of memory. Tried to allocate 20.00 GiB.")
+    assert "data.accumulate=4" in error
 
 
 def test_a_defect_of_ours_keeps_its_traceback() -> None:
