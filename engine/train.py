@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import os
 import signal
 from collections.abc import Callable, Sequence
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -192,14 +196,22 @@ def _evaluation(
 def _workers(data: DataOptions) -> dict[str, Any]:
     if data.workers == 0:
         return {"num_workers": 0}
-    return {"num_workers": data.workers, "worker_init_fn": _start_worker}
+    return {"num_workers": data.workers, "worker_init_fn": functools.partial(_start_worker, _ending())}
 
 
-def _start_worker(number: int) -> None:
+def _start_worker(ending: Event, number: int) -> None:
     """Leaves signals to the training process, which stops after its step; a worker that died of one would end the run at once.
 
-    Ctrl-C in a terminal, torchrun and Slurm signal all processes of a group. A worker ends when the training process does.
+    Ctrl-C in a terminal, torchrun and Slurm signal all processes of a group.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if ending.is_set() else None)
     torch.set_num_threads(1)
+
+
+@functools.cache
+def _ending() -> Event:
+    """Set once the interpreter exits: then multiprocessing sends SIGTERM to workers that are left, and waits for them."""
+    ending = torch.multiprocessing.get_context().Event()
+    atexit.register(ending.set)
+    return ending

@@ -1,5 +1,7 @@
 """What a run says before it starts."""
 
+import subprocess
+import sys
 from dataclasses import dataclass, field
 
 import pytest
@@ -10,6 +12,21 @@ from convmae.engine.log import start_log
 from convmae.engine.options import DataOptions, OptimOptions, RuntimeOptions, ScheduleOptions
 from convmae.engine.schedule import Schedule
 from convmae.engine.train import announce_run
+
+ABANDONED = """
+from torch.utils.data import DataLoader
+from convmae.engine.options import DataOptions
+from convmae.engine.train import _workers
+
+batches = iter(DataLoader(range(1000), **_workers(DataOptions(workers=1))))
+next(batches)
+batches._shutdown_workers = lambda: None  # as where the interpreter exits with the iterator alive
+"""
+
+
+def test_a_process_that_leaves_its_loader_behind_ends_all_the_same() -> None:
+    done = subprocess.run([sys.executable, "-c", ABANDONED], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @dataclass
