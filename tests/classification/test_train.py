@@ -121,7 +121,7 @@ def test_the_test_tool_gives_the_runs_numbers(folders: Path, tmp_path: Path, cap
     assert test_cls.main([str(tmp_path / "run" / "model.pth"), "--overwrite"]) == 2
     assert "does not fit the 3 classes" in capsys.readouterr().err
     (tmp_path / "run" / "config.yaml").write_text("model: {method: convmae}\n")
-    assert test_cls.main([str(tmp_path / "run" / "model.pth"), "--overwrite"]) == 2
+    assert test_cls.main([str(tmp_path / "run" / "unnamed.pth"), "--overwrite"]) == 2
     assert "if the run was of another kind, so are its weights" in capsys.readouterr().err
 
 
