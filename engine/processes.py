@@ -88,14 +88,23 @@ def world_mean(*counts: float, device: torch.device) -> torch.Tensor:
 def _from_slurm() -> dict[str, str]:
     """Returns what torchrun would set, from Slurm's account of the job step; the first of its nodes is where all meet."""
     given = os.environ
-    nodes = ["scontrol", "show", "hostnames", given["SLURM_STEP_NODELIST"]]
     return {
         "RANK": given["SLURM_PROCID"],
         "LOCAL_RANK": given["SLURM_LOCALID"],
         "WORLD_SIZE": given["SLURM_NTASKS"],
-        "MASTER_ADDR": subprocess.run(nodes, check=True, capture_output=True, text=True).stdout.split()[0],
+        "MASTER_ADDR": given.get("MASTER_ADDR") or _first_host(given["SLURM_STEP_NODELIST"]),
         "MASTER_PORT": str(20_000 + int(given["SLURM_JOB_ID"]) % 10_000),  # other jobs on the node have another
     }
+
+
+def _first_host(nodes: str) -> str:
+    try:
+        listed = subprocess.run(["scontrol", "show", "hostnames", nodes], check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise UserError(
+            f"Slurm's scontrol can't tell the hosts of {nodes} ({error}); set MASTER_ADDR to the first one's name."
+        ) from None
+    return listed.stdout.split()[0]
 
 
 @functools.cache
