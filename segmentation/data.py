@@ -58,6 +58,8 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         }
         for transform in self._transforms:
             results = transform(results)
+        # Of one pixel's width a mirrored array counts as contiguous, and mmseg would pack it with its negative stride.
+        results["img"] = results["img"].copy()
         return self._pack(results)
 
 

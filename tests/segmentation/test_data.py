@@ -209,6 +209,16 @@ def test_training_crops_follow_from_the_seed_and_labels_move_with_pixels(ade_roo
     assert not torch.equal(dataset[0]["inputs"], items[0]["inputs"])
 
 
+def test_a_crop_one_pixel_wide_is_mirrored(tmp_path: Path) -> None:
+    Image.new("RGB", (1, 32), (9, 9, 9)).save(tmp_path / "pole.png")
+    Image.new("L", (1, 32), 1).save(tmp_path / "label.png")
+    given = options(tmp_path, scale=[32, 32], ratio_range=[1.0, 1.0], flip=1.0, photometric=False)
+    pair = Pair(tmp_path / "pole.png", tmp_path / "label.png")
+    item = SegmentationDataset([pair], CLASSES, given, train=True)[0]
+    assert torch.equal(item["inputs"], torch.full((3, 32, 1), 9, dtype=torch.uint8))
+    assert item["data_samples"].gt_sem_seg.data.shape == (1, 32, 1)
+
+
 def test_validation_leaves_pictures_and_label_maps_as_they_are(ade_root: Path) -> None:
     pairs = training_pairs(ade_root)
     item = SegmentationDataset(pairs, CLASSES, options(ade_root, scale=[400, 80]), train=False)[0]
