@@ -128,14 +128,18 @@ def heads(model: UPerNet) -> list[BaseDecodeHead]:
 
 def check_options(config: SegmentationConfig, training: bool = True) -> None:
     """Raises UserError for options that can't work together."""
-    inference = config.inference
-    if not 0 < inference.stride <= inference.crop:
+    inference, ratios = config.inference, config.data.ratio_range
+    if inference.mode == "slide" and inference.stride > inference.crop:
         raise UserError(
             f"inference.stride is {inference.stride} with windows of {inference.crop} pixels; expected 1 to inference.crop, "
             "or pixels between windows would be left out."
         )
     if not inference.scales or min(inference.scales) <= 0:
         raise UserError(f"inference.scales is {inference.scales}; expected factors above 0, such as [0.75, 1.0, 1.25].")
+    if ratios[0] > ratios[1]:
+        raise UserError(
+            f"data.ratio_range is {ratios}; expected the smallest and the largest factor, such as [0.5, 2.0]."
+        )
     parts = config.data.accumulate * get_world_size()
     one_token = config.data.crop <= {"conv": 64, "max_pool": 32}[config.model.downsample]  # of E4
     pooled = one_token or 1 in config.model.pool_scales

@@ -158,6 +158,13 @@ def test_options_that_leave_pixels_out_or_one_picture_a_part(
         with pytest.raises(UserError, match=r"inference\.scales is .*factors above 0"):
             check_options(config, training=False)
     config = tiny_config()
+    config.data.ratio_range = [2.0, 0.5]
+    with pytest.raises(UserError, match=r"data\.ratio_range is \[2\.0, 0\.5\]; expected the smallest and the largest"):
+        check_options(config)
+    config = tiny_config()
+    config.inference.mode, config.inference.crop = "whole", 16  # no windows, so that their stride says nothing
+    check_options(config, training=False)
+    config = tiny_config()
     config.data.accumulate = 2
     with pytest.raises(UserError, match="one picture a part"):
         check_options(config)
