@@ -60,8 +60,6 @@ def class_weights(options: LossOptions, pixels: np.ndarray) -> Tensor | None:
     if given and options.balance:
         raise UserError("loss.class_weights and loss.balance both weigh the classes; expected one of them.")
     if options.balance:
-        if not pixels.any():
-            raise UserError("loss.balance needs the pixels of each class: set data.check_pixels above 0.")
         share = pixels / pixels.sum()
         weights = 1 / np.log(1.02 + share)
         return torch.tensor(weights / (share * weights).sum(), dtype=torch.float32)
