@@ -13,6 +13,7 @@ from convmae import backbones
 from convmae.backbones import load_checkpoint
 from convmae.engine.optim import param_groups
 from convmae.engine.options import OptimOptions
+from convmae.engine.weights import check_encoder
 from convmae.segmentation.mmseg_parts import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 
 
@@ -21,13 +22,15 @@ class ConvViTSeg(backbones.ConvViTSeg):
     """The encoder for segmentation as an mmseg backbone.
 
     It takes the arguments of `convmae.backbones.ConvViTSeg` and `init`: pretrained weights of any known layout, fitted to its
-    grid. What became of each of their names is logged.
+    grid. What became of each of their names is logged. Raises UserError for a file that leaves some of the encoder unfilled.
     """
 
     def __init__(self, *args: Any, init: str = "", **options: Any) -> None:
         super().__init__(*args, **options)
         if init:
-            print_log(str(load_checkpoint(self, init)), logger="current", level=logging.INFO)
+            report = load_checkpoint(self, init)
+            print_log(str(report), logger="current", level=logging.INFO)
+            check_encoder(report, init)
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()

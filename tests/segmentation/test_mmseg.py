@@ -22,6 +22,7 @@ from PIL import Image
 
 from convmae import backbones
 from convmae.engine.config import load_config
+from convmae.engine.errors import UserError
 from convmae.engine.optim import param_groups
 from convmae.engine.schedule import Schedule
 from convmae.segmentation.backbone import ConvViTSeg
@@ -204,6 +205,10 @@ def test_pretrained_weights_start_the_backbone(tmp_path: Path) -> None:
         if name in found and name != "pos_embed":
             assert torch.equal(found[name], value), name
     assert torch.equal(found["pos_embed"], plain.pos_embed)
+    half = {name: value for name, value in encoder.state_dict().items() if not name.startswith("blocks3.1.")}
+    torch.save({"model": half}, tmp_path / "half.pth")
+    with pytest.raises(UserError, match=r"half\.pth leaves .* unfilled \(blocks3\.1\."):
+        ConvViTSeg("tiny", img_size=CROP, init=str(tmp_path / "half.pth"))
 
 
 def test_mmsegs_tools_train_and_evaluate_and_ours_reads_their_checkpoint(
