@@ -123,6 +123,15 @@ def test_a_sample_of_pictures_can_be_opened(root: Path, capsys: pytest.CaptureFi
     assert check(root) == 1
 
 
+def test_a_sample_does_not_tell_which_classes_are_nowhere(root: Path) -> None:
+    with (root / "classes.txt").open("a") as file:
+        file.write("4\tghost\n")
+    assert check(root, "--pictures", "2") == 0
+    assert kinds("validation") == {}
+    assert check(root, "--pictures", "6") == 0
+    assert list(kinds("validation")) == ["lists with classes that no label map holds"]
+
+
 def test_a_list_among_the_data_is_theirs_unless_another_is_given(root: Path, capsys: pytest.CaptureFixture) -> None:
     assert check(root, "--cfg-options", "data.classes=ade20k") == 0
     assert "3 of 3 classes" in capsys.readouterr().out
