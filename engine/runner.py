@@ -162,8 +162,10 @@ class Runner(mmengine.runner.Runner):
             if self.average:
                 self.average.load_state_dict(content["average"])
         except (KeyError, ValueError, RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+            # torch names the tensors that differ from the second line on.
+            reason = " ".join(line.strip() for line in str(error).splitlines()[:2]).rstrip(".") or type(error).__name__
             raise UserError(
-                f"{path} does not continue this run: {str(error).splitlines()[0]}. Expected a checkpoint that the same "
+                f"{path} does not continue this run: {reason}. Expected a checkpoint that the same "
                 "recipe wrote; give another --work-dir, or start anew with --overwrite."
             ) from None
         self.call_hook("after_load_checkpoint", checkpoint=content)

@@ -118,7 +118,7 @@ def train(
         log.info(f"continues from {path.name}" if path else "no checkpoint yet: starts from step 0")
         kept = work_dir / "config.yaml"
         for name, before, now in differing_options(kept, config) if path and kept.is_file() else ():
-            log.warning(f"continues with {name} {now}, not {before} as before")
+            log.warning(f"continues with {name} {now or 'empty'}, not {before or 'empty'} as before")
     runner.train()
     if runner.average:
         runner.average.swap()

@@ -21,7 +21,8 @@ def check_filled(report: LoadReport, path: Path, classes: int, classifier: str, 
     missing = [
         name for name in report.missing if not name.endswith("num_batches_tracked") and not name.startswith(optional)
     ]
-    unfit = next((name for name in missing if name.startswith(classifier)), None)
+    # A bias has the classes as its only dimension; a weight may be missing for its width alone.
+    unfit = next((name for name in missing if name.startswith(classifier) and name.endswith("bias")), None)
     if unfit is not None:
         raise UserError(
             f"{path}: its classifier does not fit the {classes} classes of the data ({unfit}: "

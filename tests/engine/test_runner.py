@@ -172,6 +172,18 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
         run(tmp_path / "run", Config(), resume=True)
 
 
+def test_a_checkpoint_of_other_shapes_is_refused_by_the_first_that_differs(tmp_path: Path) -> None:
+    run(tmp_path / "run", Config(schedule=ScheduleOptions(steps=3, save_every=3)))
+    path = latest_checkpoint(tmp_path / "run")
+    assert path is not None
+    content = torch.load(path, weights_only=True)
+    name = next(iter(content["state_dict"]))
+    content["state_dict"][name] = torch.zeros(9, 9)
+    torch.save(content, path)
+    with pytest.raises(UserError, match=rf"does not continue this run: .* size mismatch for {re.escape(name)}: "):
+        run(tmp_path / "run", Config(), resume=True)
+
+
 def test_a_checkpoint_that_runs_code_is_refused(tmp_path: Path) -> None:
     class Attack:
         def __reduce__(self) -> tuple:

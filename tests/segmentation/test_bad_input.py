@@ -164,7 +164,11 @@ def test_a_class_list_of_another_length_than_the_weights(
     error = capsys.readouterr().err
     assert "five.pth" in error
     assert "does not fit the 3 classes" in error
-    assert "[5, 16, 1, 1] in the file" in error
+    assert "decode_head.conv_seg.bias: shape [5] in the file" in error
+    narrow = ["--cfg-options", "model.decode_channels=8"]
+    torch.save({"state_dict": build_model(tiny_config(), 3).state_dict()}, tmp_path / "three.pth")
+    assert test_seg.main([str(tmp_path / "three.pth"), "--config", str(recipe), *narrow]) == 2
+    assert "of the model's tensors unfilled (decode_head." in capsys.readouterr().err
     (ade_root / "classes.txt").write_text("1\tsquare\n2\tstripe\n")
     assert train_seg.main(["--config", str(recipe), "--work-dir", str(tmp_path / "run")]) == 2
     assert "holds label 3; expected 1..2 for the 2 classes of the list" in capsys.readouterr().err
