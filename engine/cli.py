@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import inspect
 import os
 import re
@@ -57,6 +58,11 @@ def run_tool(main: Callable[[], None]) -> int:
     except BrokenPipeError:  # the reader of our output left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:  # of a log or a curve; larger files are named where they are written
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"error: {error}. Make room; a training run goes on with --resume.", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -44,6 +44,25 @@ def test_too_little_gpu_memory_is_a_message_with_what_helps(capsys: pytest.Captu
     assert "data.accumulate=4" in error
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device here that is always full")
+def test_a_full_disk_is_a_message(capsys: pytest.CaptureFixture) -> None:
+    def write() -> None:
+        Path("/dev/full").write_text("loss")
+
+    assert run_tool(write) == 2
+    assert capsys.readouterr().err == (
+        "error: [Errno 28] No space left on device. Make room; a training run goes on with --resume.\n"
+    )
+
+
+def test_a_missing_file_of_ours_keeps_its_traceback(tmp_path: Path) -> None:
+    def read() -> None:
+        (tmp_path / "nowhere").read_text()
+
+    with pytest.raises(FileNotFoundError):
+        run_tool(read)
+
+
 def test_a_defect_of_ours_keeps_its_traceback() -> None:
     def fail() -> None:
         raise ZeroDivisionError
