@@ -143,7 +143,8 @@ class ConvBlock(nn.Module):
             depthwise: stands in for the depthwise step, same shape in and out. The visible-only path scatters its rows to a
                 canvas, calls `self.depthwise` and gathers them back.
         """
-        mixed = (depthwise or self.depthwise)(self.conv1(self.norm1(x)))
+        mix = self.depthwise if depthwise is None else depthwise
+        mixed = mix(self.conv1(self.norm1(x)))
         x = x + self.drop_path(self.conv2(mixed))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
@@ -168,7 +169,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, attend: Attend | None = None) -> Tensor:
         """`attend` replaces scaled dot-product attention: with a position bias, or in windows."""
         query, key, value = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        x = (attend or F.scaled_dot_product_attention)(query, key, value)
+        attend = F.scaled_dot_product_attention if attend is None else attend  # `or` would split a compiled graph
+        x = attend(query, key, value)
         return self.proj(x.transpose(1, 2).flatten(2))
 
 
