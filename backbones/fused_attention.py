@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
-WIDEST_HEAD, WIDEST_WINDOW = 128, 128  # channels; columns of a window (a row of it is one band of the table's gradient)
+WIDEST_HEAD = {2: 128, 4: 64}  # channels, by bytes a number
+WIDEST_WINDOW = 128  # columns: a row of the window is one band of the table's gradient
 
 
 class Tiles(NamedTuple):
@@ -30,19 +31,25 @@ class Tiles(NamedTuple):
     stages: int
 
 
-# By kernel, for two bytes a number; the most that suits. `table_gradients` has square tiles.
+# By kernel; `table_gradients` has square tiles. Compiled for compute capability 8.0 to 12.0 these need less than 99 KB of
+# shared memory, which every such GPU has, and on 9.0 spill no register.
 TILES = {
-    "attend": Tiles(128, 64, 4, 3),
-    "query_gradients": Tiles(128, 64, 8, 2),
-    "key_gradients": Tiles(64, 128, 8, 2),
+    "attend": Tiles(128, 64, 8, 2),
+    "query_gradients": Tiles(64, 64, 4, 2),
+    "key_gradients": Tiles(64, 64, 8, 2),
     "table_gradients": Tiles(64, 64, 4, 2),
 }
-# For four bytes: shared memory holds half as much, and products are done number by number.
-TILES_FP32 = {
-    "attend": Tiles(64, 32, 4, 2),
+TILES_WIDE = {  # heads of more than 64 channels
+    "attend": Tiles(64, 32, 4, 1),
     "query_gradients": Tiles(64, 32, 4, 1),
-    "key_gradients": Tiles(32, 64, 4, 1),
+    "key_gradients": Tiles(32, 32, 4, 1),
     "table_gradients": Tiles(64, 64, 8, 1),
+}
+TILES_FP32 = {  # products number by number
+    "attend": Tiles(64, 32, 8, 1),
+    "query_gradients": Tiles(64, 32, 8, 1),
+    "key_gradients": Tiles(32, 32, 4, 1),
+    "table_gradients": Tiles(32, 32, 4, 1),
 }
 PROGRAMS = 1024  # that the table's gradient is split into at least: several for each multiprocessor
 
@@ -55,11 +62,13 @@ def _runs_on(device: int | None) -> bool:
 
 def is_fused(query: Tensor, window: Sequence[int]) -> bool:
     """Whether queries [B, heads, L, D] in windows of so many rows and columns are attended by the fused kernel."""
-    fits = query.shape[-1] <= WIDEST_HEAD and window[1] <= WIDEST_WINDOW
-    return HAS_TRITON and query.is_cuda and query.dtype != torch.float64 and fits and _runs_on(query.device.index)
+    fits = query.shape[-1] <= WIDEST_HEAD.get(query.element_size(), 0) and window[1] <= WIDEST_WINDOW
+    return HAS_TRITON and query.is_cuda and fits and _runs_on(query.device.index)
 
 
-def fused_attention(query: Tensor, key: Tensor, value: Tensor, table: Tensor, grid: Sequence[int], window: Sequence[int]) -> Tensor:
+def fused_attention(
+    query: Tensor, key: Tensor, value: Tensor, table: Tensor, grid: Sequence[int], window: Sequence[int]
+) -> Tensor:
     """Attends as `biased_attention` does, within each window of a grid.
 
     Args:
@@ -126,9 +135,7 @@ def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
 
 def _differentiate(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
     query, key, value, table, output, lse = ctx.saved_tensors
-    grads = _fused_attention_backward(
-        query, key, value, table, output, lse, grad.to(query.dtype), ctx.grid, ctx.window
-    )
+    grads = _fused_attention_backward(query, key, value, table, output, lse, grad.to(query.dtype), ctx.grid, ctx.window)
     return *grads, None, None
 
 
@@ -220,7 +227,23 @@ def backward(
     sums = query.new_empty(query.shape[1], apart, splits, block, block, dtype=torch.float32)
     tile = _tile("table_gradients", tiles, query, window)
     fused_kernels.table_gradients[query.shape[1] * apart * splits,](
-        *(query, key, value, based, lse, grad, means, sums, *strides[:9], *strides[12:], items, *sizes, band, splits, scale),
+        *(
+            query,
+            key,
+            value,
+            based,
+            lse,
+            grad,
+            means,
+            sums,
+            *strides[:9],
+            *strides[12:],
+            items,
+            *sizes,
+            band,
+            splits,
+            scale,
+        ),
         **_constants(query),
         BLOCK=block,
         num_warps=tile.warps if block <= 64 else 2 * tile.warps,
@@ -287,7 +310,8 @@ def _constants(query: Tensor) -> dict[str, Any]:
 
 def _tile(name: str, tiles: Mapping[str, Tiles] | None, query: Tensor, window: Sequence[int]) -> Tiles:
     """A kernel's tiles, no larger than the window needs."""
-    tile = (tiles or (TILES_FP32 if query.dtype == torch.float32 else TILES))[name]
+    usual = TILES_FP32 if query.dtype == torch.float32 else TILES if query.shape[-1] <= 64 else TILES_WIDE
+    tile = (tiles or usual)[name]
     most = max(16, _power_of_two(math.prod(window)))
     return tile._replace(queries=min(tile.queries, most), keys=min(tile.keys, most))
 
