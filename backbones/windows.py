@@ -24,20 +24,17 @@ def windowed_attention(
         window: rows and columns of a whole window.
         attend: attention for each size of window that occurs, see `window_sizes`.
     """
-    maps = [x.unflatten(2, grid) for x in (query, key, value)]
+    tall, wide = _spans(grid[0], window[0]), _spans(grid[1], window[1])
+    # Split: the gradients of slices would each be padded to the whole, then added.
+    maps = (x.unflatten(2, grid).split([height * count for height, count in tall], dim=2) for x in (query, key, value))
     bands = []
-    top = 0
-    for height, count in _spans(grid[0], window[0]):
-        left = 0
+    for (height, count), *rows in zip(tall, *maps, strict=True):
+        parts = (x.split([width * across for width, across in wide], dim=3) for x in rows)
         blocks = []
-        for width, across in _spans(grid[1], window[1]):
-            parts = (x[:, :, top : top + height * count, left : left + width * across] for x in maps)
-            windows = (_to_windows(part, height, width) for part in parts)
-            attended = attend[height, width](*windows)
+        for (width, across), *cut in zip(wide, *parts, strict=True):
+            attended = attend[height, width](*(_to_windows(x, height, width) for x in cut))
             blocks.append(_from_windows(attended, query.shape[0], (count, across), (height, width)))
-            left += width * across
         bands.append(torch.cat(blocks, dim=3))
-        top += height * count
     return torch.cat(bands, dim=2).flatten(2, 3)
 
 
