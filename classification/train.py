@@ -56,6 +56,7 @@ def finetune(config: FinetuningConfig, work_dir: Path, resume: bool) -> Page | N
         val_set=EvalSet(validation, options.img_size, config.data.test_crop),
         val_batch_size=64,
         metrics=[metric],
+        compiled=[model.forward],
         resume=resume,
         best="top1",
     )

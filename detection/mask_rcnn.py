@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 import torch
+from mmengine.dist import get_world_size
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
@@ -73,6 +75,11 @@ class MaskRCNN(nn.Module):
     def features(self, images: Tensor) -> list[Tensor]:
         """Returns p2..p6 [B, fpn_channels, H / stride, W / stride] of normalised images [B, 3, H, W]."""
         return self.fpn(self.backbone(images))
+
+    def static_methods(self) -> list[Callable]:
+        """Returns what can be compiled: the encoder, and the pyramid if its norms don't wait for other processes."""
+        waits = get_world_size() > 1 and any(isinstance(module, nn.SyncBatchNorm) for module in self.fpn.modules())
+        return [self.backbone.forward] if waits else [self.backbone.forward, self.fpn.forward]
 
     def forward(
         self,

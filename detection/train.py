@@ -56,6 +56,7 @@ def train(config: DetectionConfig, work_dir: Path, resume: bool) -> Page | None:
         val_set=val_set,
         val_collate=collate_test,
         metrics=[metric],
+        compiled=model.model.static_methods(),
         resume=resume,
         best="bbox_mAP",
     )

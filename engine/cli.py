@@ -89,6 +89,11 @@ def train_tool(
             raise UserError(
                 f"model.init={config.model.init} lies in {work_dir}, which --overwrite clears; move it first."
             )
+        if config.runtime.compile:
+            from convmae.engine.compilation import check_compiler
+            from convmae.engine.precision import resolve_device
+
+            check_compiler(resolve_device(config.runtime.device))
         prepare_work_dir(work_dir, args.resume, args.overwrite)
         _start(config, work_dir)
         train(config, work_dir, args.resume)

@@ -67,7 +67,14 @@ class RuntimeOptions:
     precision: str = option(
         "auto", "auto takes bf16 where the GPU or CPU multiplies it fast, else fp32", ("auto", "fp32", "bf16", "fp16")
     )
-    compile: bool = option(False, "compile the model by torch.compile: slower to start, faster after")
+    compile: bool = option(
+        False, "compile what has the same shapes at every training step by torch.compile: slower to start, faster after"
+    )
+    compile_mode: str = option(
+        "default",
+        "reduce-overhead captures CUDA graphs, for tiny and small models on a GPU",
+        ("default", "reduce-overhead"),
+    )
     checkpoint_activations: bool = option(
         False, "recompute activations in backward: less memory, about a third more time"
     )

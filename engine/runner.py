@@ -8,7 +8,7 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ class Runner(mmengine.runner.Runner):
     def __init__(self, *, device: torch.device, dtype: torch.dtype | None, average: float = 0, **kwargs: Any) -> None:
         self.device, self.dtype = device, dtype
         self.average: WeightAverage | None = None
+        self.begin_part: Callable[[], None] = lambda: None  # before each forward pass of a training step
         super().__init__(
             # mmengine keeps loggers and message hubs by this name for the life of the process.
             experiment_name=f"run{next(_run_numbers)}",
@@ -243,6 +244,7 @@ class TrainLoop(BaseLoop):
         for part in range(self.sampler.parts):
             batch = self._read(batches)
             seed_all(runner.seed or 0, STEP, self._iter, part)
+            runner.begin_part()
             logged = runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
             for name, value in logged.items():
                 outputs[name] = outputs.get(name, 0.0) + value.detach() / self.sampler.parts

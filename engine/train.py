@@ -19,6 +19,7 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from convmae.engine.compilation import Method, check_compiler, compile_methods
 from convmae.engine.config import differing_options, to_yaml
 from convmae.engine.errors import UserError
 from convmae.engine.hooks import CheckpointHook, LearningRateHook, LogHook, RecipeHook, SkippedStepHook
@@ -53,13 +54,15 @@ def train(
     val_batch_size: int = 1,
     metrics: Sequence[BaseMetric] = (),
     hooks: Sequence[Hook] = (),
+    compiled: Sequence[Method] = (),
     resume: bool = False,
     best: str | None = None,
 ) -> Runner:
     """Trains ``model`` as the tree says and returns the finished runner; where weights are averaged, the model has the average.
 
-    ``groups`` are AdamW's parameter groups (default: ``engine.optim.param_groups``); ``best`` names the metric whose best
-    weights are kept as ``best.pth``. With ``resume`` it continues from the newest checkpoint in ``work_dir``, if there is
+    ``groups`` are AdamW's parameter groups (default: ``engine.optim.param_groups``); ``compiled`` are the methods of the
+    model's modules that ``runtime.compile`` compiles; ``best`` names the metric whose best weights are kept as ``best.pth``.
+    With ``resume`` it continues from the newest checkpoint in ``work_dir``, if there is
     one. Raises UserError for what can't be trained, Interrupted after a signal.
     """
     device = resolve_device(config.runtime.device)
@@ -111,7 +114,10 @@ def train(
         **_evaluation(val_set, metrics, config, val_collate or collate, val_batch_size),
     )
     if config.runtime.compile:
-        model.compile()
+        check_compiler(device)
+        compile_methods(compiled, config.runtime.compile_mode)
+        if config.runtime.compile_mode == "reduce-overhead":
+            runner.begin_part = torch.compiler.cudagraph_mark_step_begin
     announce_run(model, config, schedule, length, device, dtype, world)
     if resume:
         path = latest_checkpoint(work_dir)

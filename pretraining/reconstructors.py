@@ -6,7 +6,7 @@ then every target has a branch of its own. What the figure leaves open is decide
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -81,8 +81,13 @@ class MixtureOfReconstructors(nn.Module):
         images, mask_ratio, noise: as for the model. The teachers see each image once, unmasked.
         """
         images = pad_to_patches(images)
+        return self.reconstruct(images, self.teach(images), mask_ratio, noise)
+
+    def reconstruct(
+        self, images: Tensor, values: dict[str, Tensor], mask_ratio: float, noise: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Returns what ``forward`` does, for images whose sides are multiples of 16 and what the teachers say of them."""
         visible = self.model.visible_patches(images, mask_ratio, noise)
-        values = self.teach(images)
         encoded = self.model.forward_encoder(images, visible)
         decoded = None
         if any(target.at == "decoder" for target in self.targets):
@@ -119,6 +124,11 @@ class MixtureOfReconstructors(nn.Module):
         for block in blocks:
             decoded = model.run_block(block, decoded)
         return pred(norm(select_patches(decoded, visible, rows)))
+
+    def static_methods(self) -> list[Callable]:
+        """Returns what can be compiled: all but timm's teachers, whose code is not ours."""
+        averages = [teacher for teacher in self.teachers.values() if isinstance(teacher, EmaTeacher)]
+        return [self.reconstruct, *(teacher.forward for teacher in averages)]
 
     def update_teachers(self, momentum: float) -> None:
         """Moves the EMA teacher, where there is one, to ``momentum`` of itself and the rest of the model."""

@@ -132,6 +132,7 @@ def train(config: PretrainingConfig, work_dir: Path, resume: bool) -> Page | Non
         config=config,
         work_dir=work_dir,
         hooks=[MomentumHook(config.teachers)],
+        compiled=mixture.static_methods(),
         resume=resume,
     )
     if not is_main_process():

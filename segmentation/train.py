@@ -56,6 +56,7 @@ def train(config: SegmentationConfig, work_dir: Path, resume: bool) -> Page | No
         collate=pseudo_collate,
         val_set=val_set,
         metrics=[metric],
+        compiled=[model.backbone.forward_pyramid],  # E4's batch norm may wait for other processes
         resume=resume,
         best="mIoU",
     )

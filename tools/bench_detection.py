@@ -87,7 +87,7 @@ def detector_step(model: nn.Module, case: Case) -> Step:
     return step
 
 
-def objects(case: Case) -> dict[str, Tensor]:
+def objects(case: Case, classes: int = CLASSES) -> dict[str, Tensor]:
     """Returns objects of an eighth to a half of a picture's side; their masks fill their boxes."""
     sides = torch.rand(OBJECTS, 2) * 3 / 8 + 1 / 8
     corners = torch.rand(OBJECTS, 2) * (1 - sides)
@@ -96,7 +96,7 @@ def objects(case: Case) -> dict[str, Tensor]:
     across, down = ((boxes[:, i, None] <= cells) & (cells < boxes[:, i + 2, None]) for i in (0, 1))
     found = {
         "boxes": boxes,
-        "labels": torch.arange(OBJECTS) % CLASSES,
+        "labels": torch.arange(OBJECTS) % classes,
         "masks": (down[:, :, None] & across[:, None]).to(torch.uint8),
     }
     return {name: value.to(case.device) for name, value in found.items()}

@@ -43,6 +43,21 @@ convmae.pretraining.train.run_training = lambda *args, hooks, **kwargs: run_trai
 sys.exit(pretrain.main())
 '''
 
+COMPILED = '''
+"""Pretraining compiled without generated code, which takes a minute."""
+
+import functools
+import sys
+
+import convmae.engine.train
+from convmae.engine import compilation
+from convmae.tools import pretrain
+
+compilation.check_compiler = convmae.engine.train.check_compiler = lambda device: None
+convmae.engine.train.compile_methods = functools.partial(compilation.compile_methods, backend="aot_eager")
+sys.exit(pretrain.main())
+'''
+
 
 @pytest.fixture
 def options(tmp_path: Path) -> list[str]:
@@ -87,6 +102,15 @@ def test_two_processes_equal_one_and_stop_together(options: list[str], tmp_path:
     assert_same(tmp_path / "one" / "step_4.pth", tmp_path / "two" / "step_4.pth")
     one, two = ([row["loss"] for row in read_scalars(tmp_path / name)] for name in ("one", "two"))
     assert two == pytest.approx(one, abs=1e-5)  # of all pictures of a step, not of the first process's
+
+
+def test_two_compiled_processes_equal_one_that_is_not(options: list[str], tmp_path: Path) -> None:
+    options += ["runtime.checkpoint_activations=true", "model.decoder_depth=1", "schedule.steps=2"]
+    assert pretrain.main([*options, "--work-dir", str(tmp_path / "one")]) == 0
+    (tmp_path / "compiled.py").write_text(COMPILED)
+    done = two_processes("compiled.py", *options, "--compile", "--work-dir", "two", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_same(tmp_path / "one" / "step_2.pth", tmp_path / "two" / "step_2.pth")
 
 
 def test_processes_that_slurm_started_find_each_other(tmp_path: Path) -> None:
