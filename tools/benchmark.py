@@ -6,6 +6,7 @@ python tools/benchmark.py segmentation --threads 2 --output segmentation.json
 python tools/benchmark.py views path/to/pictures --threads 1
 python tools/benchmark.py loading path/to/pictures --workers 2
 python tools/benchmark.py evaluation --pictures 2000
+python tools/benchmark.py steps --output steps.json
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from convmae.tools import (
     bench_loading,
     bench_pretrain,
     bench_segmentation,
+    bench_steps,
     bench_views,
 )
 
@@ -43,6 +45,7 @@ COMPARISONS: dict[str, ModuleType] = {
     "evaluation": bench_evaluation,
     "views": bench_views,
     "loading": bench_loading,
+    "steps": bench_steps,
 }
 
 
