@@ -55,7 +55,7 @@ class Wait(NamedTuple):
 
 
 def host_waits(step: Callable[[], Any], device: Any = (), pinned: Any = ()) -> list[Wait]:
-    """Calls ``step`` once and returns the waits in order.
+    """Calls ``step`` twice and returns the waits of the second call in order; the first may fill caches and make states.
 
     device: what would lie on the GPU: modules, optimisers and tensors, in any nest of lists, tuples and dicts.
     pinned: tensors of the host that a loader has pinned, in such a nest.
@@ -66,6 +66,8 @@ def host_waits(step: Callable[[], Any], device: Any = (), pinned: Any = ()) -> l
     for tensor in _tensors(pinned):
         tracker.pinned.add(tensor)
     with _preprocessors_on_device(device), _Operators(tracker), _Functions(tracker):
+        step()
+        tracker.waits.clear()
         step()
     return tracker.waits
 

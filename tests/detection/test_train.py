@@ -60,7 +60,7 @@ def test_every_recipe_builds_its_model(recipe: str) -> None:
     config = load_config(DetectionConfig, recipe)
     with torch.device("meta"):
         model = MaskRCNN(config.model, classes=80, img_size=config.data.img_size)
-    assert model.roi_heads.has_mask()
+    assert model.roi_heads.has_mask
 
 
 def test_the_papers_settings_stand_in_its_recipes() -> None:

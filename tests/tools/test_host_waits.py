@@ -91,7 +91,7 @@ def test_a_training_step_names_the_line_of_each_wait_and_gives_the_gradients_it_
     batch = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     model(batch).square().mean().backward()
-    expected = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+    expected = [2 * parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
     optimizer.zero_grad()
     losses: list[float] = []
 
