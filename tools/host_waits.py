@@ -78,6 +78,10 @@ class _Storages:
     def __init__(self) -> None:
         self._known: dict[int, StorageWeakRef] = {}
 
+    def forget_freed(self) -> None:
+        """Leaves out the memory that no tensor has any more."""
+        self._known = {address: kept for address, kept in self._known.items() if not kept.expired()}
+
     def add(self, value: Any) -> None:
         if isinstance(value, Tensor) and value.layout is torch.strided:
             storage = value.untyped_storage()
@@ -88,11 +92,15 @@ class _Storages:
         return strided and value.untyped_storage()._cdata in self._known
 
 
+_ON_DEVICE = _Storages()  # from one count to the next, as what a model has cached there is
+
+
 class _Tracker:
     """Which tensors lie on the device, which are pinned, and the waits so far."""
 
     def __init__(self) -> None:
-        self.device, self.pinned = _Storages(), _Storages()
+        self.device, self.pinned = _ON_DEVICE, _Storages()
+        self.device.forget_freed()
         self.waits: list[Wait] = []
         self.makes_on_device = False  # whether what an operator makes of no other tensor would lie there
         self.paused = False  # while memory is copied to stand for a move
