@@ -74,11 +74,12 @@ class CocoMetric(PictureMetric):
         return self._threads.submit(sample)
 
     def evaluate(self, size: int) -> dict[str, float]:
-        numbers = super().evaluate(size)
-        if self._threads is not None:  # none is left when loader processes are forked for the next one
-            self._threads.shutdown()
-            self._threads = None
-        return numbers
+        try:
+            return super().evaluate(size)
+        finally:
+            if self._threads is not None:  # none is left when loader processes are forked for the next one
+                self._threads.shutdown()
+                self._threads = None
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         started = time.perf_counter()

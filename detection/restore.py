@@ -29,17 +29,15 @@ def restore(found: dict[str, Tensor], sample: Sample, ready: torch.cuda.Event | 
             torch.cuda.current_stream().synchronize()
         boxes = sample.geometry.restore_boxes(moved["boxes"])
         solid = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-        boxes = boxes[solid]
         restored: dict[str, Any] = {
             "image_id": sample.image_id,
-            "boxes": boxes,
+            "boxes": boxes[solid],
             "scores": moved["scores"][solid],
             "labels": moved["labels"][solid],
         }
         if "masks" in found:
-            masks = found["masks"]
-            masks = masks[solid.to(masks.device)]
-            restored["masks"] = encode_masks(masks, boxes.to(masks.device), sample.height, sample.width)
+            encoded = encode_masks(found["masks"], boxes.to(found["masks"].device), sample.height, sample.width)
+            restored["masks"] = [mask for mask, kept in zip(encoded, solid.tolist(), strict=True) if kept]
     return restored
 
 

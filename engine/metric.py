@@ -37,7 +37,8 @@ class PictureMetric(BaseMetric):
     def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
         for sample in data_samples:
             self.results.append(self.measure(sample))
-            _settled(self.results[-self.AHEAD :][0])
+            if len(self.results) > self.AHEAD:
+                _settled(self.results[-1 - self.AHEAD])
         self._ends.append((time.perf_counter(), len(data_samples)))
 
     def evaluate(self, size: int) -> dict[str, float]:

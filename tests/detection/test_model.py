@@ -85,6 +85,8 @@ def test_pictures_of_a_batch_do_not_change_one_another(split: Path) -> None:
         together = model(**collate_test([test_set[0], test_set[1]]), mode="predict")
         alone = model(**collate_test([test_set[1]]), mode="predict")
     assert torch.allclose(together[1]["scores"], alone[0]["scores"], atol=1e-5)
+    assert torch.allclose(together[1]["boxes"], alone[0]["boxes"], atol=1e-3)
+    assert torch.equal(together[1]["labels"], alone[0]["labels"])
 
 
 def test_boxes_alone_need_no_masks(split: Path) -> None:

@@ -41,6 +41,8 @@ def test_a_run_then_a_test_of_its_weights_give_the_same_numbers_and_a_report(spl
     assert rerun == {name: pytest.approx(value) for name, value in metrics.items() if name != "classes"}
     assert run_test(tiny_config(split), work_dir / "step_2.pth", again) == rerun
     assert (again / "report/index.html").is_file()
+    batched = run_test(tiny_config(split, "data.eval_batch_size=3"), work_dir / "model.pth", again)  # of four pictures
+    assert batched == pytest.approx(rerun, abs=1e-6)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(split: Path) -> None:
