@@ -25,6 +25,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from mmengine.model import BaseDataPreprocessor
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
@@ -152,8 +153,11 @@ class _Functions(TorchFunctionMode):
         to_device = named.type == "cuda" if named is not None else func is Tensor.new_tensor and anywhere
         # An index of Python's, or a number to assign, comes from the host.
         indexes = func in (Tensor.__getitem__, Tensor.__setitem__)
+        before = len(tracker.waits)
         with self._makes(to_device or (anywhere and named is None and not indexes)):
             found = func(*args, **kwargs)
+        if func is F.one_hot and len(args) + len(kwargs) > 1:  # looks at the labels on a CPU alone
+            del tracker.waits[before:]
         if func in _FROM_NUMBERS and to_device and args[func is Tensor.new_tensor] not in tracker.device:
             tracker.wait(func.__name__)
             return tracker.copy(found, to_device=True)

@@ -46,6 +46,7 @@ FREE: dict[str, Callable[[Tensor, Tensor], object]] = {
     "factories": lambda x, i: torch.full((2,), 3.0, device=x.device) + torch.arange(2, device=x.device),
     "pinned": lambda x, i: torch.randn(3).pin_memory().to(x.device, non_blocking=True),
     "loss": lambda x, i: F.cross_entropy(x, i),
+    "one_hot": lambda x, i: F.one_hot(i, 3),
     "host": lambda x, i: torch.randn(5).cpu().tolist(),
 }
 
