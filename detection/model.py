@@ -51,7 +51,7 @@ class DetectionModel(BaseModel):
         found = list(zip(detections, samples, strict=True))
         if mode == "predict":
             return [restore(*one) for one in found]
-        ready = torch.cuda.current_stream().record_event() if pixels.is_cuda else None
+        ready = torch.cuda.current_stream(pixels.device).record_event() if pixels.is_cuda else None
         return [partial(restore, *one, ready) for one in found]
 
     def val_step(self, data: dict[str, Any]) -> list[Callable[[], dict[str, Any]]]:

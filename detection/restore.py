@@ -21,12 +21,13 @@ def restore(found: dict[str, Tensor], sample: Sample, ready: torch.cuda.Event | 
     """Returns a picture's detections in its own pixels, on the CPU; boxes without area are left out.
 
     found: boxes [n, 4], scores [n], labels [n], and masks [n, side, side] as probabilities, all in the square.
-    ready: on a GPU, what the detections are waited for by, so that the thread waits for nothing that is computed after them.
+    ready: on a GPU, recorded once they are computed; the thread then waits for them, but for nothing that comes after them.
     """
-    with _beside(ready), torch.autocast(found["boxes"].device.type, enabled=False):
+    device = found["boxes"].device
+    with _beside(ready, device), torch.autocast(device.type, enabled=False):
         moved = {name: found[name].to("cpu", non_blocking=True) for name in ("boxes", "scores", "labels")}
-        if found["boxes"].is_cuda:
-            torch.cuda.current_stream().synchronize()
+        if device.type == "cuda":
+            torch.cuda.current_stream(device).synchronize()
         boxes = sample.geometry.restore_boxes(moved["boxes"])
         solid = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
         restored: dict[str, Any] = {
@@ -36,13 +37,13 @@ def restore(found: dict[str, Tensor], sample: Sample, ready: torch.cuda.Event | 
             "labels": moved["labels"][solid],
         }
         if "masks" in found:
-            encoded = encode_masks(found["masks"], boxes.to(found["masks"].device), sample.height, sample.width)
+            encoded = encode_masks(found["masks"], boxes.to(device), sample.height, sample.width)
             restored["masks"] = [mask for mask, kept in zip(encoded, solid.tolist(), strict=True) if kept]
     return restored
 
 
 @contextmanager
-def _beside(ready: torch.cuda.Event | None) -> Iterator[None]:
+def _beside(ready: torch.cuda.Event | None, device: torch.device) -> Iterator[None]:
     """Makes a GPU's work go beside the model's, in a stream of this thread, once ``ready`` has come.
 
     What it reads stays the model's memory: nothing may be freed before the thread has its results, which ``restore`` waits for.
@@ -51,7 +52,7 @@ def _beside(ready: torch.cuda.Event | None) -> Iterator[None]:
         yield
         return
     if not hasattr(_own, "stream"):
-        _own.stream = torch.cuda.Stream()
+        _own.stream = torch.cuda.Stream(device)  # a new thread's own device would be the first
     with torch.cuda.stream(_own.stream):
         ready.wait()
         yield

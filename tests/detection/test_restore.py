@@ -74,7 +74,9 @@ def test_a_thread_waits_for_the_boxes_and_for_the_masks_edges(
     batch = collate_test([EvalSet(data, SIZE)[0]])
     (found,), _ = model.model(torch.zeros(1, 3, SIZE, SIZE), sizes=[batch["samples"][0].geometry.content])
     expected, streams = restore(found, batch["samples"][0]), []
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(synchronize=lambda: streams.append(1)))
+    monkeypatch.setattr(
+        torch.cuda, "current_stream", lambda device: SimpleNamespace(synchronize=lambda: streams.append(1))
+    )
     results: list[dict[str, Any]] = []
     waits = host_waits(lambda: results.append(restore(found, batch["samples"][0])), found)
     assert streams == [1, 1]  # once a call
