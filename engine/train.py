@@ -188,6 +188,7 @@ def _evaluation(
         batch_size=batch_size,
         sampler=DefaultSampler(dataset, shuffle=False),
         collate_fn=collate,
+        pin_memory=resolve_device(config.runtime.device).type == "cuda",
         **_workers(config.data),
     )
     return {"val_dataloader": loader, "val_cfg": {"type": EvalLoop}, "val_evaluator": Evaluator(list(metrics))}
