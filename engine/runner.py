@@ -82,12 +82,11 @@ class Runner(mmengine.runner.Runner):
         model = model.to(self.device)
         if not self.distributed:
             return revert_sync_batchnorm(model)
+        shared: dict[str, Any] = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
         if self.device.type == "cpu":
             # SyncBatchNorm refuses to train on CPU.
-            return MMDistributedDataParallel(module=revert_sync_batchnorm(model), broadcast_buffers=False)
-        return MMDistributedDataParallel(
-            module=model, device_ids=[torch.cuda.current_device()], broadcast_buffers=False
-        )
+            return MMDistributedDataParallel(module=revert_sync_batchnorm(model), **shared)
+        return MMDistributedDataParallel(module=model, device_ids=[torch.cuda.current_device()], **shared)
 
     @property
     def bare_model(self) -> nn.Module:
@@ -203,6 +202,7 @@ class TrainLoop(BaseLoop):
         runner.call_hook("before_train")
         if self._iter and self._is_evaluated():
             runner.val_loop.run()  # a resumed run may have been ended between the checkpoint and the evaluation of a step
+        runner.model.train()
         with _stop_signals() as stop:
             batches = iter(self.dataloader)
             while self._iter < schedule.total:
@@ -215,6 +215,7 @@ class TrainLoop(BaseLoop):
                     )
                 if self._is_evaluated():
                     runner.val_loop.run()
+                    runner.model.train()
             del batches  # ends the loader processes now; at the interpreter's exit they would be killed, and say so
         runner.call_hook("after_train")
         return runner.model
@@ -235,9 +236,8 @@ class TrainLoop(BaseLoop):
             raise
 
     def run_step(self, batches: Iterator[dict[str, Any]]) -> None:
-        """Does one optimiser step: reads, computes and accumulates its parts."""
+        """Does one optimiser step of a model in training mode: reads, computes and accumulates its parts."""
         runner = self.runner
-        runner.model.train()
         runner.call_hook("before_train_iter", batch_idx=self._iter)
         outputs: dict[str, torch.Tensor] = {}
         for part in range(self.sampler.parts):
