@@ -17,6 +17,7 @@ from convmae.classification.config import ProbeConfig
 from convmae.classification.data import ClassFolder, EvalSet, RandomViews
 from convmae.engine.errors import UserError
 from convmae.engine.files import save_atomically
+from convmae.engine.images import normalize
 from convmae.engine.log import log
 from convmae.engine.precision import autocast, resolve_device, resolve_precision
 from convmae.engine.seeding import SampleKey, SeededDataset
@@ -82,15 +83,21 @@ def extract(
     )
     dataset = SeededDataset(pictures, config.runtime.seed)
     keys = [SampleKey(view, index) for index in range(len(dataset))]
-    loader = DataLoader(dataset, config.data.batch_size, sampler=keys, num_workers=config.data.workers)
+    loader = DataLoader(
+        dataset,
+        config.data.batch_size,
+        sampler=keys,
+        num_workers=config.data.workers,
+        pin_memory=device.type == "cuda",
+    )
     values, labels = [], []
     for batch in tqdm(loader, desc=f"features of {split.root}", leave=False, disable=None):
         with autocast(device, dtype):
-            tokens = encoder.forward_features(batch["images"].to(device))
-        values.append(tokens.float().mean(1).cpu())
+            tokens = encoder.forward_features(normalize(batch["images"].to(device, non_blocking=True)))
+        values.append(tokens.float().mean(1))
         labels.append(batch["labels"])
     log.info(f"features of {split.root}: {len(dataset)} pictures at {config.model.img_size} px")
-    return Features(torch.cat(values), torch.cat(labels))
+    return Features(torch.cat(values).cpu(), torch.cat(labels))
 
 
 def _stamps(split: ClassFolder) -> list[tuple[str, int, int, int]]:
