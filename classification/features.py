@@ -19,7 +19,7 @@ from convmae.engine.errors import UserError
 from convmae.engine.files import save_atomically
 from convmae.engine.images import normalize
 from convmae.engine.log import log
-from convmae.engine.precision import autocast, resolve_device, resolve_precision
+from convmae.engine.precision import autocast, set_up
 from convmae.engine.seeding import SampleKey, SeededDataset
 
 
@@ -47,11 +47,11 @@ def read_features(config: ProbeConfig, split: ClassFolder, encoder: Classifier, 
     ``view`` 0 is each picture's centre crop, n its n-th random crop. The file's name follows from the weights, the pictures
     (paths, sizes, times) and what is done to them.
     """
-    device = resolve_device(config.runtime.device)
-    dtype = resolve_precision(config.runtime.precision, device)
+    device, dtype = set_up(config.runtime)
     key = hashlib.blake2b(digest_size=12)
     crop = (view, config.runtime.seed, config.linear.crop_scale) if view else config.data.test_crop
-    for part in (config.model.img_size, crop, dtype, *_stamps(split)):
+    computed = (dtype, "tf32") if config.runtime.tf32 and device.type == "cuda" else dtype
+    for part in (config.model.img_size, crop, computed, *_stamps(split)):
         key.update(repr(part).encode())
     key.update(Path(config.model.init).read_bytes())
     path = Path(config.model.features) / f"{split.root.name}_{key.hexdigest()}.safetensors"

@@ -62,6 +62,7 @@ def finetune(config: FinetuningConfig, work_dir: Path, resume: bool) -> Page | N
         metrics=[metric],
         resume=resume,
         best="top1",
+        fixed_shapes=True,
     )
     if not is_main_process():
         return None

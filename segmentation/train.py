@@ -61,6 +61,7 @@ def train(config: SegmentationConfig, work_dir: Path, resume: bool) -> Page | No
         metrics=[metric],
         resume=resume,
         best="mIoU",
+        fixed_shapes=True,
     )
     if not is_main_process():
         return None
