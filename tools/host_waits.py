@@ -25,6 +25,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from mmengine.model import BaseDataPreprocessor
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ class Wait(NamedTuple):
 
 
 def host_waits(step: Callable[[], Any], device: Any = (), pinned: Any = ()) -> list[Wait]:
-    """Calls ``step`` once and returns the waits in order.
+    """Calls ``step`` twice and returns the waits of the second call in order; the first may fill caches and make states.
 
     device: what would lie on the GPU: modules, optimisers and tensors, in any nest of lists, tuples and dicts.
     pinned: tensors of the host that a loader has pinned, in such a nest.
@@ -67,6 +68,8 @@ def host_waits(step: Callable[[], Any], device: Any = (), pinned: Any = ()) -> l
         tracker.pinned.add(tensor)
     with _preprocessors_on_device(device), _Operators(tracker), _Functions(tracker):
         step()
+        tracker.waits.clear()
+        step()
     return tracker.waits
 
 
@@ -75,6 +78,10 @@ class _Storages:
 
     def __init__(self) -> None:
         self._known: dict[int, StorageWeakRef] = {}
+
+    def forget_freed(self) -> None:
+        """Leaves out the memory that no tensor has any more."""
+        self._known = {address: kept for address, kept in self._known.items() if not kept.expired()}
 
     def add(self, value: Any) -> None:
         if isinstance(value, Tensor) and value.layout is torch.strided:
@@ -86,11 +93,15 @@ class _Storages:
         return strided and value.untyped_storage()._cdata in self._known
 
 
+_ON_DEVICE = _Storages()  # from one count to the next, as what a model has cached there is
+
+
 class _Tracker:
     """Which tensors lie on the device, which are pinned, and the waits so far."""
 
     def __init__(self) -> None:
-        self.device, self.pinned = _Storages(), _Storages()
+        self.device, self.pinned = _ON_DEVICE, _Storages()
+        self.device.forget_freed()
         self.waits: list[Wait] = []
         self.makes_on_device = False  # whether what an operator makes of no other tensor would lie there
         self.paused = False  # while memory is copied to stand for a move
@@ -142,8 +153,11 @@ class _Functions(TorchFunctionMode):
         to_device = named.type == "cuda" if named is not None else func is Tensor.new_tensor and anywhere
         # An index of Python's, or a number to assign, comes from the host.
         indexes = func in (Tensor.__getitem__, Tensor.__setitem__)
+        before = len(tracker.waits)
         with self._makes(to_device or (anywhere and named is None and not indexes)):
             found = func(*args, **kwargs)
+        if func is F.one_hot and len(args) + len(kwargs) > 1:  # looks at the labels on a CPU alone
+            del tracker.waits[before:]
         if func in _FROM_NUMBERS and to_device and args[func is Tensor.new_tensor] not in tracker.device:
             tracker.wait(func.__name__)
             return tracker.copy(found, to_device=True)

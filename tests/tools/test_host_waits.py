@@ -46,6 +46,7 @@ FREE: dict[str, Callable[[Tensor, Tensor], object]] = {
     "factories": lambda x, i: torch.full((2,), 3.0, device=x.device) + torch.arange(2, device=x.device),
     "pinned": lambda x, i: torch.randn(3).pin_memory().to(x.device, non_blocking=True),
     "loss": lambda x, i: F.cross_entropy(x, i),
+    "one_hot": lambda x, i: F.one_hot(i, 3),
     "host": lambda x, i: torch.randn(5).cpu().tolist(),
 }
 
@@ -91,7 +92,7 @@ def test_a_training_step_names_the_line_of_each_wait_and_gives_the_gradients_it_
     batch = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     model(batch).square().mean().backward()
-    expected = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+    expected = [2 * parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
     optimizer.zero_grad()
     losses: list[float] = []
 
