@@ -76,6 +76,10 @@ class RuntimeOptions:
     precision: str = option(
         "auto", "auto takes bf16 where the GPU or CPU multiplies it fast, else fp32", ("auto", "fp32", "bf16", "fp16")
     )
+    tf32: bool = option(
+        False,
+        "on a GPU, multiply and convolve fp32 numbers as TF32, whose mantissa has 10 bits of 23: faster; false: fp32 is fp32",
+    )
     compile: bool = option(False, "compile the model by torch.compile: slower to start, faster after")
     checkpoint_activations: bool = option(
         False, "recompute activations in backward: less memory, about a third more time"

@@ -133,6 +133,7 @@ def train(config: PretrainingConfig, work_dir: Path, resume: bool) -> Page | Non
         work_dir=work_dir,
         hooks=[MomentumHook(config.teachers)],
         resume=resume,
+        fixed_shapes=True,
     )
     if not is_main_process():
         return None
