@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from PIL import Image, ImageOps
 from timm.data.auto_augment import rand_augment_transform
-from timm.data.random_erasing import RandomErasing
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from convmae.classification.config import AugmentationOptions, FolderOptions
+from convmae.classification.erasing import draw_erasing
 from convmae.classification.mixing import draw_mix
 from convmae.engine.errors import UserError
-from convmae.engine.images import IMAGENET_MEAN, list_images, normalize, read_image, to_tensor
+from convmae.engine.images import IMAGENET_MEAN, list_images, read_image, to_tensor
 from convmae.engine.log import log
 
 BICUBIC = v2.InterpolationMode.BICUBIC
@@ -91,7 +91,7 @@ def read_split(options: FolderOptions, part: str) -> ClassFolder:
 
 
 class TrainSet(Dataset):
-    """Augmented crops: ``images`` [3, S, S], normalised; ``labels`` []; ``mix`` [4], what ``mixing.mix`` draws from."""
+    """Augmented crops: ``images``, bytes [3, S, S]; ``labels`` []; ``mix`` [4], what ``mixing.mix`` draws from; ``erased``."""
 
     def __init__(self, split: ClassFolder, options: AugmentationOptions, img_size: int) -> None:
         self.split, self.options = split, options
@@ -113,7 +113,6 @@ class TrainSet(Dataset):
                     operation.aug_fn = _posterize
             steps.append(augment)
         self.transform = v2.Compose(steps)
-        self.erase = RandomErasing(options.erase, mode="pixel", device="cpu")
 
     def __len__(self) -> int:
         return len(self.split.pictures)
@@ -124,13 +123,18 @@ class TrainSet(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path, label = self.split.pictures[index]
-        image = normalize(to_tensor(self.transform(read_image(path)))[None])[0]
+        image = to_tensor(self.transform(read_image(path)))
         mix = draw_mix(self.options.mixup, self.options.cutmix)
-        return {"images": self.erase(image), "labels": label, "mix": mix}
+        return {
+            "images": image,
+            "labels": label,
+            "mix": mix,
+            "erased": draw_erasing(self.options.erase, *image.shape[1:]),
+        }
 
 
 class EvalSet(Dataset):
-    """Centre crops: ``images`` [3, S, S], normalised; ``labels`` [] and ``index`` [], the picture's place in the split."""
+    """Centre crops: ``images``, bytes [3, S, S]; ``labels`` [] and ``index`` [], the picture's place in the split."""
 
     def __init__(self, split: ClassFolder, img_size: int, test_crop: float) -> None:
         self.split = split
@@ -143,7 +147,7 @@ class EvalSet(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path, label = self.split.pictures[index]
-        image = normalize(to_tensor(self.transform(read_image(path)))[None])[0]
+        image = to_tensor(self.transform(read_image(path)))
         return {"images": image, "labels": label, "index": torch.tensor(index)}
 
 

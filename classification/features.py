@@ -17,8 +17,9 @@ from convmae.classification.config import ProbeConfig
 from convmae.classification.data import ClassFolder, EvalSet, RandomViews
 from convmae.engine.errors import UserError
 from convmae.engine.files import save_atomically
+from convmae.engine.images import normalize
 from convmae.engine.log import log
-from convmae.engine.precision import autocast, resolve_device, resolve_precision
+from convmae.engine.precision import autocast, set_up
 from convmae.engine.seeding import SampleKey, SeededDataset
 
 
@@ -46,11 +47,11 @@ def read_features(config: ProbeConfig, split: ClassFolder, encoder: Classifier, 
     ``view`` 0 is each picture's centre crop, n its n-th random crop. The file's name follows from the weights, the pictures
     (paths, sizes, times) and what is done to them.
     """
-    device = resolve_device(config.runtime.device)
-    dtype = resolve_precision(config.runtime.precision, device)
+    device, dtype = set_up(config.runtime)
     key = hashlib.blake2b(digest_size=12)
     crop = (view, config.runtime.seed, config.linear.crop_scale) if view else config.data.test_crop
-    for part in (config.model.img_size, crop, dtype, *_stamps(split)):
+    computed = (dtype, "tf32") if config.runtime.tf32 and device.type == "cuda" else dtype
+    for part in (config.model.img_size, crop, computed, *_stamps(split)):
         key.update(repr(part).encode())
     key.update(Path(config.model.init).read_bytes())
     path = Path(config.model.features) / f"{split.root.name}_{key.hexdigest()}.safetensors"
@@ -82,15 +83,21 @@ def extract(
     )
     dataset = SeededDataset(pictures, config.runtime.seed)
     keys = [SampleKey(view, index) for index in range(len(dataset))]
-    loader = DataLoader(dataset, config.data.batch_size, sampler=keys, num_workers=config.data.workers)
+    loader = DataLoader(
+        dataset,
+        config.data.batch_size,
+        sampler=keys,
+        num_workers=config.data.workers,
+        pin_memory=device.type == "cuda",
+    )
     values, labels = [], []
     for batch in tqdm(loader, desc=f"features of {split.root}", leave=False, disable=None):
         with autocast(device, dtype):
-            tokens = encoder.forward_features(batch["images"].to(device))
-        values.append(tokens.float().mean(1).cpu())
+            tokens = encoder.forward_features(normalize(batch["images"].to(device, non_blocking=True)))
+        values.append(tokens.float().mean(1))
         labels.append(batch["labels"])
     log.info(f"features of {split.root}: {len(dataset)} pictures at {config.model.img_size} px")
-    return Features(torch.cat(values), torch.cat(labels))
+    return Features(torch.cat(values).cpu(), torch.cat(labels))
 
 
 def _stamps(split: ClassFolder) -> list[tuple[str, int, int, int]]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from convmae.classification.features import Features
 
-CHUNK = 1024  # pictures compared with all training pictures at a time: 1024 x N similarities fit in memory
+SIMILARITIES = 2**28  # looked at a time: a gigabyte
 
 
 def standardize(train: Tensor, other: Tensor) -> Tensor:
@@ -24,22 +24,24 @@ def standardize(train: Tensor, other: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def knn_scores(
-    train: Features, values: Tensor, classes: int, ks: Sequence[int], temperature: float
+    train: Features, values: Tensor, classes: int, ks: Sequence[int], temperature: float, device: torch.device
 ) -> dict[int, Tensor]:
     """Returns for each k the votes [N, classes], summing to 1, of the k training features most like each of ``values`` [N, C].
 
-    Likeness is the cosine s of standardised features, and a vote weighs exp(s / temperature).
+    The votes are counted on ``device`` and returned on the CPU. Likeness is the cosine s of standardised features, and a vote
+    weighs exp(s / temperature).
     """
-    bank = F.normalize(standardize(train.values, train.values), dim=1)
-    queries = F.normalize(standardize(train.values, values), dim=1)
+    known, labels = (one.to(device) for one in train)
+    bank = F.normalize(standardize(known, known), dim=1)
+    queries = F.normalize(standardize(known, values.to(device)), dim=1)
     most = min(max(ks), len(bank))
     votes: dict[int, list[Tensor]] = {k: [] for k in ks}
-    for part in queries.split(CHUNK):
+    for part in queries.split(max(1, SIMILARITIES // len(bank))):
         similarity, nearest = (part @ bank.T).topk(most, dim=1)
-        labels = train.labels[nearest]
+        chosen = labels[nearest]
         # Relative to the best, so that small temperatures don't overflow.
         weights = ((similarity - similarity[:, :1]) / temperature).exp()
         for k in ks:
-            counted = torch.zeros(len(part), classes).scatter_add_(1, labels[:, :k], weights[:, :k])
+            counted = part.new_zeros(len(part), classes).scatter_add_(1, chosen[:, :k], weights[:, :k])
             votes[k].append(counted / counted.sum(1, keepdim=True))
-    return {k: torch.cat(parts) for k, parts in votes.items()}
+    return {k: torch.cat(parts).cpu() for k, parts in votes.items()}

@@ -61,7 +61,7 @@ def train_probes(
     optimizers = [build_lars(head, lr) for head, lr in zip(heads, options.lrs, strict=True)]
     steps = max(1, count // batch)
     labels = views[0].labels.to(device)
-    losses = [math.nan] * len(heads)
+    losses = [torch.tensor(math.nan)] * len(heads)
     for epoch in range(options.epochs):
         seed_all(seed, STEP, epoch)
         order = torch.randperm(count).to(device)
@@ -76,10 +76,10 @@ def train_probes(
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-                losses[number] = loss.item()
+                losses[number] = loss.detach()
     with torch.inference_mode():
         found = [head.eval()(values.to(device)).softmax(1).cpu() for head in heads]
-    return [Probe(*row) for row in zip(options.lrs, losses, found, strict=True)]
+    return [Probe(lr, float(loss), scores) for lr, loss, scores in zip(options.lrs, losses, found, strict=True)]
 
 
 def build_lars(head: ProbeHead, lr: float) -> Lars:

@@ -1,4 +1,4 @@
-"""The classifier as mmengine's runner wants it: pictures in, loss or predictions out."""
+"""The classifier as mmengine's runner wants it: bytes in, loss or predictions out."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from mmengine.model import BaseDataPreprocessor, BaseModel
 from torch import Tensor
 
 from convmae.backbones import Classifier
+from convmae.classification.erasing import erase
 from convmae.classification.evaluation import Prediction
 from convmae.classification.mixing import mix as mix_neighbours
+from convmae.engine.images import normalize
 
 
 class ClassificationModel(BaseModel):
@@ -25,16 +27,22 @@ class ClassificationModel(BaseModel):
         images: Tensor,
         labels: Tensor,
         mix: Tensor | None = None,
+        erased: dict[str, Any] | None = None,
         index: Tensor | None = None,
         mode: str = "loss",
     ) -> dict[str, Tensor] | list[dict[str, Any]]:
         """Returns ``{"loss": []}`` or, for ``mode="predict"``, one prediction a picture.
 
-        images: [B, 3, S, S], normalised; labels: [B]; mix: [B, 4] from ``mixing.draw_mix``; index: [B], places in the split.
+        images: bytes [B, 3, S, S]; labels: [B]; mix: [B, 4] from ``mixing.draw_mix``; erased: of ``erasing.collate``; index:
+        [B], places in the split.
         """
+        images = normalize(images)
         if mode == "loss":
             classes = self.model.num_classes
-            targets = F.one_hot(labels, classes).float() * (1 - self.smoothing) + self.smoothing / classes
+            chosen = images.new_zeros(len(labels), classes).scatter_(1, labels[:, None], 1.0)
+            targets = chosen * (1 - self.smoothing) + self.smoothing / classes
+            if erased is not None:
+                erase(images, **erased)
             if mix is not None:
                 images, targets = mix_neighbours(images, targets, mix)
             return {"loss": F.cross_entropy(self.model(images).float(), targets)}

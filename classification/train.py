@@ -7,10 +7,12 @@ from pathlib import Path
 
 import torch
 from mmengine.dist import get_world_size, is_main_process
+from torch.utils.data import default_collate
 
 from convmae.backbones import FAMILIES, Classifier, load_checkpoint
 from convmae.classification.config import FinetuningConfig, ProbeConfig
 from convmae.classification.data import ClassFolder, EvalSet, TrainSet, read_split, read_splits
+from convmae.classification.erasing import collate
 from convmae.classification.evaluation import ClassificationMetric, Details, Prediction, score
 from convmae.classification.features import Features, probed_encoder, read_features
 from convmae.classification.knn import knn_scores
@@ -53,12 +55,15 @@ def finetune(config: FinetuningConfig, work_dir: Path, resume: bool) -> Page | N
         train_set,
         config=config,
         work_dir=work_dir,
+        collate=collate,
+        val_collate=default_collate,
         val_set=EvalSet(validation, options.img_size, config.data.test_crop),
         val_batch_size=64,
         metrics=[metric],
         compiled=[model.forward],
         resume=resume,
         best="top1",
+        fixed_shapes=True,
     )
     if not is_main_process():
         return None
@@ -158,7 +163,8 @@ def knn(config: ProbeConfig, work_dir: Path) -> Page:
     ks = config.knn.ks
     if not ks or min(ks) < 1:
         raise UserError(f"knn.ks is {ks}; expected numbers of neighbours such as [10, 20].")
-    votes = knn_scores(train, val.values, len(training.classes), ks, config.knn.temperature)
+    device = resolve_device(config.runtime.device)
+    votes = knn_scores(train, val.values, len(training.classes), ks, config.knn.temperature, device)
     results = {k: _score(votes[k], val, training.classes) for k in ks}
     page = start_page("Nearest neighbours", f"{config.model.init}, {training.root}", *results[ks[0]])
     page.table(

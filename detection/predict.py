@@ -21,7 +21,7 @@ from convmae.detection.records import Category, ImageRecord
 from convmae.detection.transforms import fit
 from convmae.detection.weights import load_detector
 from convmae.engine.errors import UserError
-from convmae.engine.precision import autocast, resolve_device, resolve_precision
+from convmae.engine.precision import autocast, set_up
 
 
 class Predictor:
@@ -29,8 +29,7 @@ class Predictor:
 
     def __init__(self, config: DetectionConfig, checkpoint: Path) -> None:
         """Raises UserError for weights that don't fill the model or don't name their classes."""
-        self.device = resolve_device(config.runtime.device)
-        self.dtype = resolve_precision(config.runtime.precision, self.device)
+        self.device, self.dtype = set_up(config.runtime)
         self.size, self.padding = config.data.img_size, config.data.padding
         self.model = DetectionModel(config, read_classes(checkpoint))
         load_detector(self.model, checkpoint)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import time
-from collections import defaultdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -54,8 +54,7 @@ class LogHook(Hook):
 
     def __init__(self, work_dir: Path, every: int, total: int) -> None:
         self.work_dir, self.every, self.total = work_dir, every, total
-        self.sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros(()))
-        self.finite: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros(()))  # values in each sum
+        self.sums: dict[tuple[str, ...], torch.Tensor] = {}  # [2, losses] by their names: finite values, and how many
         self.count = 0
         self.bar: tqdm | None = None
         self.writer: SummaryWriter | None = None
@@ -72,10 +71,11 @@ class LogHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict[str, torch.Tensor] | None = None
     ) -> None:
-        for name, value in (outputs or {}).items():
-            known = value.isfinite()
-            self.sums[name] = self.sums[name].to(value.device) + torch.where(known, value.float(), 0.0)
-            self.finite[name] = self.finite[name].to(value.device) + known
+        if outputs:
+            names, values = tuple(outputs), torch.stack([value.float() for value in outputs.values()])
+            known = values.isfinite()
+            both = torch.stack([values.where(known, 0.0), known.float()])
+            self.sums[names] = self.sums[names] + both if names in self.sums else both
         self.count += 1
         step = batch_idx + 1
         if self.bar is not None:
@@ -83,21 +83,18 @@ class LogHook(Hook):
         if step % self.every and step != self.total:
             return
         now = time.perf_counter()
-        values = [*self.sums.values(), *self.finite.values()]
-        sums, finite = world_mean(*map(float, values), device=runner.device).chunk(2)
-        row = {name: float(total / known) for name, total, known in zip(self.sums, sums, finite, strict=True) if known}
+        row = self._means(runner.device)
+        losses = "  ".join(f"{name} {value:.4f}" for name, value in row.items())
         row["lr"] = max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups)
         row["seconds_per_step"] = (now - self.since) / self.count
         left = (now - self.started) / (step - self.first) * (self.total - step)
         memory = f"  memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if runner.device.type == "cuda" else ""
-        losses = "  ".join(f"{name} {row[name]:.4f}" for name in self.sums if name in row)
         log.info(
             f"step {step}/{self.total}  {losses}  lr {row['lr']:.2e}  {row['seconds_per_step']:.3f} s/step{memory}  "
             f"to go {duration(left)}"
         )
         self.write(step, row)
         self.sums.clear()
-        self.finite.clear()
         self.count, self.since = 0, now
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
@@ -115,6 +112,16 @@ class LogHook(Hook):
             self.bar.close()
         if self.writer is not None:
             self.writer.close()
+
+    def _means(self, device: torch.device) -> dict[str, float]:
+        """Returns each loss's mean over the steps since the last line and over processes; none was finite: it is left out."""
+        totals: dict[str, tuple[float, float]] = {}
+        for names, sums in self.sums.items():
+            for name, total, known in zip(names, *sums.tolist(), strict=True):
+                before = totals.get(name, (0.0, 0.0))
+                totals[name] = before[0] + total, before[1] + known
+        means = world_mean(*itertools.chain(*totals.values()), device=device).view(-1, 2).tolist()
+        return {name: total / known for name, (total, known) in zip(totals, means, strict=True) if known}
 
     def write(self, step: int, row: dict[str, float]) -> None:
         """Appends one row of scalars."""
@@ -140,16 +147,22 @@ class SkippedStepHook(Hook):
         self.limit = limit
         self.count = self.in_a_row = 0
         self.last: tuple[int, torch.Tensor, torch.cuda.Event | None] | None = None
-        self.before: list[torch.Tensor] = []
+        self.statistics: list[torch.Tensor] = []
+        self.before = torch.empty(0)
+
+    def before_train(self, runner: Runner) -> None:
+        self.statistics = runner.running_statistics()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        self.before = [value.clone() for value in runner.running_statistics()]
+        if self.statistics:
+            self.before = torch.cat(self.statistics)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         self._look(runner)
         skipped = cast(AutocastOptimWrapper, runner.optim_wrapper).skipped
-        for value, old in zip(runner.running_statistics(), self.before, strict=True):
-            value.copy_(torch.where(skipped.bool(), old, value))
+        if self.statistics:
+            kept = torch.where(skipped.bool(), self.before, torch.cat(self.statistics))
+            torch._foreach_copy_(self.statistics, kept.split([len(value) for value in self.statistics]))
         told = skipped.to("cpu", non_blocking=True)
         self.last = batch_idx, told, torch.cuda.current_stream().record_event() if skipped.is_cuda else None
 

@@ -11,7 +11,7 @@ import torch
 from mmengine.optim import OptimWrapper
 from timm.models import group_parameters
 from torch import nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import get_total_norm
 
 from convmae.engine.options import DataOptions, OptimOptions
 from convmae.engine.precision import autocast
@@ -97,12 +97,11 @@ class AutocastOptimWrapper(OptimWrapper):
 
     def step(self, **kwargs: Any) -> None:
         self.scaler.unscale_(self.optimizer)
-        parameters = [
-            found for group in self.optimizer.param_groups for found in group["params"] if found.grad is not None
-        ]
-        norm = get_total_norm([found.grad for found in parameters])
+        groups = self.optimizer.param_groups
+        gradients = [found.grad for group in groups for found in group["params"] if found.grad is not None]
+        norm = get_total_norm(gradients)
         if self.clip_grad_kwargs:  # mmengine's own would wait for the GPU to log the norm
-            clip_grads_with_norm_(parameters, self.clip_grad_kwargs["max_norm"], norm)
+            torch._foreach_mul_(gradients, (self.clip_grad_kwargs["max_norm"] / (norm + 1e-6)).clamp(max=1.0))
         self.skipped = (~norm.isfinite()).float()
         self.optimizer.found_inf = self.skipped  # AdamW's fused kernel reads it, without a wait
         self.optimizer.step(**kwargs)

@@ -16,6 +16,15 @@ class DataOptions:
 
 
 @dataclass
+class EvaluatedDataOptions(DataOptions):
+    """How pictures reach the model, in evaluation too."""
+
+    eval_batch_size: int = option(
+        1, "pictures that each process evaluates at a time; the numbers stay the same, a GPU is used better", low=1
+    )
+
+
+@dataclass
 class OptimOptions:
     """AdamW and its parameter groups."""
 
@@ -66,6 +75,10 @@ class RuntimeOptions:
     device: str = option("auto", "where to compute", ("auto", "cpu", "cuda"))
     precision: str = option(
         "auto", "auto takes bf16 where the GPU or CPU multiplies it fast, else fp32", ("auto", "fp32", "bf16", "fp16")
+    )
+    tf32: bool = option(
+        False,
+        "on a GPU, multiply and convolve fp32 numbers as TF32, whose mantissa has 10 bits of 23: faster; false: fp32 is fp32",
     )
     compile: bool = option(
         False, "compile what has the same shapes at every training step by torch.compile: slower to start, faster after"

@@ -83,12 +83,11 @@ class Runner(mmengine.runner.Runner):
         model = model.to(self.device)
         if not self.distributed:
             return revert_sync_batchnorm(model)
+        shared: dict[str, Any] = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
         if self.device.type == "cpu":
             # SyncBatchNorm refuses to train on CPU.
-            return MMDistributedDataParallel(module=revert_sync_batchnorm(model), broadcast_buffers=False)
-        return MMDistributedDataParallel(
-            module=model, device_ids=[torch.cuda.current_device()], broadcast_buffers=False
-        )
+            return MMDistributedDataParallel(module=revert_sync_batchnorm(model), **shared)
+        return MMDistributedDataParallel(module=model, device_ids=[torch.cuda.current_device()], **shared)
 
     @property
     def bare_model(self) -> nn.Module:
@@ -175,9 +174,10 @@ class Runner(mmengine.runner.Runner):
 class TrainLoop(BaseLoop):
     """A loop over optimiser steps, each the sum of its parts, under generators set from (seed, step)."""
 
-    def __init__(self, runner: Runner, dataloader: Any, schedule: Schedule) -> None:
+    def __init__(self, runner: Runner, dataloader: Any, schedule: Schedule, fixed_shapes: bool = False) -> None:
         super().__init__(runner, dataloader)
         self.schedule = schedule
+        self.fixed_shapes = fixed_shapes
         self.sampler: StepSampler = self.dataloader.batch_sampler
         self._iter = 0
         self.epoch = 0
@@ -204,6 +204,7 @@ class TrainLoop(BaseLoop):
         runner.call_hook("before_train")
         if self._iter and self._is_evaluated():
             runner.val_loop.run()  # a resumed run may have been ended between the checkpoint and the evaluation of a step
+        self._begin_steps()
         with _stop_signals() as stop:
             batches = iter(self.dataloader)
             while self._iter < schedule.total:
@@ -216,9 +217,15 @@ class TrainLoop(BaseLoop):
                     )
                 if self._is_evaluated():
                     runner.val_loop.run()
+                    self._begin_steps()
             del batches  # ends the loader processes now; at the interpreter's exit they would be killed, and say so
         runner.call_hook("after_train")
         return runner.model
+
+    def _begin_steps(self) -> None:
+        """Has the model train, and cuDNN try its ways to convolve where they are tried once."""
+        self.runner.model.train()
+        torch.backends.cudnn.benchmark = self.fixed_shapes
 
     def _is_evaluated(self) -> bool:
         """Whether there is an evaluation after the steps done."""
@@ -236,9 +243,8 @@ class TrainLoop(BaseLoop):
             raise
 
     def run_step(self, batches: Iterator[dict[str, Any]]) -> None:
-        """Does one optimiser step: reads, computes and accumulates its parts."""
+        """Does one optimiser step of a model in training mode: reads, computes and accumulates its parts."""
         runner = self.runner
-        runner.model.train()
         runner.call_hook("before_train_iter", batch_idx=self._iter)
         outputs: dict[str, torch.Tensor] = {}
         for part in range(self.sampler.parts):
@@ -258,6 +264,7 @@ class EvalLoop(ValLoop):
     """mmengine's evaluation loop in the run's precision, of one model whatever the number of processes."""
 
     def run(self) -> dict[str, float]:
+        torch.backends.cudnn.benchmark = False  # pictures of any size may come
         self.runner.average_norms()
         with self.runner.average.in_place() if self.runner.average else nullcontext():
             return super().run()

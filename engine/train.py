@@ -24,9 +24,10 @@ from convmae.engine.config import differing_options, to_yaml
 from convmae.engine.errors import UserError
 from convmae.engine.hooks import CheckpointHook, LearningRateHook, LogHook, RecipeHook, SkippedStepHook
 from convmae.engine.log import log
+from convmae.engine.memory import check_memory
 from convmae.engine.optim import build_optim_wrapper, param_groups, scaled_lr
 from convmae.engine.options import DataOptions, OptimOptions, RuntimeOptions, ScheduleOptions
-from convmae.engine.precision import precision_name, resolve_device, resolve_precision
+from convmae.engine.precision import precision_name, resolve_device, set_up
 from convmae.engine.runner import EvalLoop, Runner, TrainLoop, latest_checkpoint
 from convmae.engine.schedule import Schedule
 from convmae.engine.seeding import SeededDataset, StepSampler
@@ -57,16 +58,18 @@ def train(
     compiled: Sequence[Method] = (),
     resume: bool = False,
     best: str | None = None,
+    fixed_shapes: bool = False,
 ) -> Runner:
     """Trains ``model`` as the tree says and returns the finished runner; where weights are averaged, the model has the average.
 
     ``groups`` are AdamW's parameter groups (default: ``engine.optim.param_groups``); ``compiled`` are the methods of the
     model's modules that ``runtime.compile`` compiles; ``best`` names the metric whose best weights are kept as ``best.pth``.
-    With ``resume`` it continues from the newest checkpoint in ``work_dir``, if there is
-    one. Raises UserError for what can't be trained, Interrupted after a signal.
+    With ``resume`` it continues from the newest checkpoint in ``work_dir``, if there is one. ``fixed_shapes``: every step's
+    tensors have the same shapes, so that cuDNN's fastest convolutions are worth a search.
+    Raises UserError for what can't be trained, Interrupted after a signal.
     """
-    device = resolve_device(config.runtime.device)
-    dtype = resolve_precision(config.runtime.precision, device)
+    device, dtype = set_up(config.runtime)
+    check_memory(model, config.optim.average > 0, device)
     rank, world = get_dist_info()
     length = len(train_set)  # type: ignore[arg-type]
     try:
@@ -98,7 +101,7 @@ def train(
         model=model,
         work_dir=str(work_dir),
         train_dataloader=loader,
-        train_cfg={"type": TrainLoop, "schedule": schedule},
+        train_cfg={"type": TrainLoop, "schedule": schedule, "fixed_shapes": fixed_shapes},
         optim_wrapper=build_optim_wrapper(groups, config.optim, config.data, device, dtype),
         custom_hooks=[
             RecipeHook(work_dir, recipe),
@@ -142,10 +145,10 @@ def evaluate(
     batch_size: int = 1,
 ) -> dict[str, float]:
     """Runs ``model`` over a data set and returns the metrics; over several processes each picture counts once."""
-    device = resolve_device(config.runtime.device)
+    device, dtype = set_up(config.runtime)
     runner = Runner(
         device=device,
-        dtype=resolve_precision(config.runtime.precision, device),
+        dtype=dtype,
         model=model,
         work_dir=str(work_dir),
         launcher="pytorch" if is_distributed() else "none",
@@ -171,6 +174,7 @@ def announce_run(
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     log.info(
         f"model: {size:.2f} M parameters, on {where}, {world} process{'es' * (world > 1)}, {precision_name(dtype)}"
+        + ", fp32 as TF32" * (config.runtime.tf32 and device.type == "cuda")
     )
     log.info(
         f"training: {pictures} pictures, {schedule.total} steps of {batch} ({epochs:.4g} epochs)"
@@ -194,6 +198,7 @@ def _evaluation(
         batch_size=batch_size,
         sampler=DefaultSampler(dataset, shuffle=False),
         collate_fn=collate,
+        pin_memory=resolve_device(config.runtime.device).type == "cuda",
         **_workers(config.data),
     )
     return {"val_dataloader": loader, "val_cfg": {"type": EvalLoop}, "val_evaluator": Evaluator(list(metrics))}

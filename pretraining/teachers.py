@@ -63,8 +63,8 @@ class EmaTeacher(Teacher):
     def update(self, student: MaskedAutoencoder, momentum: float) -> None:
         """Moves each weight to ``momentum`` of its own and the rest of the student's."""
         live = dict(student.named_parameters())
-        for name, parameter in self.encoder.named_parameters():
-            parameter.lerp_(live[name], 1 - momentum)
+        own = dict(self.encoder.named_parameters())
+        torch._foreach_lerp_(list(own.values()), [live[name] for name in own], 1 - momentum)
 
 
 class TimmTeacher(Teacher):

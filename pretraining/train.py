@@ -134,6 +134,7 @@ def train(config: PretrainingConfig, work_dir: Path, resume: bool) -> Page | Non
         hooks=[MomentumHook(config.teachers)],
         compiled=mixture.static_methods(),
         resume=resume,
+        fixed_shapes=True,
     )
     if not is_main_process():
         return None

@@ -10,7 +10,7 @@ from torch import Tensor
 from convmae.engine.errors import UserError
 from convmae.segmentation.config import LossOptions
 from convmae.segmentation.layout import IGNORE
-from convmae.segmentation.mmseg_parts import BaseDecodeHead, OHEMPixelSampler
+from convmae.segmentation.mmseg_parts import BaseDecodeHead
 
 
 class PixelWeights:
@@ -20,10 +20,10 @@ class PixelWeights:
     the same reason hard pixels are chosen in each crop, not over those that happen to be in one part.
     """
 
-    def __init__(self, head: BaseDecodeHead, classes: Tensor | None, options: LossOptions) -> None:
+    def __init__(self, classes: Tensor | None, options: LossOptions) -> None:
         # Of every value that a label map may hold; a pixel that is ignored has no loss whatever its weight.
         self.classes = None if classes is None else F.pad(classes, (0, IGNORE + 1 - len(classes)))
-        self.hard = OHEMPixelSampler(head, options.ohem, options.ohem_kept) if options.ohem else None
+        self.options = options
 
     def sample(self, seg_logit: Tensor, seg_label: Tensor) -> Tensor:
         """Returns weights [B, H, W] from scores [B, N, H, W] and labels [B, 1, H, W]."""
@@ -31,10 +31,25 @@ class PixelWeights:
         if self.classes is not None:
             self.classes = self.classes.to(seg_label.device)
             weight = self.classes[seg_label[:, 0]]
-        if self.hard is not None:
-            crops = zip(seg_logit.float().split(1), seg_label.split(1), strict=True)
-            weight = weight * torch.cat([self.hard.sample(scores, labels) for scores, labels in crops])
+        if self.options.ohem:
+            crops = zip(seg_logit, seg_label[:, 0], strict=True)  # one by one: the probabilities of all would be large
+            hard = [hard_pixels(*crop, self.options.ohem, self.options.ohem_kept) for crop in crops]
+            weight = weight * torch.stack(hard)
         return weight
+
+
+@torch.no_grad()
+def hard_pixels(scores: Tensor, labels: Tensor, threshold: float, kept: int) -> Tensor:
+    """Returns which pixels [H, W] of a crop are hard: their class's probability is below ``threshold``.
+
+    Where these are fewer than ``kept``, it is the ``kept`` of the lowest probability. scores: [N, H, W]; labels: [H, W].
+    """
+    known = labels != IGNORE
+    own = scores.float().softmax(0).gather(0, labels.masked_fill(~known, 0)[None])[0]
+    own = own.masked_fill(~known, 2.0)  # behind all probabilities
+    place = (known.sum() - 1).clamp(0, kept)
+    limit = own.flatten().sort().values.gather(0, place[None])
+    return known & (own < limit.clamp(min=threshold))
 
 
 def weigh_pixels(heads: Iterable[BaseDecodeHead], options: LossOptions, pixels: np.ndarray) -> None:
@@ -45,7 +60,7 @@ def weigh_pixels(heads: Iterable[BaseDecodeHead], options: LossOptions, pixels: 
     classes = class_weights(options, pixels)
     if classes is not None or options.ohem:
         for head in heads:
-            head.sampler = PixelWeights(head, classes, options)
+            head.sampler = PixelWeights(classes, options)
 
 
 def class_weights(options: LossOptions, pixels: np.ndarray) -> Tensor | None:

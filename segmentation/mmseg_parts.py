@@ -19,7 +19,6 @@ with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
     from mmseg.models.segmentors import EncoderDecoder
     from mmseg.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
     from mmseg.structures import SegDataSample
-    from mmseg.structures.sampler import OHEMPixelSampler
 
 __all__ = [
     "MODELS",
@@ -29,7 +28,6 @@ __all__ = [
     "EncoderDecoder",
     "FCNHead",
     "IoUMetric",
-    "OHEMPixelSampler",
     "PackSegInputs",
     "PhotoMetricDistortion",
     "RandomCrop",

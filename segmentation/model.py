@@ -17,11 +17,13 @@ from convmae.engine.errors import UserError
 from convmae.engine.images import IMAGENET_MEAN, IMAGENET_STD
 from convmae.engine.precision import resolve_device
 from convmae.segmentation import backbone as _registers_backbone  # noqa: F401
+from convmae.segmentation.batches import CropPreProcessor
 from convmae.segmentation.config import ModelOptions, SegmentationConfig
 from convmae.segmentation.data import picture_scale
+from convmae.segmentation.heads import AuxiliaryHead, PyramidHead
 from convmae.segmentation.inference import label, slide
 from convmae.segmentation.layout import IGNORE
-from convmae.segmentation.mmseg_parts import MODELS, BaseDecodeHead, EncoderDecoder, SegDataPreProcessor, SegDataSample
+from convmae.segmentation.mmseg_parts import MODELS, BaseDecodeHead, EncoderDecoder, SegDataSample
 
 
 @MODELS.register_module()
@@ -32,6 +34,17 @@ class UPerNet(EncoderDecoder):
     ``test_cfg`` says how a picture is labelled: ``mode``, ``crop_size`` and ``stride`` as in mmseg, and ``window_batch``,
     ``scale``, ``scales`` and ``flip``.
     """
+
+    def val_step(self, data: dict[str, Any]) -> list[SegDataSample]:
+        """Returns the labelled samples of a batch of pictures of any sizes: those of one size are labelled together."""
+        alike: dict[torch.Size, list[int]] = {}
+        for index, picture in enumerate(data["inputs"]):
+            alike.setdefault(picture.shape, []).append(index)
+        found: dict[int, SegDataSample] = {}
+        for indices in alike.values():
+            part = {name: [values[index] for index in indices] for name, values in data.items()}
+            found.update(zip(indices, super().val_step(part), strict=True))
+        return [found[index] for index in range(len(found))]
 
     def whole_inference(self, inputs: torch.Tensor, batch_img_metas: list[dict] | None = None) -> torch.Tensor:
         """Returns scores [B, N, H, W] of whole pictures."""
@@ -80,14 +93,14 @@ def build_model(config: SegmentationConfig, num_classes: int) -> UPerNet:
                 "downsample": options.downsample,
             },
             decode_head={
-                "type": "UPerHead",
+                "type": PyramidHead,
                 "in_channels": [*widths, widths[2]],
                 "in_index": [0, 1, 2, 3],
                 "pool_scales": tuple(options.pool_scales),
                 **_head(options, options.decode_channels, num_classes, 1.0),
             },
             auxiliary_head={
-                "type": "FCNHead",
+                "type": AuxiliaryHead,
                 "in_channels": widths[2],
                 "in_index": 2,
                 "num_convs": 1,
@@ -105,7 +118,7 @@ def build_model(config: SegmentationConfig, num_classes: int) -> UPerNet:
                 scales=inference.scales,
                 flip=inference.flip,
             ),
-            data_preprocessor=SegDataPreProcessor(
+            data_preprocessor=CropPreProcessor(
                 mean=[255 * mean for mean in IMAGENET_MEAN],
                 std=[255 * std for std in IMAGENET_STD],
                 size=(crop, crop),
@@ -116,6 +129,9 @@ def build_model(config: SegmentationConfig, num_classes: int) -> UPerNet:
         # Not init_weights(), which prints every tensor's name; the rest is done already.
         initialize(head, head.init_cfg)
         head.dropout = ChannelDropout(options.dropout)
+        head.to(
+            memory_format=torch.channels_last
+        )  # as the encoder's maps lie, so that no convolution turns its weights
     if _synced(config):
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model

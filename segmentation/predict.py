@@ -10,7 +10,7 @@ from PIL import Image
 from convmae.engine.drawing import palette
 from convmae.engine.errors import UserError
 from convmae.engine.images import to_tensor
-from convmae.engine.precision import autocast, resolve_device, resolve_precision
+from convmae.engine.precision import autocast, set_up
 from convmae.segmentation.config import SegmentationConfig
 from convmae.segmentation.layout import read_classes
 from convmae.segmentation.model import build_model, check_options
@@ -23,8 +23,7 @@ class Predictor:
     def __init__(self, config: SegmentationConfig, checkpoint: Path) -> None:
         """Raises UserError for weights that don't fill the model, or name no classes where the recipe has no list either."""
         check_options(config, training=False)
-        self.device = resolve_device(config.runtime.device)
-        self.dtype = resolve_precision(config.runtime.precision, self.device)
+        self.device, self.dtype = set_up(config.runtime)
         self.first = 1 if config.data.reduce_zero_label else 0  # the number of the first class in the data's label maps
         self.classes = read_class_names(checkpoint) or _listed(config, checkpoint)
         self.colours = palette(len(self.classes))

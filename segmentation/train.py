@@ -1,6 +1,7 @@
 """Segmentation runs: from data and options to trained weights, scores and a report."""
 
 import time
+from functools import partial
 from pathlib import Path
 
 from mmengine.dataset import pseudo_collate
@@ -16,6 +17,7 @@ from convmae.engine.seeding import INIT, seed_all
 from convmae.engine.train import evaluate
 from convmae.engine.train import train as run_training
 from convmae.engine.weights import check_encoder
+from convmae.segmentation.batches import stack_crops
 from convmae.segmentation.check import Found, check_split
 from convmae.segmentation.config import SegmentationConfig
 from convmae.segmentation.data import SegmentationDataset
@@ -53,12 +55,15 @@ def train(config: SegmentationConfig, work_dir: Path, resume: bool) -> Page | No
         SegmentationDataset(_training_pairs(training, classes, config), classes, config.data, train=True),
         config=config,
         work_dir=work_dir,
-        collate=pseudo_collate,
+        collate=partial(stack_crops, side=config.data.crop),
         val_set=val_set,
+        val_collate=pseudo_collate,
+        val_batch_size=config.data.eval_batch_size,
         metrics=[metric],
         compiled=[model.backbone.forward_pyramid],  # E4's batch norm may wait for other processes
         resume=resume,
         best="mIoU",
+        fixed_shapes=True,
     )
     if not is_main_process():
         return None
@@ -83,7 +88,15 @@ def test(config: SegmentationConfig, checkpoint: Path, work_dir: Path) -> dict[s
     load_weights(model, checkpoint, classes)
     metric = SegmentationMetric(classes)
     val_set = SegmentationDataset(validation.pairs, classes, config.data, train=False)
-    evaluate(model, val_set, metrics=[metric], config=config, work_dir=work_dir, collate=pseudo_collate)
+    evaluate(
+        model,
+        val_set,
+        metrics=[metric],
+        config=config,
+        work_dir=work_dir,
+        collate=pseudo_collate,
+        batch_size=config.data.eval_batch_size,
+    )
     if is_main_process():
         seconds = time.perf_counter() - started
         save_config(config, work_dir / "config.yaml")

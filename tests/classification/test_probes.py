@@ -11,6 +11,8 @@ from convmae.classification.features import Features
 from convmae.classification.knn import knn_scores
 from convmae.classification.linear_probe import ProbeHead, build_lars, lr_factor, train_probes
 
+CPU = torch.device("cpu")
+
 
 def blobs(count: int, seed: int) -> Features:
     """Three classes around three points, one channel of which is large and says nothing, as raw E3 has them."""
@@ -23,7 +25,7 @@ def blobs(count: int, seed: int) -> Features:
 
 def test_votes_are_those_of_a_plain_count() -> None:
     train, val = blobs(40, 0), blobs(7, 1)
-    found = knn_scores(train, val.values, 3, [1, 5, 40], 0.1)
+    found = knn_scores(train, val.values, 3, [1, 5, 40], 0.1, CPU)
     mean, deviation = train.values.mean(0), train.values.std(0, correction=0)
     for row, query in enumerate((val.values - mean) / deviation):
         likeness = [
@@ -38,20 +40,27 @@ def test_votes_are_those_of_a_plain_count() -> None:
             torch.testing.assert_close(votes[row], (counted / counted.sum()).float(), rtol=1e-3, atol=1e-5)
 
 
+def test_a_few_similarities_at_a_time_count_the_same_votes(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, val = blobs(40, 0), blobs(7, 1)
+    whole = knn_scores(train, val.values, 3, [5], 0.1, CPU)
+    monkeypatch.setattr("convmae.classification.knn.SIMILARITIES", 100)
+    torch.testing.assert_close(knn_scores(train, val.values, 3, [5], 0.1, CPU)[5], whole[5])
+
+
 def test_more_neighbours_than_pictures_are_all_pictures() -> None:
     train, val = blobs(10, 0), blobs(3, 1)
-    found = knn_scores(train, val.values, 3, [10, 500], 0.07)
+    found = knn_scores(train, val.values, 3, [10, 500], 0.07, CPU)
     assert torch.equal(found[10], found[500])
 
 
 def test_separable_features_are_separated_and_rates_do_not_mix() -> None:
     train, val = blobs(300, 0), blobs(90, 1)
     options = LinearProbeOptions(epochs=60, batch_size=100, lrs=[0.0, 3.0], warmup=5)
-    idle, probe = train_probes([train], val.values, 3, options, 0, torch.device("cpu"))
+    idle, probe = train_probes([train], val.values, 3, options, 0, CPU)
     assert (idle.lr, probe.lr) == (0.0, 3.0)
     assert (probe.probabilities.argmax(1) == val.labels).float().mean() > 0.85
     assert probe.loss < idle.loss
-    alone = train_probes([train], val.values, 3, LinearProbeOptions(60, 100, [3.0], 5), 0, torch.device("cpu"))[0]
+    alone = train_probes([train], val.values, 3, LinearProbeOptions(60, 100, [3.0], 5), 0, CPU)[0]
     assert torch.equal(alone.probabilities, probe.probabilities)
 
 

@@ -270,6 +270,26 @@ def test_a_step_that_is_not_finite_is_skipped_and_its_pictures_are_named(clip: f
     assert [row["step"] for row in rows if "loss" in row] == [step for step in range(1, 7) if step not in bad]
 
 
+class Wandering(Regression):
+    """A model that logs another loss in every second step, and infinity in the third."""
+
+    def forward(self, x: torch.Tensor, mode: str = "loss") -> dict | list:
+        self.step = getattr(self, "step", 0) + 1
+        loss = super().forward(x, mode)["loss"]
+        noted = torch.tensor(float("inf") if self.step == 3 else float(self.step))
+        return {"loss": loss, "every": noted, **({} if self.step % 2 else {"second": noted})}
+
+
+def test_a_log_line_has_the_mean_of_each_loss_over_the_steps_that_have_it(tmp_path: Path) -> None:
+    config = Config(runtime=RuntimeOptions(device="cpu", precision="fp32", log_every=4))
+    config.schedule.steps = 4
+    train(Wandering(), Noise(), config=config, work_dir=tmp_path)
+    (row,) = [json.loads(line) for line in (tmp_path / "scalars.jsonl").read_text().splitlines()]
+    assert row["every"] == pytest.approx((1 + 2 + 4) / 3)
+    assert row["second"] == pytest.approx((2 + 4) / 2)
+    assert 0 < row["loss"] < 100
+
+
 def test_a_run_of_steps_that_are_not_finite_stops_the_run(tmp_path: Path) -> None:
     config = Config()
     config.runtime.bad_steps, config.schedule.save_every = 3, 1

@@ -1,17 +1,23 @@
-"""What a run says before it starts."""
+"""What a run says and sets before it starts, and what it refuses."""
 
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.model import BaseModel
 from torch import nn
+from torch.utils.data import Dataset, TensorDataset, default_collate
 
+from convmae.engine import train as engine_train
+from convmae.engine.errors import UserError
 from convmae.engine.log import start_log
 from convmae.engine.options import DataOptions, OptimOptions, RuntimeOptions, ScheduleOptions
 from convmae.engine.schedule import Schedule
-from convmae.engine.train import announce_run
+from convmae.engine.train import announce_run, train
 
 ABANDONED = """
 from torch.utils.data import DataLoader
@@ -53,3 +59,72 @@ def test_batch_parts_and_learning_rate_are_said(
     schedule = Schedule.build(config.schedule, pictures=3200, batch_size=batch)
     announce_run(nn.Linear(2, 1), config, schedule, 3200, torch.device("cpu"), None, world)
     assert f"training: 3200 pictures, {said}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_evaluation_pins_its_batches_where_they_go_to_a_gpu(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_train, "resolve_device", torch.device)
+    pictures = TensorDataset(torch.zeros(5, 3))
+    parts = engine_train._evaluation(pictures, [], Config(runtime=RuntimeOptions(device=device)), default_collate, 2)
+    loader = parts["val_dataloader"]
+    assert (loader.batch_size, loader.pin_memory) == (2, device == "cuda")
+
+
+class Points(Dataset):
+    """Samples from a list."""
+
+    def __init__(self, samples: list[dict[str, torch.Tensor]]) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return self.samples[index]
+
+
+@pytest.mark.parametrize("fixed_shapes", [True, False])
+def test_cudnn_looks_for_its_fastest_way_in_steps_of_fixed_shapes_alone(
+    fixed_shapes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    seen: list[tuple[str, bool, bool]] = []
+
+    class Squares(BaseModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(1, 1)
+
+        def forward(self, x: torch.Tensor, mode: str = "loss") -> dict | list:
+            seen.append((mode, self.training, torch.backends.cudnn.benchmark))
+            return {"loss": self.layer(x).square().mean()} if mode == "loss" else [{}]
+
+    class Nothing(BaseMetric):
+        def process(self, data_batch: dict, data_samples: list) -> None:
+            self.results.append(0)
+
+        def compute_metrics(self, results: list) -> dict:
+            return {"count": len(results)}
+
+    config = Config()
+    config.data.batch_size, config.data.workers, config.runtime.device = 2, 0, "cpu"
+    config.schedule = ScheduleOptions(steps=4, eval_every=2)
+    points = [{"x": torch.ones(1)}, {"x": torch.zeros(1)}]
+    train(
+        Squares(), Points(points), config=config, work_dir=tmp_path, val_set=Points(points[:1]), metrics=[Nothing()],
+        fixed_shapes=fixed_shapes,
+    )  # fmt: skip
+    step, evaluation = ("loss", True, fixed_shapes), ("predict", False, False)
+    assert seen == [step, step, evaluation, step, step, evaluation]
+
+
+def test_a_model_too_large_for_the_gpu_is_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("convmae.engine.train.set_up", lambda runtime: (torch.device("cuda"), None))
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda *_: (10, 10))
+    monkeypatch.setattr("torch.cuda.memory_reserved", lambda *_: 0)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda *_: "Small Card")
+    with pytest.raises(UserError, match="a smaller batch would not help"):
+        train(nn.Linear(100, 100), Points([]), config=Config(), work_dir=tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -28,9 +28,12 @@ RECIPES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The work directory of a short run on striped pictures, which are easy to reconstruct; pictures lie beside it."""
+@pytest.fixture(scope="module", params=["fp32"])
+def finished(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """The work directory of a short run on striped pictures, which are easy to reconstruct; pictures lie beside it.
+
+    In fp32, or in what a test asks for.
+    """
     folder = tmp_path_factory.mktemp("pretraining")
     (folder / "pictures" / "nested").mkdir(parents=True)
     for number in range(8):
@@ -39,12 +42,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         picture.save(folder / "pictures" / ("nested" if number % 2 else "") / f"{number}.png")
     options = ["model.img_size=64", "data.batch_size=8", "data.workers=0", "schedule.epochs=null", "schedule.steps=30"]
     options += ["schedule.warmup=5", "optim.lr=1e-3", f"data.root={folder / 'pictures'}", "runtime.log_every=1"]
-    options += ["runtime.device=cpu"]
+    options += ["runtime.device=cpu", f"runtime.precision={request.param}"]
     argv = ["--config", "fastconvmae_tiny_96px.yaml", "--work-dir", str(folder / "run"), "--cfg-options", *options]
     assert pretrain.main(argv) == 0
     return folder / "run"
 
 
+@pytest.mark.parametrize("finished", ["fp32", "bf16"], indirect=True)
 def test_the_loss_falls(finished: Path) -> None:
     losses = [json.loads(line)["loss"] for line in (finished / "scalars.jsonl").read_text().splitlines()]
     assert len(losses) == 30
@@ -125,9 +129,12 @@ def test_the_recipes_of_several_targets() -> None:
     ]
 
 
-@pytest.fixture(scope="module")
-def mixed(finished: Path) -> tuple[list[str], Path]:
-    """The options of a short run with three teachers on the same pictures, and the uninterrupted run's folder."""
+@pytest.fixture(scope="module", params=["fp32"])
+def mixed(finished: Path, request: pytest.FixtureRequest) -> tuple[list[str], Path]:
+    """The options of a short run with three teachers on the same pictures, and the uninterrupted run's folder.
+
+    In fp32, or in what a test asks for.
+    """
     teacher = "vit_tiny_patch16_224"
     path = finished.parent / "teacher.pth"
     torch.manual_seed(0)
@@ -136,8 +143,8 @@ def mixed(finished: Path) -> tuple[list[str], Path]:
     options = ["model.img_size=64", "data.batch_size=4", "data.workers=0", "schedule.epochs=null", "schedule.steps=6"]
     options += ["schedule.warmup=1", f"data.root={finished.parent / 'pictures'}", "runtime.log_every=1", targets]
     options += ["runtime.device=cpu", f"teachers.weights.{teacher}={path}", "schedule.save_every=3"]
-    options += ["schedule.keep_checkpoints=-1", "teachers.ema_start=0.5"]
-    folder = finished.parent / "mixed"
+    options += ["schedule.keep_checkpoints=-1", "teachers.ema_start=0.5", f"runtime.precision={request.param}"]
+    folder = finished.parent / f"mixed_{request.param}"
     argv = ["--config", "fastconvmae_tiny_96px.yaml", "--cfg-options", *options]
     assert pretrain.main([*argv, "--work-dir", str(folder)]) == 0
     return argv, folder
@@ -151,6 +158,7 @@ def test_every_branchs_loss_is_logged(mixed: tuple[list[str], Path]) -> None:
         assert 0 < row["ema_spread"] < 1.1
 
 
+@pytest.mark.parametrize("mixed", ["fp32", "bf16"], indirect=True)
 def test_a_resumed_run_goes_on_from_the_average(mixed: tuple[list[str], Path], tmp_path: Path) -> None:
     argv, folder = mixed
     (tmp_path / "step_3.pth").write_bytes((folder / "step_3.pth").read_bytes())
@@ -208,6 +216,7 @@ def test_weights_are_loaded_with_the_runs_own_heads(finished: Path) -> None:
     """No weight tells the number of heads, and another one gives other pictures."""
     options = ["model.img_size=64", "data.batch_size=8", "data.workers=0", "schedule.epochs=null", "schedule.steps=1"]
     options += ["schedule.warmup=0", f"data.root={finished.parent / 'pictures'}", "model.decoder_heads=8"]
+    options += ["runtime.device=cpu"]
     folder = finished.parent / "heads"
     argv = ["--config", "fastconvmae_tiny_96px.yaml", "--work-dir", str(folder), "--cfg-options", *options]
     assert pretrain.main(argv) == 0
@@ -239,7 +248,7 @@ def test_momentum_rises_by_half_a_cosine() -> None:
 def test_the_baseline_trains_by_the_same_runner(finished: Path) -> None:
     folder = finished.parent / "mae"
     options = ["model.img_size=64", "data.batch_size=8", "data.workers=0", "schedule.epochs=null", "schedule.steps=2"]
-    options += ["schedule.warmup=0", f"data.root={finished.parent / 'pictures'}"]
+    options += ["schedule.warmup=0", f"data.root={finished.parent / 'pictures'}", "runtime.device=cpu"]
     assert pretrain.main(["--config", "mae_tiny_96px.yaml", "--work-dir", str(folder), "--cfg-options", *options]) == 0
     model, known = load_pretrained(folder / "pretrained.pth")
     assert isinstance(model, MAE)

@@ -25,11 +25,16 @@ from convmae.tools.test_seg import main
 MakeConfig = Callable[[], SegmentationConfig]
 
 
-def test_train_then_test_gives_the_same_scores_and_a_report(tiny_config: MakeConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_train_then_test_gives_the_same_scores_and_a_report(
+    tiny_config: MakeConfig, tmp_path: Path, precision: str
+) -> None:
+    config = tiny_config()
+    config.runtime.precision = precision
     work_dir, again = tmp_path / "run", tmp_path / "test"
     work_dir.mkdir()
     again.mkdir()
-    train(tiny_config(), work_dir, resume=False)
+    train(config, work_dir, resume=False)
     metrics = json.loads((work_dir / "metrics.json").read_text())
     assert {"mIoU", "mAcc", "aAcc", "IoU/square", "Acc/dot", "Fscore/dot", "BoundaryF/dot"} <= metrics.keys()
     page = (work_dir / "report/index.html").read_text()
@@ -47,13 +52,16 @@ def test_train_then_test_gives_the_same_scores_and_a_report(tiny_config: MakeCon
         "GB, of the whole process",
     ):
         assert text in page
-    rerun = run_test(tiny_config(), work_dir / "model.pth", again)
+    rerun = run_test(config, work_dir / "model.pth", again)
     assert rerun == {name: pytest.approx(metrics[name]) for name in ("mIoU", "mAcc", "aAcc", "mFscore", "mBoundaryF")}
+    batched = tiny_config()
+    batched.data.eval_batch_size = 2  # of three pictures
+    assert run_test(batched, work_dir / "model.pth", again) == pytest.approx(rerun)
     assert main(["--compare", str(work_dir), str(again)]) == 0
     assert set(json.loads((again / "compare/metrics.json").read_text())) == {"run", "test"}
     checkpoint = torch.load(work_dir / "step_2.pth", weights_only=True)
     assert {name.split(".")[0] for name in checkpoint["state_dict"]} == {"backbone", "decode_head", "auxiliary_head"}
-    assert run_test(tiny_config(), work_dir / "step_2.pth", again) == rerun
+    assert run_test(config, work_dir / "step_2.pth", again) == rerun
     for name in ("model.pth", "best.pth", "step_2.pth"):
         assert read_class_names(work_dir / name) == ["square", "stripe", "dot"]
 
