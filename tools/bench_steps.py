@@ -8,8 +8,9 @@ paper's recipes have them; `by slices` has no fused kernel, `plain` is the textb
 Graphs are those that `runtime.compile` makes of a model at tiny size in the first training step and in later ones. Waits are
 the operations of a training step at tiny size that make the host wait for a GPU (`tools/host_waits.py`).
 
-Gradient errors are norms of differences from fp64 over the norm, of queries, keys and values, the largest; bf16 on this
-machine's processor, 32x32 tokens, 2 heads of 64 channels, logits of a deviation each.
+Gradient errors are norms of differences from fp64 over the norm, the largest of queries', keys', values' and tables'; bf16 on
+this machine's processor, 32x32 tokens, 2 heads of 64 channels; the logits' deviation is each column's, half of the variance
+from relative positions where there are any.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import argparse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
@@ -27,20 +28,20 @@ from torch import Tensor, nn
 
 from convmae.backbones import ConvViTDet, ConvViTSeg, biased_attention
 from convmae.backbones.fused_attention import HAS_TRITON
-from convmae.backbones.layers import Attend
 from convmae.engine.errors import UserError
 from convmae.pretraining import ConvMAE, FastConvMAE, MaskedAutoencoder
 from convmae.tools.compiled_graphs import count_graphs
 from convmae.tools.fake_gpu import count_step
 from convmae.tools.host_waits import host_waits
 from convmae.tools.plain_det import PlainDetEncoder
-from convmae.tools.plain_layers import PATCH
+from convmae.tools.plain_layers import PATCH, offset_index
 from convmae.tools.plain_seg import PlainSegEncoder
 from convmae.tools.tiny_steps import MODELS, build
 
 # Makes model and inputs and returns what computes a loss of them.
 Build = Callable[[], Callable[[], Tensor]]
 STEPS = 4
+DEVIATIONS = (1, 4, 16)  # of logits
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -108,10 +109,10 @@ def waits(only: str = "") -> Iterator[dict[str, Any]]:
 
 def errors(only: str = "") -> Iterator[dict[str, Any]]:
     """Yields a row for each form of attention: the largest relative error of its gradients at each deviation."""
-    for name, attend in ATTENTIONS.items():
+    for name, form in ATTENTIONS.items():
         if only in name:
             yield {"attention": name} | {
-                f"deviation {deviation}": gradient_error(attend, deviation) for deviation in (1, 4, 16)
+                f"deviation {deviation}": gradient_error(form, deviation) for deviation in DEVIATIONS
             }
 
 
@@ -175,37 +176,73 @@ CASES: dict[tuple[str, str], Build] = {
 
 
 GRID, HEADS, WIDTH = (32, 32), 2, 64
-_TABLES = [torch.zeros(2 * side - 1, WIDTH) for side in GRID]
-ATTENTIONS: dict[str, Attend] = {
-    "PyTorch's own": F.scaled_dot_product_attention,
-    "shared table, by slices": partial(
-        biased_attention.biased_attention, table=torch.zeros(HEADS, 2 * GRID[0] - 1, 2 * GRID[1] - 1), grid=GRID
+TOKENS = GRID[0] * GRID[1]
+
+
+class Attention(NamedTuple):
+    """A form of attention; `bias` gives the biases of all pairs of tokens, of queries and tables, as the formula has them."""
+
+    attend: Callable[..., Tensor]
+    tables: tuple[tuple[int, ...], ...] = ()  # shapes
+    spread: float = (
+        1.0  # deviation of a table's numbers, over that of a query's, whose biases vary as its products with keys do
+    )
+    bias: Callable[..., Tensor | None] = lambda query: None
+
+
+def _shared_bias(query: Tensor, table: Tensor) -> Tensor:
+    return table.flatten(1)[:, offset_index(GRID)]
+
+
+def _decomposed_bias(query: Tensor, by_row: Tensor, by_column: Tensor) -> Tensor:
+    tokens = torch.arange(TOKENS)
+    down, right = (
+        lines[:, None] - lines + side - 1
+        for lines, side in zip((tokens // GRID[1], tokens % GRID[1]), GRID, strict=True)
+    )
+    return (query @ by_row.t())[..., tokens[:, None], down] + (query @ by_column.t())[..., tokens[:, None], right]
+
+
+_SHARED = ((HEADS, 2 * GRID[0] - 1, 2 * GRID[1] - 1),)
+_DECOMPOSED = tuple((2 * side - 1, WIDTH) for side in GRID)
+_NARROW = (2 * WIDTH) ** -0.5
+ATTENTIONS = {
+    "PyTorch's own": Attention(F.scaled_dot_product_attention),
+    "shared table, by slices": Attention(
+        partial(biased_attention.biased_attention, grid=GRID), _SHARED, 1.0, _shared_bias
     ),
-    "decomposed, by slices": partial(
-        biased_attention.decomposed_attention, rel_pos_h=_TABLES[0], rel_pos_w=_TABLES[1], grid=GRID
+    "decomposed, by slices": Attention(
+        partial(biased_attention.decomposed_attention, grid=GRID), _DECOMPOSED, _NARROW, _decomposed_bias
     ),
-    "decomposed, as channels": partial(
-        biased_attention.channel_attention, rel_pos_h=_TABLES[0], rel_pos_w=_TABLES[1], grid=GRID
+    "decomposed, as channels": Attention(
+        partial(biased_attention.channel_attention, grid=GRID), _DECOMPOSED, _NARROW, _decomposed_bias
     ),
 }
 
 
-def gradient_error(attend: Attend, deviation: float) -> float:
-    """Returns the largest relative error of the gradients of queries, keys and values in bf16, relative positions all zero.
+def gradient_error(form: Attention, deviation: float) -> float:
+    """Returns the largest relative error of the gradients, of tokens in bf16 and tables in fp32.
 
-    What is compared with is attention in fp64 of the same rounded numbers, logits of the deviation.
+    What is compared with is attention in fp64 of the same rounded numbers, logits of the deviation: with tables, half of their
+    variance is the bias's.
     """
     torch.manual_seed(0)
-    tokens = GRID[0] * GRID[1]
-    query, key, value, cotangent = (torch.randn(1, HEADS, tokens, WIDTH) for _ in range(4))
-    rounded = [x.bfloat16() for x in (query * deviation, key, value)]
+    query, key, value, cotangent = (torch.randn(1, HEADS, TOKENS, WIDTH) for _ in range(4))
+    scale = deviation * (2**-0.5 if form.tables else 1)
+    tables = [torch.randn(shape) * form.spread for shape in form.tables]
+    if form.bias is _shared_bias:
+        tables = [table * scale for table in tables]  # it is no product with the query
+    rounded = [*(x.bfloat16() for x in (query * scale, key, value)), *tables]
 
-    def gradients(form: Attend, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    def gradients(attend: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         leaves = [x.detach().requires_grad_() for x in inputs]
         with torch.autocast("cpu", torch.bfloat16, enabled=inputs[0].dtype == torch.bfloat16):
-            output = form(*leaves)
+            output = attend(*leaves)
         return torch.autograd.grad(output, leaves, cotangent.bfloat16().to(output.dtype))
 
-    exact = gradients(F.scaled_dot_product_attention, [x.double() for x in rounded])
-    found = gradients(attend, rounded)
+    def exactly(query: Tensor, key: Tensor, value: Tensor, *tables: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=form.bias(query, *tables))
+
+    exact = gradients(exactly, [x.double() for x in rounded])
+    found = gradients(form.attend, rounded)
     return max(float((x - wanted).norm() / wanted.norm()) for x, wanted in zip(found, exact, strict=True))

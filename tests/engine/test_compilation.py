@@ -124,6 +124,10 @@ def options(tmp_path: Path) -> list[str]:
 
 
 @needs_compiler
+@pytest.mark.skipif(
+    torch.__version__.startswith("2.11."),
+    reason="its CPU backend makes C++ code of the gather of patches that no compiler takes",
+)
 def test_a_compiled_pretraining_has_the_numbers_of_one_that_is_not() -> None:
     smallest = {**SMALL, "depths": [1, 1, 1]}
     expected = results(build("FastConvMAE", smallest), range(2))

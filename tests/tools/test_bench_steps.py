@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from convmae.backbones.biased_attention import biased_attention
 from convmae.backbones.fused_attention import HAS_TRITON
 from convmae.tools import benchmark
-from convmae.tools.bench_steps import encoder, gradient_error, kernels
+from convmae.tools.bench_steps import ATTENTIONS, encoder, gradient_error, kernels
 from convmae.tools.fake_gpu import count_step
 from convmae.tools.host_waits import host_waits
 from convmae.tools.plain_seg import PlainSegEncoder
@@ -114,10 +114,17 @@ def test_pretraining_and_classification_never_wait(name: str) -> None:
     assert host_waits(step.run, [step.model, *step.batch]) == []
 
 
-def test_the_error_of_gradients_is_that_of_bf16_for_pytorchs_attention_and_none_in_its_own_precision() -> None:
-    assert 1e-3 < gradient_error(F.scaled_dot_product_attention, 1) < 1e-2
-    exact = lambda *tokens: F.scaled_dot_product_attention(*(x.double() for x in tokens))  # noqa: E731
-    assert gradient_error(exact, 4) < 3e-3  # of rounding the results alone
+def test_the_error_of_gradients_is_none_in_fp64_whatever_the_form_and_that_of_bf16_else() -> None:
+    usual = gradient_error(ATTENTIONS["PyTorch's own"], 1)
+    assert 1e-3 < usual < 1e-2
+    for name, form in ATTENTIONS.items():
+        exact = form._replace(attend=lambda *leaves, attend=form.attend: _in_fp64(attend, leaves))
+        assert gradient_error(exact, 4) < 3e-3, name  # of rounding the results alone
+
+
+def _in_fp64(attend: Callable[..., Tensor], leaves: tuple[Tensor, ...]) -> Tensor:
+    with torch.autocast("cpu", enabled=False):
+        return attend(*(x.double() for x in leaves))
 
 
 def test_the_command_writes_its_tables(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
