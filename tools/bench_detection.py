@@ -67,10 +67,10 @@ def build(form: str, case: Case) -> nn.Module:
     return plain.to(case.device)
 
 
-def build_detector(case: Case) -> MaskRCNN:
-    """Returns Mask R-CNN at the paper's settings but for size and window."""
+def build_detector(case: Case, options: ModelOptions | None = None) -> MaskRCNN:
+    """Returns Mask R-CNN, at the paper's settings but for size and window unless others are given."""
     torch.manual_seed(0)
-    options = ModelOptions(size=case.size, window_size=case.window)
+    options = options or ModelOptions(size=case.size, window_size=case.window)
     return MaskRCNN(options, CLASSES, case.pixels, case.checkpoint_activations).to(case.device).train()
 
 

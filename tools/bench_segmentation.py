@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from convmae.backbones import ConvViTSeg
 from convmae.engine.errors import UserError
 from convmae.engine.precision import autocast
-from convmae.segmentation.config import SegmentationConfig
+from convmae.segmentation.config import ModelOptions, SegmentationConfig
 from convmae.segmentation.evaluation import confusion_matrix
 from convmae.segmentation.layout import IGNORE
 from convmae.segmentation.mmseg_parts import IoUMetric, SegDataSample
@@ -106,10 +106,11 @@ def build(form: str, case: Case) -> nn.Module:
     return plain.to(case.device)
 
 
-def build_segmenter(case: Case) -> nn.Module:
-    """Returns UPerNet at the paper's settings but for size and crop."""
+def build_segmenter(case: Case, options: ModelOptions | None = None) -> nn.Module:
+    """Returns UPerNet, at the paper's settings but for size and crop unless others are given."""
     torch.manual_seed(0)
     config = SegmentationConfig()
+    config.model = options or config.model
     config.model.size, config.data.crop = case.size, case.pixels
     config.runtime.checkpoint_activations = case.checkpoint_activations
     return build_model(config, CLASSES).to(case.device).train()
