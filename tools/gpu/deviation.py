@@ -72,8 +72,9 @@ def errors(
     cotangent = torch.randn_like(wanted).to(dtype or torch.float32)
     inputs = [_guarded(x, device).requires_grad_() for x in kept]
     _poison([*kept, wanted], device)
-    with exact_fp32(), autocast(device, dtype):
-        output = form(*inputs)
+    with exact_fp32():
+        with autocast(device, dtype):
+            output = form(*inputs)
         grads = torch.autograd.grad(output, inputs, _guarded(cotangent.to(output.dtype), device))
     wait(device)
     expected = torch.autograd.grad(wanted, exact, cotangent.double())

@@ -21,7 +21,7 @@ from convmae.backbones.masked import VisiblePatches
 from convmae.backbones.position import Grid
 from convmae.backbones.tiles import depthwise
 from convmae.pretraining.masking import complementary_masking
-from convmae.tools.gpu.attention_forms import Form, plain, plain_decomposed, plain_windowed, windowed, without
+from convmae.tools.gpu.attention_forms import Form, in_plain_windows, masked, plain, plain_decomposed, without
 from convmae.tools.gpu.battery import Case, Row, Setting
 from convmae.tools.gpu.deviation import DTYPES, LIMIT, Check, Deviation, errors
 from convmae.tools.gpu.fixtures import FIXTURES
@@ -164,11 +164,16 @@ def _row_and_column(heads: int, width: int, grid: Grid) -> list[Tensor]:
 _WINDOW = (5, 4)
 SHARED = _Kind(biased_attention, plain, _shared_table)
 DECOMPOSED = _Kind(decomposed_attention, plain_decomposed, _row_and_column)
-WINDOWED = _Kind(
-    partial(windowed, _WINDOW),
-    partial(plain_windowed, _WINDOW),
+SHARED_WINDOWS = _Kind(
+    partial(biased_attention, window=_WINDOW),
+    partial(in_plain_windows, _WINDOW, plain),
     lambda heads, width, grid: _shared_table(heads, width, _WINDOW),
-    partial(plain_windowed, _WINDOW),
+    partial(in_plain_windows, _WINDOW, partial(masked, None)),
+)
+DECOMPOSED_WINDOWS = _Kind(
+    partial(decomposed_attention, window=_WINDOW),
+    partial(in_plain_windows, _WINDOW, plain_decomposed),
+    lambda heads, width, grid: _row_and_column(heads, width, _WINDOW),
 )
 
 CHECKS: dict[str, Check] = {
@@ -177,7 +182,8 @@ CHECKS: dict[str, Check] = {
     "depthwise on tiles": _tiles,
     "attention, shared table": partial(_attention, SHARED),
     "attention, decomposed": partial(_attention, DECOMPOSED),
-    "attention, in windows": partial(_attention, WINDOWED),
+    "attention, shared table, windows": partial(_attention, SHARED_WINDOWS),
+    "attention, decomposed, windows": partial(_attention, DECOMPOSED_WINDOWS),
     "bf16 gradients, shared table": partial(_gradients, SHARED),
     "bf16 gradients, decomposed": partial(_gradients, DECOMPOSED),
 }

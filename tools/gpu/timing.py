@@ -6,12 +6,13 @@ import gc
 import math
 import statistics
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from convmae.backbones import biased_attention as _registers_operators  # noqa: F401
 from convmae.engine.memory import begin_peak, peak_bytes
 
 Step = Callable[[], Any]
@@ -78,9 +79,34 @@ def with_peak(prepare: Callable[[], Step], device: torch.device) -> tuple[Step, 
 
 def operations(step: Step) -> int:
     """Returns the floating-point operations of one run, two a multiply-add, of products, convolutions and attention."""
-    with FlopCounterMode(display=False) as counter:
+    ours: Any = torch.ops.convmae
+    attention = {
+        ours.fused_attention: _fused,
+        ours.fused_attention_backward: lambda *given, **_: 5 * _fused(*given[:4], *given[7:]) // 2,
+        ours.sliced_attention: _sliced,
+        ours.sliced_attention_backward: lambda *given, **_: 5 * _sliced(*given[:4], *given[5:]) // 2,
+    }
+    with FlopCounterMode(display=False, custom_mapping=attention) as counter:
         step()
     return counter.get_total_flops()
+
+
+def _fused(query: Any, key: Any, value: Any, table: Any, grid: Any, window: Any, **_: Any) -> int:
+    return 4 * query[0] * query[1] * query[3] * pairs(grid, window)
+
+
+def _sliced(query: Any, key: Any, value: Any, tensors: Any, kind: Any, grid: Any, max_scores: Any, **_: Any) -> int:
+    return 4 * query[0] * query[1] * query[3] * pairs(grid, grid)
+
+
+def pairs(grid: Sequence[int], window: Sequence[int]) -> int:
+    """Returns how many pairs of tokens of a grid share a window; the last ones of a row or column may be smaller."""
+    return math.prod(n // w * w**2 + (n % w) ** 2 for n, w in zip(grid, window, strict=True))
+
+
+def spread(taken: Timing) -> dict[str, Any]:
+    """Returns the columns that say how sure a time is."""
+    return {"spread": taken.spread, "steps": taken.steps}
 
 
 def clear(device: torch.device) -> None:
