@@ -23,7 +23,7 @@ from convmae.tools.gpu.timing import clear, wait
 
 Row = dict[str, Any]
 SLOWER = 3.0  # a case that takes so many times what was expected, and `GRACE` seconds, is ended
-GRACE = 20.0
+GRACE = 30.0
 
 
 @dataclass

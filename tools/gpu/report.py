@@ -109,7 +109,8 @@ def _cases(rows: Sequence[Row]) -> Iterable[str]:
             yield f"\n**{case}**\n"
             for _, same in itertools.groupby(good, key=lambda row: [name for name in row if name != "error"]):
                 yield table(list(same))
-        yield from (f"- {case}{', ' + row['form'] if 'form' in row else ''}: failed, {row['error']}" for row in errors)
+        for row in errors:
+            yield f"- {', '.join(filter(None, (case, row.get('form'))))}: failed, {_cell(row['error'])}"
 
 
 def _counts(found: Mapping[str, Any]) -> Iterable[str]:

@@ -83,7 +83,7 @@ def all_tasks(setting: Setting) -> tuple[dict[str, Task], str]:
     side, pixels, crop = (32, 64, 64) if setting.tiny else (96, 256, 160)
     images = [f"data.root={found.images}", f"model.img_size={side}"]
     classes = [f"data.root={found.classes}", f"model.img_size={side}"]
-    coco = [f"data.root={found.coco}", f"data.img_size={pixels}", "model.score_threshold=0.001"]
+    coco = [f"data.root={found.coco}", f"data.img_size={pixels}", "model.score_threshold=0.001", "model.detections=20"]
     if setting.tiny:
         coco += ["model.fpn_channels=16", "model.box_convs=[]", "model.box_hidden=[16]", "model.mask_convs=[16]"]
     ade20k = [f"data.root={found.ade20k}", f"data.crop={crop}", "model.dropout=0", "model.decode_channels=16"]
