@@ -87,7 +87,8 @@ def fused_attention(
 def _fused_attention(
     query: Tensor, key: Tensor, value: Tensor, table: Tensor, grid: Sequence[int], window: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    return forward(query, key, value, table, grid, window)
+    with torch.cuda.device_of(query):  # Triton launches on the current device
+        return forward(query, key, value, table, grid, window)
 
 
 @torch.library.custom_op("convmae::fused_attention_backward", mutates_args=())
@@ -102,7 +103,8 @@ def _fused_attention_backward(
     grid: Sequence[int],
     window: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return backward(query, key, value, table, output, lse, grad, grid, window)
+    with torch.cuda.device_of(query):
+        return backward(query, key, value, table, output, lse, grad, grid, window)
 
 
 @_fused_attention.register_fake

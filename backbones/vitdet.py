@@ -128,8 +128,8 @@ class ConvViTDet(ConvViTEncoder):
             attn = self._attention(index)
             tables = [resample_offsets(x, n) for x, n in zip((attn.rel_pos_h, attn.rel_pos_w), size, strict=True)]
             return partial(decomposed_attention, rel_pos_h=tables[0], rel_pos_w=tables[1], **where)
-        bias = self.global_rel_pos_bias if index in self.global_blocks else self.windowed_rel_pos_bias
-        return partial(biased_attention, table=bias(size), **where)
+        shared = self.global_rel_pos_bias if index in self.global_blocks else self.windowed_rel_pos_bias
+        return partial(biased_attention, table=shared.bias(size), **where)
 
 
 def _padded(grid: Grid, window: Grid) -> Grid:
