@@ -40,17 +40,20 @@ def _item(name: str, title: str, module: str, function: str = "cases") -> Item:
     return Item(name, title, lambda setting: getattr(import_module(f"convmae.tools.gpu.{module}"), function)(setting))
 
 
+# In the order of worth.
 ITEMS = (
     _item("machine", "Machine", "machine"),
     _item("right", "Is it right?", "right"),
-    _item("tasks", "Tasks by the runner", "tasks"),
     _item("kernels", "Kernels alone", "kernels"),
-    _item("pretrain", "Pretraining", "steps", "pretraining"),
     _item("detection", "Detection", "steps", "detection"),
+    _item("pretrain", "Pretraining", "steps", "pretraining"),
     _item("segmentation", "Segmentation", "steps", "segmentation"),
-    _item("small", "A tiny model", "steps", "small"),
-    _item("loading", "Loading", "feeding", "loading"),
     _item("inference", "Inference", "feeding", "inference"),
+    _item("tasks", "Tasks by the runner", "tasks"),
+    _item("compiled", "Compiled", "steps", "compiled"),
+    _item("tuning", "Attention's kernels to choose from", "attention", "tuning"),
+    _item("loading", "Loading", "feeding", "loading"),
+    _item("small", "A tiny model", "steps", "small"),
 )
 
 

@@ -52,9 +52,9 @@ def rows_of(path: Path) -> list[Row]:
 
 # One case or more of each item, those that take a second or two.
 PICKED = [
-    "machine", "right/MLP", "right/depthwise*", "right/attention*", "right/bf16*", "tasks/fine-tuning", "tasks/a step*",
-    "kernels/attention, 512 px", "kernels/attention, 1024 px, *", "kernels/depthwise*2", "kernels/top-1*",
-    "pretrain/ConvMAE, 32 px", "detection/Mask*", "segmentation/encoder, 80 px", "small/*", "loading/*", "inference/*",
+    "machine", "right/MLP", "right/depthwise*", "right/attention*", "right/bf16*", "tasks/fine-tuning",
+    "kernels/attention, 512 px", "kernels/attention*windows of 7", "kernels/depthwise*2", "kernels/top-1*",
+    "detection/Mask*", "pretrain/ConvMAE*", "segmentation/encoder*", "compiled", "tuning/*1024*", "loading", "inference",
 ]  # fmt: skip
 
 
@@ -64,7 +64,8 @@ def test_every_item_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture)
     assert benchmark.main(["gpu", "--items", *PICKED, *options]) == 0
     found = json.loads(output.read_text())
     assert found["tiny"]
-    assert {row["item"] for row in found["rows"]} == {entry.name for entry in bench_gpu.ITEMS}
+    items = [entry.name for entry in bench_gpu.ITEMS if entry.name != "small"]  # whose steps are those of `compiled`
+    assert {row["item"] for row in found["rows"]} == set(items)
     needs_a_gpu = ("SDPA, mask, efficient", "SDPA, mask, cuDNN", "FlexAttention")
     broken = [row for row in found["rows"] if "error" in row and row.get("form") not in needs_a_gpu]
     assert not broken, broken[0].get("traceback", broken[0])
@@ -74,7 +75,7 @@ def test_every_item_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture)
     assert not found["left_out"]
     assert found["running"] is None
     printed = capsys.readouterr().out
-    assert all(f"] {entry.name}: " in printed for entry in bench_gpu.ITEMS)
+    assert all(f"] {name}: " in printed for name in items)
     # Aims of speed are for full sizes on a GPU.
     assert {row["item"] for row in found["rows"] if "aim" in row} == {"right", "tasks"}
 
@@ -93,7 +94,7 @@ def test_what_does_not_fit_the_time_is_left_out_and_named(tmp_path: Path, capsys
     run.run(item(first, second, third), nothing)
     run.close()
     assert [row["case"] for row in rows_of(output)] == ["short", "shorter"]
-    assert json.loads(output.read_text())["left_out"]["it/long"].startswith("needs about 60 s, 50 s are left")
+    assert json.loads(output.read_text())["left_out"]["it/long"].startswith("needs about 60 s, ")
     assert "left out: it/long" in capsys.readouterr().out
     again = battery(output, budget=100, resume=True)
     again.run(item(first, second, third), nothing)
@@ -364,13 +365,13 @@ STEPS: list[Row] = [
 
 def test_aims_are_judged_by_the_rows_of_their_item() -> None:
     found = {row["aim"]: row for row in judge(STEPS, "pretrain", full=True)}
-    assert len(found) == 3  # of FastConvMAE there is nothing
+    assert len(found) == 2  # of FastConvMAE there is nothing
     assert (
         found["ConvMAE 224 px, pictures a second"]["measured"],
         found["ConvMAE 224 px, pictures a second"]["met"],
     ) == (4266, True)
     assert found["ConvMAE 224 px, over the dense form"]["measured"] == 2.5
-    assert not found["ConvMAE 224 px compiled, pictures a second"]["met"]
+    assert [(row["measured"], row["met"]) for row in judge(STEPS, "compiled", full=True)] == [(4654, False)]
     assert judge(STEPS, "pretrain", full=False) == []
     encoder = [
         {"case": "encoder, 1024 px, batch 4", "form": "plain", "mode": "step", "ms": 120.0, "GiB": 36.0},
@@ -438,7 +439,10 @@ def test_the_page_shows_aims_cases_errors_and_what_to_mend(tmp_path: Path) -> No
         Case("ConvMAE, 224 px, compiled", 1, compiled),
         Case("later", 99, steps),
     )
-    run.run(item(*cases, name="pretrain"), lambda rows: judge(rows, "pretrain", full=True))
+    run.run(
+        item(*cases, name="pretrain"),
+        lambda rows: [row for name in ("pretrain", "compiled") for row in judge(rows, name, True)],
+    )
     run.run(item(Case("MLP", 1, checks), name="right"), nothing)
     text = draw([json.loads((tmp_path / "gpu.json").read_text())], [item(name="right"), item(name="pretrain")])
     assert "## a card, 2026-01-02" in text
@@ -452,9 +456,7 @@ def test_the_page_shows_aims_cases_errors_and_what_to_mend(tmp_path: Path) -> No
 
 
 def test_the_shipped_page_is_drawn_from_what_lies_beside_it() -> None:
-    docs = Path(bench_gpu.__file__).resolve().parents[1] / "docs"
-    if not (docs / "gpu.md").is_file():
-        pytest.skip("the documents are not installed")
+    docs = Path(__file__).resolve().parents[2] / "docs"
     files = [json.loads(path.read_text()) for path in sorted(docs.glob("gpu*.json"))]
     assert (docs / "gpu.md").read_text() == draw(files, bench_gpu.ITEMS)
 

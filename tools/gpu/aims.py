@@ -126,7 +126,7 @@ AIMS = (
         at_least=1.9,
     ),
     Aim(
-        "pretrain",
+        "compiled",
         "ConvMAE 224 px compiled, pictures a second",
         _value("ConvMAE, 224 px, compiled", "compiled", "a second"),
         at_least=5000,
@@ -138,7 +138,7 @@ AIMS = (
         at_least=1000,
     ),
     Aim(
-        "pretrain",
+        "compiled",
         "FastConvMAE 224 px compiled, pictures a second",
         _value("FastConvMAE, 224 px, compiled", "compiled", "a second"),
         at_least=1300,

@@ -145,7 +145,7 @@ def _to(device: torch.device, given: dict[str, torch.Tensor]) -> dict[str, torch
 
 
 def _timed(setting: Setting, steps: dict[str, Step], pictures: int, seconds: float) -> Iterator[Row]:
-    for name, taken in take_turns(steps, setting.device, setting.repeats, seconds).items():
+    for name, taken in take_turns(steps, setting.device, setting.repeats, seconds / 2).items():
         yield {
             "form": name,
             "pictures": pictures,

@@ -4,45 +4,77 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import nn
 
+from convmae.tools.bench_encoder import Case as Model
+from convmae.tools.bench_encoder import encoder_step
 from convmae.tools.gpu.battery import Case, Row, Setting
 from convmae.tools.gpu.profiling import profiled
 from convmae.tools.gpu.timing import Step, Timing, clear, operations, take_turns, with_peak
 
 DTYPE = torch.bfloat16
+METHODS = {"convmae": ("ConvMAE", 16), "fastconvmae": ("FastConvMAE", 24), "mae": ("MAE", 6)}  # titles and seconds
 Prepare = Callable[[int], tuple[nn.Module, Step]]  # for a batch: the model, and a step of it without its update
 
 
 def pretraining(setting: Setting) -> list[Case]:
-    """ConvMAE, FastConvMAE and MAE against the dense form, then compiled."""
+    """ConvMAE and FastConvMAE against their dense form, and MAE."""
+    found = []
+    for method, (title, seconds) in METHODS.items():
+        forms = {form: autoencoder(form, method, setting) for form in ("dense", "shipped")[method == "mae" :]}
+        found.append(Case(_titled(title, setting), seconds, partial(_steps, setting, forms, _sizes(setting)[2])))
+    return found
+
+
+def compiled(setting: Setting) -> list[Case]:
+    """Models and encoders by `torch.compile`, in turn with what they were."""
+    found = []
+    for method in ("convmae", "fastconvmae", "mae")[: 1 if setting.tiny else 3]:
+        name = _titled(METHODS[method][0], setting)
+        found.append(_both(setting, name, autoencoder("shipped", method, setting), _sizes(setting)[2]))
+    if not setting.tiny:
+        detector = Model(_builder("bench_detection"), "base", 1024, 1, False, setting.device, DTYPE, 16)
+        segmenter = Model(_builder("bench_segmentation"), "base", 512, 1, False, setting.device, DTYPE)
+        found.append(_both(setting, "detection encoder, 1024 px", encoder("shipped", detector), 4))
+        found.append(_both(setting, "segmentation encoder, 512 px", encoder("shipped", segmenter), 16))
+    return found
+
+
+def _builder(module: str) -> Callable[[str, Model], nn.Module]:
+    """Its function `build`, looked for when it is called: what one module needs may be absent without harm to others."""
+    return lambda form, model: import_module(f"convmae.tools.{module}").build(form, model)
+
+
+def _both(setting: Setting, name: str, prepare: Prepare, batch: int) -> Case:
+    forms = {"shipped": prepare, "compiled": by_compiler(prepare, setting)}
+    return Case(f"{name}, compiled", 45, partial(_steps, setting, forms, batch))
+
+
+def _sizes(setting: Setting) -> tuple[str, int, int]:
+    """Size, pixels and batch of pretraining."""
+    return ("tiny", 32, 2) if setting.tiny else ("base", 224, 256)
+
+
+def _titled(title: str, setting: Setting) -> str:
+    return f"{title}, {_sizes(setting)[1]} px"
+
+
+def autoencoder(form: str, method: str, setting: Setting) -> Prepare:
+    """A masked autoencoder with a pretraining step of it."""
     from convmae.tools.bench_pretrain import prepare_model
 
-    size, pixels, batch = ("tiny", 32, 2) if setting.tiny else ("base", 224, 256)
-
-    def model(form: str, method: str) -> Prepare:
-        return lambda n: prepare_model(form, method, size, pixels, n, DTYPE, setting.device)
-
-    found = []
-    methods = (("convmae", "ConvMAE", 16), ("fastconvmae", "FastConvMAE", 24), ("mae", "MAE", 6))
-    for method, title, seconds in methods:
-        shipped = model("shipped", method)
-        forms = {"shipped": shipped} if method == "mae" else {"dense": model("dense", method), "shipped": shipped}
-        found.append(Case(f"{title}, {pixels} px", seconds, partial(_steps, setting, forms, batch)))
-    for method, title, _ in methods[:1] if setting.tiny else methods:
-        both = {"shipped": model("shipped", method), "compiled": compiled(model("shipped", method), setting)}
-        found.append(Case(f"{title}, {pixels} px, compiled", 45, partial(_steps, setting, both, batch)))
-    return found
+    size, pixels, _ = _sizes(setting)
+    return lambda batch: prepare_model(form, method, size, pixels, batch, DTYPE, setting.device)
 
 
 def detection(setting: Setting) -> list[Case]:
     """The detection encoder against its plain form, and Mask R-CNN."""
     from convmae.detection.config import ModelOptions
     from convmae.tools import bench_detection
-    from convmae.tools.bench_encoder import Case as Model
 
     size, pixels, window, batches = ("tiny", 64, 2, (1, 2)) if setting.tiny else ("base", 1024, 16, (1, 4))
     model = Model(bench_detection.build, size, pixels, 1, False, setting.device, DTYPE, window)
@@ -69,16 +101,13 @@ def detection(setting: Setting) -> list[Case]:
     for batch in (2,) if setting.tiny else (4, 8):
         run = partial(_steps, setting, {"shipped": detector}, batch)
         found.append(Case(f"Mask R-CNN, {pixels} px, batch {batch}", 10, run))
-    both = {"shipped": encoder("shipped", model), "compiled": compiled(encoder("shipped", model), setting)}
-    run = partial(_steps, setting, both, batches[-1])
-    return [*found, Case(f"encoder, {pixels} px, batch {batches[-1]}, compiled", 60, run)]
+    return found
 
 
 def segmentation(setting: Setting) -> list[Case]:
     """The segmentation encoder against its plain form, and UPerNet."""
     from convmae.segmentation.config import ModelOptions
     from convmae.tools import bench_segmentation
-    from convmae.tools.bench_encoder import Case as Model
 
     size, pixels, batch = ("tiny", 80, 2) if setting.tiny else ("base", 512, 16)
     model = Model(bench_segmentation.build, size, pixels, 1, False, setting.device, DTYPE)
@@ -90,11 +119,9 @@ def segmentation(setting: Setting) -> list[Case]:
         return whole, bench_segmentation.segmenter_step(whole, one)
 
     forms = {form: encoder(form, model) for form in ("plain", "shipped")}
-    both = {"shipped": forms["shipped"], "compiled": compiled(forms["shipped"], setting)}
     return [
         Case(f"encoder, {pixels} px", 12, partial(_encoder, setting, forms, batch, model)),
         Case(f"UPerNet, {pixels} px", 12, partial(_steps, setting, {"shipped": segmenter}, batch)),
-        Case(f"encoder, {pixels} px, compiled", 60, partial(_steps, setting, both, batch)),
     ]
 
 
@@ -109,8 +136,8 @@ def small(setting: Setting) -> list[Case]:
 
     forms = {
         "shipped": model,
-        "compiled": compiled(model, setting),
-        "CUDA graph": compiled(model, setting, "reduce-overhead"),
+        "compiled": by_compiler(model, setting),
+        "CUDA graph": by_compiler(model, setting, "reduce-overhead"),
     }
     return [
         Case(f"FastConvMAE tiny, {pixels} px, batch {batch}", seconds, partial(_steps, setting, forms, batch))
@@ -118,9 +145,8 @@ def small(setting: Setting) -> list[Case]:
     ]
 
 
-def encoder(form: str, model: Any) -> Prepare:
+def encoder(form: str, model: Model) -> Prepare:
     """An encoder with a training step of it."""
-    from convmae.tools.bench_encoder import encoder_step
 
     def prepare(batch: int) -> tuple[nn.Module, Step]:
         one = model._replace(batch=batch)
@@ -130,14 +156,19 @@ def encoder(form: str, model: Any) -> Prepare:
     return prepare
 
 
-def compiled(prepare: Prepare, setting: Setting, mode: str | None = None) -> Prepare:
+def by_compiler(prepare: Prepare, setting: Setting, mode: str | None = None) -> Prepare:
     """The model compiled as one graph; at tiny sizes the graph is only taken, not turned into code, which takes long."""
 
     def build(batch: int) -> tuple[nn.Module, Step]:
         model, step = prepare(batch)
         backend: dict[str, Any] = {"backend": "eager"} if setting.tiny else {"mode": mode}
         model.compile(fullgraph=True, dynamic=False, **backend)
-        return model, step
+
+        def run() -> None:
+            torch.compiler.cudagraph_mark_step_begin()  # what graphs put out before is needed no more
+            step()
+
+        return model, run
 
     return build
 
@@ -148,7 +179,6 @@ def updated(model: nn.Module, step: Step, device: torch.device) -> Step:
     optimizer = torch.optim.AdamW(weights, lr=1e-6, fused=device.type == "cuda")
 
     def run() -> None:
-        torch.compiler.cudagraph_mark_step_begin()
         step()
         optimizer.step()
 
@@ -167,7 +197,7 @@ def _measure(setting: Setting, forms: Mapping[str, Prepare], seconds: float, bat
         build = lambda prepare=prepare: updated(*prepare(batch), device)  # noqa: E731
         steps[name], peaks[name] = with_peak(build, device)
     work = operations(next(step for name, step in steps.items() if name not in _COMPILED))
-    times = take_turns(steps, device, setting.repeats, seconds)
+    times = take_turns(steps, device, setting.repeats, seconds / 2)  # building and profiling take the rest
     for name, taken in times.items():
         rate = work / taken.seconds
         more = {"TFLOP/s": rate / 1e12, "share": setting.share("product", rate), "GiB": peaks[name]}
@@ -179,10 +209,8 @@ def _measure(setting: Setting, forms: Mapping[str, Prepare], seconds: float, bat
 _COMPILED = ("compiled", "CUDA graph")
 
 
-def _encoder(setting: Setting, forms: Mapping[str, Prepare], batch: int, model: Any, seconds: float) -> Iterator[Row]:
+def _encoder(setting: Setting, forms: Mapping[str, Prepare], batch: int, model: Model, seconds: float) -> Iterator[Row]:
     """Yields rows of training steps, then of forward passes."""
-    from convmae.tools.bench_encoder import encoder_step
-
     yield from _steps(setting, forms, batch, 0.7 * seconds)
     clear(setting.device)
     one = model._replace(batch=batch)
