@@ -72,4 +72,4 @@ rm -rf "$output"
 mv "$part" "$output"
 echo "$output: $((size / 1024)) MiB. Beside the project's sources (or with --sources yes anywhere), this line runs the battery:"
 echo
-echo "bash $output/run.sh RESULTS --budget 440"
+echo "bash $output/run.sh RESULTS --budget 440 --device cuda"

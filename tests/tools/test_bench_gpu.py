@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from convmae.tools import bench_gpu, benchmark
-from convmae.tools.gpu import attention, deviation, right
+from convmae.tools.gpu import attention, deviation, profiling, right, timing
 from convmae.tools.gpu.aims import AIMS, judge
 from convmae.tools.gpu.attention_forms import (
     decomposed_forms,
@@ -28,6 +28,7 @@ from convmae.tools.gpu.attention_forms import (
 from convmae.tools.gpu.battery import Battery, Case, DeviceLost, Item, Overrun, Row, Setting
 from convmae.tools.gpu.deviation import Deviation, errors
 from convmae.tools.gpu.report import draw
+from convmae.tools.gpu.steps import fitting
 from convmae.tools.gpu.timing import operations, pairs, take_turns, with_peak
 
 CPU = torch.device("cpu")
@@ -224,13 +225,64 @@ def test_steps_take_turns_after_warming_up() -> None:
     calls: list[str] = []
     found = take_turns({name: lambda name=name: calls.append(name) for name in "ab"}, CPU, repeats=2)
     assert "".join(calls) == "aaa" + "bbb" + "aa" + "bb" + "aa" + "bb"  # one to see how long it takes, one to warm up
-    assert all(timing.steps == 1 for timing in found.values())
+    assert all(taken.steps == 1 for taken in found.values())
 
 
 def test_short_steps_are_repeated_within_a_region() -> None:
-    timing = take_turns({"sleep": lambda: time.sleep(1e-3)}, CPU, repeats=3, allotted=1.0)["sleep"]
-    assert timing.steps >= 20
-    assert timing.seconds == pytest.approx(1e-3, rel=0.5)
+    found = take_turns({"sleep": lambda: time.sleep(1e-3)}, CPU, repeats=3, allotted=1.0)["sleep"]
+    assert found.steps >= 20
+    assert found.seconds == pytest.approx(1e-3, rel=0.5)
+
+
+def test_on_a_gpu_a_region_is_timed_by_its_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            seen.append("event")
+
+        def synchronize(self) -> None:
+            seen.append("wait")
+
+        def elapsed_time(self, end: Event) -> float:
+            return 6.0  # milliseconds
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    assert timing._region(lambda: seen.append("step"), 3, torch.device("cuda")) == pytest.approx(2e-3)
+    assert seen == ["event", "step", "step", "step", "event", "wait"]
+
+
+def test_a_device_is_busy_where_any_kernel_runs() -> None:
+    assert profiling._covered([(0, 4), (2, 3), (3, 6), (8, 9), (6, 7)]) == 8
+    assert profiling._covered([]) == 0
+
+
+def test_a_profile_counts_and_orders_what_a_step_runs() -> None:
+    x = torch.randn(300, 300)
+    summary, *longest = profiling.profiled("it", lambda: (x @ x).relu().relu(), CPU, seconds=1.0)
+    assert summary["kernels"] >= 3
+    assert 0 < summary["busy share"] < 0.5
+    assert "aten::mm" in {row["kernel"] for row in longest}
+    assert [row["calls"] for row in longest if row["kernel"] == "aten::clamp_min"] == [2]
+    assert [row["ms"] for row in longest] == sorted((row["ms"] for row in longest), reverse=True)
+
+
+def test_a_batch_is_halved_until_it_fits() -> None:
+    tried: list[int] = []
+
+    def rows(batch: int) -> list[Row]:
+        tried.append(batch)
+        if batch > 64:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return [{"batch": batch}]
+
+    assert fitting(256, rows, CPU) == [{"batch": 64}]
+    assert tried == [256, 128, 64]
+    with pytest.raises(torch.OutOfMemoryError):
+        fitting(1, lambda batch: rows(100), CPU)
 
 
 def test_a_peak_is_what_two_runs_need_beside_what_was_held() -> None:
@@ -448,7 +500,7 @@ def test_the_page_shows_aims_cases_errors_and_what_to_mend(tmp_path: Path) -> No
     assert "## a card, 2026-01-02" in text
     assert "| ConvMAE 224 px, pictures a second | at least 4000 | 4266 | met |" in text
     assert "| ConvMAE 224 px compiled, pictures a second | at least 5000 | 4654 | **missed** |" in text
-    assert "| ConvMAE, 224 px | layer_norm | 40 | 20 | 0.3 |" in text
+    assert "| ConvMAE, 224 px | shipped | layer_norm | 40 | 20 | 0.3 |" in text
     assert "MLP: 2 checks, **1 missed**; nearest to its bound: off by 2e-05, 2e-05 of 1e-05" in text
     assert "- ConvMAE, 224 px, compiled: failed, RuntimeError: a &lt; b" in text
     assert "- pretrain/later: needs about" in text

@@ -35,7 +35,7 @@ def test_a_pack_holds_the_chosen_data_and_wheels(data: Path, tmp_path: Path) -> 
     output = tmp_path / "pack"
     made = pack("--output", output, "--data", data, "--sets", "small", "--wheels", tmp_path / "wheels")
     assert made.returncode == 0, made.stderr
-    assert f"bash {output}/run.sh RESULTS --budget 440" in made.stdout
+    assert f"bash {output}/run.sh RESULTS --budget 440 --device cuda" in made.stdout
     assert sorted(path.name for path in output.iterdir()) == ["data.tar.gz", "run.sh", "wheels"]
     assert [path.name for path in (output / "wheels").iterdir()] == ["some-1-py3-none-any.whl"]
     with tarfile.open(output / "data.tar.gz") as archive:

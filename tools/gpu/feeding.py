@@ -58,11 +58,11 @@ def workers(setting: Setting) -> int:
 
 def _loader(setting: Setting, dataset: Dataset, batch: int, collate: Callable[[list[Any]], Any]) -> DataLoader:
     """Batches without end, as a run loads them."""
-    size = len(dataset)  # type: ignore[arg-type]
+    size = len(dataset)  # type: ignore[arg-type]  # of map style
     keys = ([SampleKey(step, (step * batch + place) % size) for place in range(batch)] for step in count())
     return DataLoader(
         SeededDataset(dataset, 0),
-        batch_sampler=keys,  # type: ignore[arg-type]
+        batch_sampler=keys,
         collate_fn=collate,
         num_workers=workers(setting),
         pin_memory=setting.device.type == "cuda",

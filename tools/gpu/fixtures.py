@@ -64,7 +64,7 @@ def _autoencoder(name: str, keys: dict[str, list[int]], outputs: Outputs) -> nn.
 
 def _reconstructs(model: Any, outputs: Outputs, precision: str, device: torch.device) -> Iterator[Deviation]:
     model.zero_grad()
-    images, noise = image(outputs["image_seed"], 2, 224).to(device), torch.from_numpy(outputs["noise"]).to(device)
+    images, noise = image(int(outputs["image_seed"]), 2, 224).to(device), torch.from_numpy(outputs["noise"]).to(device)
     out = model(images, 0.75, noise)
     yield Deviation(f"mask, {precision}", float((out.mask.cpu().numpy() != outputs["mask"]).sum()), 0.0)
     loss, wanted = out.loss.item(), float(outputs["loss"])
@@ -88,12 +88,12 @@ def _encoder(model: nn.Module, keys: dict[str, list[int]], outputs: Outputs) -> 
 
 @torch.inference_mode()
 def _classifies(model: Any, outputs: Outputs, precision: str, device: torch.device) -> Iterator[Deviation]:
-    yield _judge("logits", model(image(outputs["image_seed"], 2, 224).to(device)), outputs["logits"], precision)
+    yield _judge("logits", model(image(int(outputs["image_seed"]), 2, 224).to(device)), outputs["logits"], precision)
 
 
 @torch.inference_mode()
 def _maps(pixels: int, model: Any, outputs: Outputs, precision: str, device: torch.device) -> Iterator[Deviation]:
-    for number, stage in enumerate(model(image(outputs["image_seed"], 1, pixels).to(device)), start=1):
+    for number, stage in enumerate(model(image(int(outputs["image_seed"]), 1, pixels).to(device)), start=1):
         step = max(1, stage.shape[-1] // 16)
         yield _judge(f"E{number}", stage[:, ::16, ::step, ::step], outputs[f"E{number}"], precision)
 

@@ -35,7 +35,7 @@ tiny sizes on a CPU as its own test.
 """
 
 # Columns that say nothing once the rows of a case stand in a table of their own.
-_PASSED_OVER = {"item", "case", "traceback", "ceilings", "steps", "profile"}
+_PASSED_OVER = {"item", "case", "traceback", "ceilings", "steps"}
 
 
 def draw(files: Sequence[Mapping[str, Any]], items: Sequence[Item]) -> str:
@@ -73,7 +73,7 @@ def _run(found: Mapping[str, Any], items: Sequence[Item]) -> Iterable[str]:
     for item in items:
         own = [row for row in rows if row["item"] == item.name and "aim" not in row and "kernel" not in row]
         if own:
-            yield f"### {item.title}\n"
+            yield f"### {item.title}"
             yield from _cases(own)
     if left_out := found.get("left_out"):
         yield "### Left out for lack of time\n\n" + "\n".join(f"- {key}: {why}" for key, why in left_out.items()) + "\n"
@@ -90,27 +90,35 @@ def _longest(rows: Sequence[Row], items: set[str], count: int = 3) -> list[Row]:
 
 
 def _cases(rows: Sequence[Row]) -> Iterable[str]:
-    """A table for each case, or one for cases of a row each; a case whose rows are checks is one line."""
+    """Lines for checks and failures, a line a case or more, then tables for each case."""
+    lines: list[str] = []
+    tables: list[str] = []
     for case, own in itertools.groupby(rows, lambda row: row["case"]):
         some = list(own)
-        errors = [row for row in some if "error" in row]
-        good = [row for row in some if "error" not in row]
-        checks = [row for row in good if "allowed" in row and "what" in row]
-        if checks:
-            worst = max(checks, key=lambda row: row["found"] / row["allowed"] if row["allowed"] else row["found"])
-            missed = [row for row in checks if not row["met"]]
-            said = f"{len(checks)} checks, {'all met' if not missed else f'**{len(missed)} missed**'}; nearest to its bound: "
-            yield f"- {case}: {said}{worst['what']}, {shown(worst['found'])} of {shown(worst['allowed'])}"
-            yield from (
-                f"  - missed: {row['what']}, {shown(row['found'])} of {shown(row['allowed'])}" for row in missed
-            )
-            good = [row for row in good if row not in checks]
-        if good:
-            yield f"\n**{case}**\n"
-            for _, same in itertools.groupby(good, key=lambda row: [name for name in row if name != "error"]):
-                yield table(list(same))
-        for row in errors:
-            yield f"- {', '.join(filter(None, (case, row.get('form'))))}: failed, {_cell(row['error'])}"
+        if checks := [row for row in some if "allowed" in row and "what" in row]:
+            lines += _checks(case, checks)
+        for row in some:
+            if "error" in row:
+                lines.append(f"- {', '.join(filter(None, (case, row.get('form'))))}: failed, {_cell(row['error'])}")
+        if good := [row for row in some if "error" not in row and row not in checks]:
+            tables.append(f"**{_cell(case)}**")
+            tables += [table(list(same)) for _, same in itertools.groupby(good, key=list)]
+    if lines:
+        yield "\n".join(lines)
+    yield from tables
+
+
+def _checks(case: str, checks: Sequence[Row]) -> list[str]:
+    """How many checks there were, the one that is nearest to its bound, and all that were missed."""
+    worst = max(checks, key=lambda row: row["found"] / row["allowed"] if row["allowed"] else row["found"])
+    missed = [row for row in checks if not row["met"]]
+    outcome = f"**{len(missed)} missed**" if missed else "all met"
+    said = f"- {case}: {len(checks)} check{'s' * (len(checks) > 1)}, {outcome}; nearest to its bound: {_bound(worst)}"
+    return [said, *(f"  - missed: {_bound(row)}" for row in missed if row is not worst)]
+
+
+def _bound(row: Row) -> str:
+    return f"{row['what']}, {shown(row['found'])} of {shown(row['allowed'])}"
 
 
 def _counts(found: Mapping[str, Any]) -> Iterable[str]:

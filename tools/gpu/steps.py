@@ -86,8 +86,8 @@ def detection(setting: Setting) -> list[Case]:
             "shipped": encoder("shipped", model),
             f"shipped, windows of {narrow.window}": encoder("shipped", narrow),
         }
-        run = partial(_encoder, setting, forms, batch, model)
-        found.append(Case(f"encoder, {pixels} px, batch {batch}", 12, run))
+        case = f"encoder, {pixels} px, batch {batch}"
+        found.append(Case(case, 12, partial(_encoder, setting, forms, batch, model)))
     light = ModelOptions(
         size="tiny", window_size=2, fpn_channels=16, roi_sampled=16, box_convs=[], box_hidden=[16], mask_convs=[16]
     )
@@ -99,8 +99,8 @@ def detection(setting: Setting) -> list[Case]:
         return whole, bench_detection.detector_step(whole, one)
 
     for batch in (2,) if setting.tiny else (4, 8):
-        run = partial(_steps, setting, {"shipped": detector}, batch)
-        found.append(Case(f"Mask R-CNN, {pixels} px, batch {batch}", 10, run))
+        case = f"Mask R-CNN, {pixels} px, batch {batch}"
+        found.append(Case(case, 10, partial(_steps, setting, {"shipped": detector}, batch)))
     return found
 
 
@@ -194,8 +194,7 @@ def _measure(setting: Setting, forms: Mapping[str, Prepare], seconds: float, bat
     device = setting.device
     steps, peaks = {}, {}
     for name, prepare in forms.items():
-        build = lambda prepare=prepare: updated(*prepare(batch), device)  # noqa: E731
-        steps[name], peaks[name] = with_peak(build, device)
+        steps[name], peaks[name] = with_peak(partial(_prepared, prepare, batch, device), device)
     work = operations(next(step for name, step in steps.items() if name not in _COMPILED))
     times = take_turns(steps, device, setting.repeats, seconds / 2)  # building and profiling take the rest
     for name, taken in times.items():
@@ -204,6 +203,11 @@ def _measure(setting: Setting, forms: Mapping[str, Prepare], seconds: float, bat
         yield {**_row(name, batch, "step", taken), **more}
     chosen = next((name for name in steps if name in _COMPILED), "shipped")
     yield from profiled(chosen, steps[chosen], device, times[chosen].seconds)
+
+
+def _prepared(prepare: Prepare, batch: int, device: torch.device) -> Step:
+    model, step = prepare(batch)
+    return updated(model, step, device)
 
 
 _COMPILED = ("compiled", "CUDA graph")
