@@ -3,7 +3,7 @@
 `ratio` is dense over shipped. `share` is what part of the machine's matrix-product rate a shipped step achieves: counted
 multiply-adds, three times the forward pass's, over its time, against the model's own layers alone (the products of the
 first layer of each stage's and the decoder's MLP and of its two gradients, in turn with the steps). MB are the peak above
-weights and images, as two runs in a process of their own show it.
+weights and images, as two runs show it, on a CPU in a process of their own.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ The plain form has biases of all pairs of tokens, attention with its weights wri
 has. `ratio` is plain over shipped, `over fp32` the plain form in fp32 over shipped. `share` is what part of the machine's
 matrix-product rate the shipped encoder achieves: counted multiply-adds, three times the forward pass's in a training step, over
 its time, against its own layers alone (the products of the first layer of each stage's MLP and of its two gradients, in turn
-with the steps). MB are the peak above weights and images, as two runs in a process of their own show it.
+with the steps). MB are the peak above weights and images, as two runs show it, on a CPU in a process of their own.
 
 Three more tables: how time and memory of the shipped forward pass grow with the picture; the encoder's part in a training step
 of UPerNet at the paper's heads, untrained, 150 classes, on crops of noise of the first side, two at least; the counts of pixels

@@ -285,12 +285,24 @@ def test_a_batch_is_halved_until_it_fits() -> None:
         fitting(1, lambda batch: rows(100), CPU)
 
 
-def test_a_peak_is_what_two_runs_need_beside_what_was_held() -> None:
-    def prepare() -> Any:
-        kept = torch.ones(64 * 2**18)
-        return lambda: kept + torch.ones(64 * 2**18)
+def test_a_peak_is_what_two_runs_need_beside_what_was_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = [100]  # GiB now, and at most since the peak began
+    peak = [500]
+    monkeypatch.setattr(timing, "begin_peak", lambda device: peak.__setitem__(0, held[0]))
+    monkeypatch.setattr(timing, "peak_bytes", lambda device: peak[0] * 2**30)
 
-    assert with_peak(prepare, CPU)[1] * 1024 == pytest.approx(192, rel=0.1)  # kept, another and their sum
+    def hold(more: int) -> None:
+        held[0] += more
+        peak[0] = max(peak[0], held[0])
+
+    def step() -> None:
+        hold(20)
+        hold(-15)  # each run keeps 5
+
+    step_found, found = with_peak(lambda: hold(10) or step, CPU)
+    assert step_found is step
+    assert found == 35
+    assert held == [120]
 
 
 def test_operations_count_attention_by_its_pairs() -> None:

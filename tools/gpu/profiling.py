@@ -33,7 +33,7 @@ def profiled(name: str, step: Step, device: torch.device, seconds: float) -> Ite
     if on_gpu:
         work = [e for e in events if e.device_type == DeviceType.CUDA and not getattr(e, "is_user_annotation", False)]
     else:
-        work = [e for e in events if not e.cpu_children]
+        work = [e for e in events if e.name.startswith("aten::")]
     busy = _covered([(e.time_range.start, e.time_range.end) for e in work]) / 1e6
     waits = sum(e.name in _WAITS for e in events) - on_gpu  # the last one is of this function
     yield {
@@ -46,7 +46,8 @@ def profiled(name: str, step: Step, device: torch.device, seconds: float) -> Ite
     }
     times: dict[str, list[float]] = defaultdict(list)
     for event in work:
-        times[event.name].append((event.time_range.end - event.time_range.start) / 1e3)
+        inside = 0 if on_gpu else sum(child.time_range.elapsed_us() for child in event.cpu_children)
+        times[event.name].append((event.time_range.elapsed_us() - inside) / 1e3)
     total = sum(map(sum, times.values()))
     for kernel, taken in sorted(times.items(), key=lambda pair: -sum(pair[1]))[:LONGEST]:
         yield {
