@@ -67,7 +67,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="ITEM",
         help=f"patterns of what to run, an item or item/case as 'pretrain/ConvMAE*' (default all: {names})",
     )
-    parser.add_argument("--budget", type=float, default=440, help="seconds that all of it may take (default 440)")
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=440,
+        help="seconds that all of it may take, but for the process's start (default 440)",
+    )
     parser.add_argument("--data", type=Path, help="a folder of real data sets (default: generated scenes)")
     parser.add_argument("--fixtures", type=Path, default=FIXTURES, help="the published outputs (default tests/data)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")

@@ -56,7 +56,7 @@ fi
 export PYTHONPATH=$scratch/packages:$scratch/site${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 cd "$project" || exit 2
 for try in 1 2 3; do
-    left=$((budget - SECONDS))
+    left=$((budget - SECONDS - 15)) # which the process takes to start and to end
     ((left > 0)) || break
     again=()
     ((try > 1)) && again=(--resume)
