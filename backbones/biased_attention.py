@@ -1,42 +1,69 @@
-"""Attention with a relative position bias that never builds the N x N table, forward or backward."""
+"""Attention with relative positions, over a grid or in its windows, that never builds the biases of all pairs of tokens.
+
+How depends on the device. Shared tables: one fused kernel on a GPU, a slice at a time elsewhere. Decomposed positions: as
+channels of queries and keys on a GPU, where PyTorch's own attention is fused and takes them, a slice at a time elsewhere.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from convmae.backbones.fused_attention import fused_attention, is_fused
 from convmae.backbones.layers import Attend
-from convmae.backbones.position import Grid
+from convmae.backbones.position import Grid, resample_offsets
+from convmae.backbones.sliced_attention import sliced_attention
+from convmae.backbones.windows import (
+    crop_from_windows,
+    pad_to_windows,
+    padded_tokens,
+    window_sizes,
+    windowed_attention,
+)
 
-# Largest number of bias values (in the backward pass, of attention weights and their gradients) alive at once: 16 MB in
-# fp32. Slices of 64 MB took 1.5x the time in the backward pass at 64x64 tokens, for they no longer fit the cache.
-MAX_SCORES = 2**22
+__all__ = ["biased_attention", "decomposed_attention", "window_sizes", "windowed_attention"]
+
+WIDEST_HEAD = 256  # channels that flash attention takes
+HIDDEN = -3e4  # of a channel that hides a key: large beside any score, and a number in fp16
 
 
 def biased_attention(
-    query: Tensor, key: Tensor, value: Tensor, table: Tensor, grid: Grid, max_scores: int = MAX_SCORES
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    table: Tensor,
+    grid: Grid,
+    max_scores: int | None = None,
+    window: Grid | None = None,
 ) -> Tensor:
     """Attends with scores q k / sqrt(D) + bias, where the bias depends on the offset from key to query alone.
 
-    With keys in reverse order the bias of query (r, c) and key (r', c') is `table[r + r', c + c']`: a strided view of the
-    table. It goes to scaled dot-product attention a few query rows at a time; only those rows' slice is materialised. With
-    gradients each slice is made again in the backward pass.
-
     Args:
         query, key, value: [B, heads, rows * columns, D], positions in row-major order.
-        table: [heads, 2 rows - 1, 2 columns - 1], see `bias_at_grid`.
+        table: [heads, 2 rows - 1, 2 columns - 1] of the grid, or of the window if there is one; see `bias_at_grid`.
         grid: rows and columns.
-        max_scores: bounds the heads and query rows in one slice; at least one row of one head is taken.
+        max_scores: bounds the scores in one slice where it is done by slices; None suits the device.
+        window: rows and columns of the windows to attend in, cut as by `windowed_attention`; None for the whole grid.
 
     Returns:
         [B, heads, rows * columns, D]
     """
-    return _attention(query, key.flip(2), value.flip(2), _SharedBias, (table,), grid, max_scores)
+    if is_fused(query, window or grid):
+        return fused_attention(query, key, value, table, grid, window or grid)
+    if window:
+
+        def sized(size: Grid) -> Attend:
+            top, left = window[0] - size[0], window[1] - size[1]
+            central = table[:, top : top + 2 * size[0] - 1, left : left + 2 * size[1] - 1]
+            return partial(biased_attention, table=central, grid=size, max_scores=max_scores)
+
+        sizes = {size: sized(size) for size in window_sizes(grid, window)}
+        return windowed_attention(query, key, value, grid, window, sizes)
+    # With keys in reverse order the bias of query (r, c) and key (r', c') is table[r + r', c + c']: a view of the table.
+    return sliced_attention(query, key.flip(2), value.flip(2), "shared", (table,), grid, max_scores)
 
 
 def decomposed_attention(
@@ -46,229 +73,95 @@ def decomposed_attention(
     rel_pos_h: Tensor,
     rel_pos_w: Tensor,
     grid: Grid,
-    max_scores: int = MAX_SCORES,
+    max_scores: int | None = None,
+    window: Grid | None = None,
 ) -> Tensor:
     """Attends with scores q k / sqrt(D) + q rel_pos_h[r - r'] + q rel_pos_w[c - c'] (MViTv2, arXiv 2112.01526, section 4.1).
 
-    The bias is the sum of one number for the key's row and one for its column. These are kept for each query; their sum
-    is made for a few query rows at a time, as in `biased_attention`.
+    The bias is the sum of one number for the key's row and one for its column; these are kept for each query.
 
     Args:
         query, key, value: [B, heads, rows * columns, D], positions in row-major order.
-        rel_pos_h: [2 rows - 1, D], shared by the heads; entry rows - 1 + d is for a query d rows below its key.
+        rel_pos_h: [2 rows - 1, D] of the grid, or of the window if there is one, shared by the heads; entry rows - 1 + d is
+            for a query d rows below its key.
         rel_pos_w: [2 columns - 1, D], the same for columns.
-        grid, max_scores: as in `biased_attention`.
+        grid, max_scores, window: as in `biased_attention`.
 
     Returns:
         [B, heads, rows * columns, D]
     """
-    maps = query.unflatten(2, grid)
-    by_row = torch.einsum("bhrcd,rdk->bhrck", maps, _by_query(rel_pos_h, grid[0])).flatten(2, 3)
-    by_column = torch.einsum("bhrcd,cdk->bhrck", maps, _by_query(rel_pos_w, grid[1])).flatten(2, 3)
-    return _attention(query, key, value, _DecomposedBias, (by_row, by_column), grid, max_scores)
+    if query.is_cuda and query.dtype != torch.float64 and _width(query.shape[-1], window or grid) <= WIDEST_HEAD:
+        return channel_attention(query, key, value, rel_pos_h, rel_pos_w, grid, window)
+    if window:
+
+        def sized(size: Grid) -> Attend:
+            tables = {
+                "rel_pos_h": resample_offsets(rel_pos_h, size[0]),
+                "rel_pos_w": resample_offsets(rel_pos_w, size[1]),
+            }
+            return partial(decomposed_attention, **tables, grid=size, max_scores=max_scores)
+
+        sizes = {size: sized(size) for size in window_sizes(grid, window)}
+        return windowed_attention(query, key, value, grid, window, sizes)
+    biases = _towards_lines(query, rel_pos_h, rel_pos_w, grid)
+    return sliced_attention(query, key, value, "decomposed", biases, grid, max_scores)
 
 
-def windowed_attention(
-    query: Tensor, key: Tensor, value: Tensor, grid: Grid, window: Grid, attend: dict[Grid, Attend]
+def channel_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rel_pos_h: Tensor,
+    rel_pos_w: Tensor,
+    grid: Grid,
+    window: Grid | None = None,
 ) -> Tensor:
-    """Attends within the windows of a grid, cut from its top left corner.
+    """Does what `decomposed_attention` does by scaled dot-product attention without a mask, of wider heads.
 
-    Where the grid does not divide, the last windows of a row or column are the smaller rectangles that remain. This
-    equals padding the grid and masking the padded tokens out, without computing them.
-
-    Args:
-        query, key, value: [B, heads, rows * columns, D].
-        grid: rows and columns.
-        window: rows and columns of a whole window.
-        attend: attention for each size of window that occurs, see `window_sizes`.
+    To each query are added its biases towards every row and column, to each key a one at its row and at its column: their
+    product is the bias. One more channel hides the keys that fill windows up.
     """
-    maps = [x.unflatten(2, grid) for x in (query, key, value)]
-    bands = []
-    top = 0
-    for height, count in _spans(grid[0], window[0]):
-        left = 0
-        blocks = []
-        for width, across in _spans(grid[1], window[1]):
-            parts = (x[:, :, top : top + height * count, left : left + width * across] for x in maps)
-            windows = (_to_windows(part, height, width) for part in parts)
-            attended = attend[height, width](*windows)
-            blocks.append(_from_windows(attended, query.shape[0], (count, across), (height, width)))
-            left += width * across
-        bands.append(torch.cat(blocks, dim=3))
-        top += height * count
-    return torch.cat(bands, dim=2).flatten(2, 3)
+    batch, _, _, width = query.shape
+    size = window or grid
+    scale = width**-0.5
+    if window:
+        query, key, value = (pad_to_windows(x, grid, window) for x in (query, key, value))
+    # The scale applies to the biases, too.
+    biases = _towards_lines(query, rel_pos_h / scale, rel_pos_w / scale, size)
+    number = torch.arange(size[0] * size[1], device=key.device)
+    ones = [
+        lines[:, None] == torch.arange(side, device=key.device)
+        for lines, side in zip((number // size[1], number % size[1]), size, strict=True)
+    ]
+    of_keys = torch.cat(ones, 1).to(key.dtype).expand(*key.shape[:2], -1, -1)
+    of_queries = torch.cat(biases, -1)
+    if window and (grid[0] % window[0] or grid[1] % window[1]):
+        hidden = padded_tokens(grid, window, key.device).to(key.dtype) * HIDDEN
+        hidden = hidden.expand(batch, -1, -1).flatten(0, 1)[:, None, :, None].expand(-1, key.shape[1], -1, -1)
+        of_keys = torch.cat([of_keys, hidden], -1)
+        of_queries = F.pad(of_queries, (0, 1), value=1.0)
+    # Flash attention takes values as wide as the keys, and multiples of eight.
+    rest = _width(width, size) - width
+    query, key = (
+        F.pad(torch.cat([x, more], -1), (0, rest - more.shape[-1])) for x, more in ((query, of_queries), (key, of_keys))
+    )
+    attended = F.scaled_dot_product_attention(query, key, F.pad(value, (0, rest)), scale=scale)[..., :width]
+    return crop_from_windows(attended, grid, window) if window else attended
 
 
-def window_sizes(grid: Grid, window: Grid) -> list[Grid]:
-    """Returns the sizes of window that occur on a grid: whole ones and what remains at the right and the bottom."""
-    return [(height, width) for height, _ in _spans(grid[0], window[0]) for width, _ in _spans(grid[1], window[1])]
+def _width(channels: int, grid: Grid) -> int:
+    """Channels of a head that holds a grid's positions, too, and one to hide keys with: a multiple of eight."""
+    return -(-(channels + sum(grid) + 1) // 8) * 8
 
 
-def _spans(length: int, window: int) -> list[tuple[int, int]]:
-    """Sizes and counts of the windows along a side: whole ones, then the one that remains."""
-    whole, rest = divmod(length, window)
-    return [(size, count) for size, count in ((window, whole), (rest, 1)) if size and count]
-
-
-class _Bias(Protocol):
-    """How the bias of some rows of queries follows from tensors that are small beside it, and the gradients back."""
-
-    per_image: bool
-
-    @staticmethod
-    def band(tensors: Sequence[Tensor], start: int, stop: int, grid: Grid, dtype: torch.dtype) -> Tensor:
-        """Biases of the queries in rows `start` to `stop`, [1 or B, heads, queries, keys]."""
-
-    @staticmethod
-    def add_gradients(grads: Sequence[Tensor], start: int, stop: int, grid: Grid, grad: Tensor) -> None:
-        """Adds to the tensors' gradients what those queries' scores, [B, heads, queries, keys], give."""
-
-
-class _SharedBias:
-    """A table [heads, 2 rows - 1, 2 columns - 1] for all images, keys in reverse order."""
-
-    per_image = False
-
-    @staticmethod
-    def band(tensors: Sequence[Tensor], start: int, stop: int, grid: Grid, dtype: torch.dtype) -> Tensor:
-        table = tensors[0][:, start : stop + grid[0] - 1]
-        # [heads, rows, columns, key rows, key columns], a view
-        bias = table.unfold(1, grid[0], 1).unfold(2, grid[1], 1)
-        return bias.to(dtype).reshape(1, table.shape[0], -1, grid[0] * grid[1])
-
-    @staticmethod
-    def add_gradients(grads: Sequence[Tensor], start: int, stop: int, grid: Grid, grad: Tensor) -> None:
-        # Fold slides the queries' rows as a window over the table: query (r, c) and key (r', c') meet at (r + r', c + c').
-        shape = (stop - start + grid[0] - 1, 2 * grid[1] - 1)
-        summed = grad.sum(0) if len(grad) > 1 else grad[0]  # the sum over one image would be a copy
-        grads[0][:, start : stop + grid[0] - 1] += F.fold(summed, shape, (stop - start, grid[1]))[:, 0]
-
-
-class _DecomposedBias:
+def _towards_lines(query: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     """Each query's bias towards every row, [B, heads, queries, rows], and towards every column."""
-
-    per_image = True
-
-    @staticmethod
-    def band(tensors: Sequence[Tensor], start: int, stop: int, grid: Grid, dtype: torch.dtype) -> Tensor:
-        by_row, by_column = (x[:, :, start * grid[1] : stop * grid[1]].to(dtype) for x in tensors)
-        return (by_row[..., None] + by_column[..., None, :]).flatten(-2)
-
-    @staticmethod
-    def add_gradients(grads: Sequence[Tensor], start: int, stop: int, grid: Grid, grad: Tensor) -> None:
-        grad = grad.unflatten(-1, grid)
-        for total, axis in zip(grads, (-1, -2), strict=True):
-            total[:, :, start * grid[1] : stop * grid[1]] = grad.sum(axis)
+    maps = query.unflatten(2, grid)
+    by_row = torch.einsum("bhrcd,rdk->bhrck", maps, _by_query(rel_pos_h, grid[0]))
+    by_column = torch.einsum("bhrcd,cdk->bhrck", maps, _by_query(rel_pos_w, grid[1]))
+    return by_row.flatten(2, 3), by_column.flatten(2, 3)
 
 
 def _by_query(table: Tensor, length: int) -> Tensor:
     """[2 length - 1, D] -> a view [queries, D, keys] along a side, whose entry is that of query - key."""
     return table.flip(0).unfold(0, length, 1).flip(0)
-
-
-def _attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    bias: type[_Bias],
-    tensors: tuple[Tensor, ...],
-    grid: Grid,
-    max_scores: int,
-) -> Tensor:
-    if torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value, *tensors)):
-        return _BiasedAttention.apply(query, key, value, bias, grid, max_scores, *tensors)
-    return _attend(query, key, value, bias, tensors, grid, max_scores)
-
-
-class _BiasedAttention(torch.autograd.Function):
-    """Keeps queries, keys, values, the bias's tensors and the output; backward makes the weights of some rows at a time."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        bias: type[_Bias],
-        grid: Grid,
-        max_scores: int,
-        *tensors: Tensor,
-    ) -> Tensor:
-        output = _attend(query, key, value, bias, tensors, grid, max_scores)
-        ctx.save_for_backward(query, key, value, output, *tensors)
-        ctx.bias, ctx.grid, ctx.max_scores = bias, grid, max_scores
-        return output
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, output, *tensors = ctx.saved_tensors
-        columns = ctx.grid[1]
-        scale = query.shape[-1] ** -0.5
-        grad = grad.to(query.dtype)
-        grad_query = torch.empty_like(query)
-        # Sums over the slices, so in fp32 at least.
-        wide = torch.promote_types(query.dtype, torch.float32)
-        grad_key, grad_value, *grads = (torch.zeros_like(x, dtype=wide) for x in (key, value, *tensors))
-        mean = (grad * output).sum(-1, keepdim=True, dtype=wide)
-        for heads, start, stop in _slices(query, ctx.grid, ctx.max_scores // 2, per_image=True):
-            part = slice(start * columns, stop * columns)
-            query_part, grad_part = query[:, heads, part] * scale, grad[:, heads, part]
-            scores = (query_part @ key[:, heads].transpose(-1, -2)).to(wide)
-            weights = scores.add_(ctx.bias.band(_of(heads, tensors), start, stop, ctx.grid, wide)).softmax(-1)
-            grad_value[:, heads] += weights.to(grad.dtype).transpose(-1, -2) @ grad_part
-            grad_scores = (grad_part @ value[:, heads].transpose(-1, -2)).to(wide)
-            grad_scores.sub_(mean[:, heads, part]).mul_(weights)
-            ctx.bias.add_gradients(_of(heads, grads), start, stop, ctx.grid, grad_scores)
-            grad_scores = grad_scores.to(query.dtype)
-            grad_query[:, heads, part] = (grad_scores @ key[:, heads]) * scale
-            grad_key[:, heads] += grad_scores.transpose(-1, -2) @ query_part
-        narrow = [x.to(like.dtype) for x, like in zip(grads, tensors, strict=True)]
-        return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype), None, None, None, *narrow
-
-
-def _slices(query: Tensor, grid: Grid, max_scores: int, per_image: bool) -> Iterator[tuple[slice, int, int]]:
-    """Heads and rows of queries whose scores fit in one slice, which is made once or for each image: few heads, many rows."""
-    row = grid[1] * grid[0] * grid[1] * (query.shape[0] if per_image else 1)
-    heads = min(query.shape[1], max(1, max_scores // (row * grid[0])))
-    rows = min(grid[0], max(1, max_scores // (row * heads)))
-    for first in range(0, query.shape[1], heads):
-        for start in range(0, grid[0], rows):
-            yield slice(first, first + heads), start, min(start + rows, grid[0])
-
-
-def _of(heads: slice, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The heads' part of tensors [..., heads, a, b]."""
-    return [x[..., heads, :, :] for x in tensors]
-
-
-def _attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    bias: type[_Bias],
-    tensors: Sequence[Tensor],
-    grid: Grid,
-    max_scores: int,
-) -> Tensor:
-    """Attention, a few rows of queries at a time."""
-    output = torch.empty_like(query)
-    for heads, start, stop in _slices(query, grid, max_scores, bias.per_image):
-        part = slice(start * grid[1], stop * grid[1])
-        band = bias.band(_of(heads, tensors), start, stop, grid, query.dtype)
-        output[:, heads, part] = F.scaled_dot_product_attention(
-            query[:, heads, part], key[:, heads], value[:, heads], attn_mask=band
-        )
-    return output
-
-
-def _to_windows(x: Tensor, height: int, width: int) -> Tensor:
-    """[B, heads, H, W, D] -> [B * windows, heads, height * width, D]."""
-    x = x.unflatten(3, (-1, width)).unflatten(2, (-1, height))
-    return x.permute(0, 2, 4, 1, 3, 5, 6).flatten(4, 5).flatten(0, 2)
-
-
-def _from_windows(x: Tensor, batch: int, counts: Grid, window: Grid) -> Tensor:
-    """[B * windows, heads, height * width, D] -> [B, heads, H, W, D]."""
-    x = x.unflatten(2, window).unflatten(0, (batch, *counts))
-    return x.permute(0, 3, 1, 4, 2, 5, 6).flatten(4, 5).flatten(2, 3)

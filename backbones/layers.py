@@ -168,7 +168,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, attend: Attend | None = None) -> Tensor:
         """`attend` replaces scaled dot-product attention: with a position bias, or in windows."""
-        query, key, value = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        # Transposed one by one, so that their gradients lie in memory as that of the layer's output does.
+        query, key, value = (y.transpose(1, 2) for y in self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(2))
         attend = F.scaled_dot_product_attention if attend is None else attend  # `or` would split a compiled graph
         x = attend(query, key, value)
         return self.proj(x.transpose(1, 2).flatten(2))

@@ -87,6 +87,6 @@ class RelativePositionBias(nn.Module):
             torch.zeros((2 * window[0] - 1) * (2 * window[1] - 1), num_heads)
         )
 
-    def forward(self, grid: Grid) -> Tensor:
+    def bias(self, grid: Grid) -> Tensor:
         """Returns the table for `grid`, [heads, 2 rows - 1, 2 columns - 1]; see `bias_at_grid`."""
         return bias_at_grid(self.relative_position_bias_table, self.window, grid)

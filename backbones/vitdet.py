@@ -9,12 +9,7 @@ from typing import Any, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convmae.backbones.biased_attention import (
-    biased_attention,
-    decomposed_attention,
-    window_sizes,
-    windowed_attention,
-)
+from convmae.backbones.biased_attention import biased_attention, decomposed_attention
 from convmae.backbones.convvit import ConvViTEncoder, Dims, grid_of
 from convmae.backbones.layers import Attend, Attention, TransformerBlock
 from convmae.backbones.position import Grid, RelativePositionBias, resample_offsets
@@ -118,22 +113,23 @@ class ConvViTDet(ConvViTEncoder):
         return cast(TransformerBlock, self.blocks3[index]).attn
 
     def _over(self, index: int, grid: Grid) -> Attend:
-        """A block's attention over the whole of a grid, or of a window of that size, with its relative positions."""
-        if self.position == "decomposed":
-            attn = self._attention(index)
-            tables = [resample_offsets(x, n) for x, n in zip((attn.rel_pos_h, attn.rel_pos_w), grid, strict=True)]
-            return partial(decomposed_attention, rel_pos_h=tables[0], rel_pos_w=tables[1], grid=grid)
-        bias = self.global_rel_pos_bias if index in self.global_blocks else self.windowed_rel_pos_bias
-        return partial(biased_attention, table=bias(grid), grid=grid)
+        """A block's attention over the whole of a grid, with its relative positions."""
+        return self._attend(index, size=grid, grid=grid)
 
     def _in_windows(self, index: int, grid: Grid) -> Attend:
         """A block's attention within the windows of a grid, which may have to be padded to whole ones first."""
         whole = _padded(grid, self.window_size) if self.attend_to_padding else grid
-        sizes = {size: self._over(index, size) for size in window_sizes(whole, self.window_size)}
-        attend: Attend = partial(windowed_attention, grid=whole, window=self.window_size, attend=sizes)
-        if whole != grid:
-            attend = partial(_attend_padded, self._attention(index).qkv, grid, whole, attend)
-        return attend
+        attend = self._attend(index, size=self.window_size, grid=whole, window=self.window_size)
+        return attend if whole == grid else partial(_attend_padded, self._attention(index).qkv, grid, whole, attend)
+
+    def _attend(self, index: int, size: Grid, **where: Grid) -> Attend:
+        """A block's attention `where` it says, with relative positions for a grid or window of that size."""
+        if self.position == "decomposed":
+            attn = self._attention(index)
+            tables = [resample_offsets(x, n) for x, n in zip((attn.rel_pos_h, attn.rel_pos_w), size, strict=True)]
+            return partial(decomposed_attention, rel_pos_h=tables[0], rel_pos_w=tables[1], **where)
+        shared = self.global_rel_pos_bias if index in self.global_blocks else self.windowed_rel_pos_bias
+        return partial(biased_attention, table=shared.bias(size), **where)
 
 
 def _padded(grid: Grid, window: Grid) -> Grid:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.image_list import ImageList
 
 
 class Anchors(nn.Module):
@@ -22,15 +22,15 @@ class Anchors(nn.Module):
         if len(sizes) != len(strides):
             raise ValueError(f"found {len(sizes)} anchor sizes for {len(strides)} levels; expected one a level")
         self.sizes, self.ratios, self.strides = tuple(sizes), tuple(ratios), tuple(strides)
+        self._last: tuple[Any, Tensor] | None = None  # anchors are the same from step to step, and cost copies to a GPU
 
-    def num_anchors_per_location(self) -> list[int]:
-        """Returns the number of anchors at a position of each level."""
-        return [len(self.ratios)] * len(self.sizes)
-
-    def forward(self, images: ImageList, features: Sequence[Tensor]) -> list[Tensor]:
-        """Returns for each picture its anchors [N, 4] in pixels: level by level, row by row, ratios fastest."""
-        anchors = torch.cat([self.level(number, feature) for number, feature in enumerate(features)])
-        return [anchors] * len(images.image_sizes)
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Returns the anchors [N, 4] in pixels of maps [B, C, H, W]: level by level, row by row, ratios fastest."""
+        key = features[0].device, *(feature.shape[-2:] for feature in features)
+        if self._last is None or self._last[0] != key:
+            with torch.inference_mode(False):  # what inference makes can't serve training
+                self._last = key, torch.cat([self.level(number, feature) for number, feature in enumerate(features)])
+        return self._last[1]
 
     def level(self, number: int, feature: Tensor) -> Tensor:
         """Returns the anchors [H * W * ratios, 4] of a level from its feature map [B, C, H, W]."""

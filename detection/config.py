@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import List  # noqa: UP035  (the spelling that OmegaConf 2.3 reads on every Python)
 
 from convmae.engine.config import option
-from convmae.engine.options import DataOptions, OptimOptions, RuntimeOptions, ScheduleOptions
+from convmae.engine.options import EvaluatedDataOptions, OptimOptions, RuntimeOptions, ScheduleOptions
 
 
 @dataclass
@@ -72,7 +72,7 @@ class ModelOptions:
 
 
 @dataclass
-class DetectionDataOptions(DataOptions):
+class DetectionDataOptions(EvaluatedDataOptions):
     """COCO-format data: a JSON file and a folder of pictures for each split."""
 
     root: str = option("data/coco", "data folder; the paths below lie in it unless they are absolute")

@@ -6,7 +6,8 @@ import contextlib
 import io
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ STANDARD = (
 )  # fmt: skip
 
 
+THREADS = 2  # that make detections' masks while the model computes the next pictures' detections
 SIZES = ("all", "small", "medium", "large")
 
 
@@ -64,9 +66,20 @@ class CocoMetric(PictureMetric):
         self.details: dict[str, Details] = {}
         self.predictions: list[dict[str, Any]] = []
         self.scoring = 0.0  # seconds from detections to numbers
+        self._threads: ThreadPoolExecutor | None = None  # during an evaluation
 
-    def measure(self, sample: Any) -> Any:
-        return sample
+    def measure(self, sample: Callable[[], dict[str, Any]]) -> Future:
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(THREADS)
+        return self._threads.submit(sample)
+
+    def evaluate(self, size: int) -> dict[str, float]:
+        try:
+            return super().evaluate(size)
+        finally:
+            if self._threads is not None:  # none is left when loader processes are forked for the next one
+                self._threads.shutdown()
+                self._threads = None
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         started = time.perf_counter()

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.image_list import ImageList
 
 from convmae.backbones import ConvViTDet
 from convmae.detection.anchors import Anchors
@@ -86,9 +83,7 @@ class MaskRCNN(nn.Module):
         """
         sizes = sizes or [(images.shape[-2], images.shape[-1])] * len(images)
         pyramid = self.features(images)
-        listed = ImageList(images, sizes)
         # p6 is for the proposals alone.
-        proposals, losses = self.rpn(listed, OrderedDict(enumerate(pyramid)), targets)
+        proposals, losses = self.rpn(pyramid, sizes, targets)
         detections, head_losses = self.roi_heads(pyramid[:-1], proposals, sizes, targets)
-        renamed = {"loss_objectness": "loss_rpn_class", "loss_rpn_box_reg": "loss_rpn_box"}
-        return detections, {**{renamed[name]: value for name, value in losses.items()}, **head_losses}
+        return detections, {**losses, **head_losses}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
-from pycocotools import mask as mask_api
 from torch import Tensor
 
-_AT_ONCE = 50_000_000  # pixels of masks pasted at a time: 200 MB in fp32
+from convmae.detection import rle
+
+# Pixels of masks pasted at a time: 200 MB in fp32; on a CPU what its cache holds.
+_AT_ONCE = {"cuda": 50_000_000, "cpu": 1_000_000}
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
@@ -26,13 +27,10 @@ def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor
 def encode_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float = 0.5) -> list[dict[str, Any]]:
     """Returns pasted masks as COCO's compressed RLE, with ``counts`` as text."""
     encoded: list[dict[str, Any]] = []
-    step = max(1, _AT_ONCE // (height * width))
+    step = max(1, _AT_ONCE[masks.device.type] // (height * width))
     for part, corners in zip(masks.split(step), boxes.split(step), strict=True):
-        if not len(part):
-            continue
-        pasted = paste_masks(part.float(), corners.float(), height, width) >= threshold
-        encoded += mask_api.encode(np.asfortranarray(pasted.permute(1, 2, 0).cpu().numpy().astype(np.uint8)))
-    return [{"size": [height, width], "counts": found["counts"].decode()} for found in encoded]
+        encoded += rle.encode(paste_masks(part.float(), corners.float(), height, width) >= threshold)
+    return encoded
 
 
 def _interpolation(start: Tensor, end: Tensor, pixels: int, side: int) -> Tensor:

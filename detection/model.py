@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from convmae.detection.coco import Category
 from convmae.detection.config import DetectionConfig
 from convmae.detection.dataset import Sample
 from convmae.detection.mask_rcnn import MaskRCNN
-from convmae.detection.masks import encode_masks
+from convmae.detection.restore import restore
 from convmae.engine.images import normalize
 
 
@@ -34,19 +35,29 @@ class DetectionModel(BaseModel):
         targets: list[dict[str, Tensor]] | None = None,
         samples: list[Sample] | None = None,
         mode: str = "loss",
-    ) -> dict[str, Tensor] | list[dict[str, Any]]:
+    ) -> Any:
         """Returns the losses (``mode="loss"``) or, for each picture, its detections (``mode="predict"``).
 
         images: uint8 [B, 3, H, W]. A detection dict holds image_id, boxes [n, 4] (left, top, right, bottom) and masks
-        (compressed RLE) in the picture's pixels, scores [n], and labels [n] into ``categories``.
+        (compressed RLE) in the picture's pixels, scores [n], and labels [n] into ``categories``. With ``mode="defer"`` there is
+        a call in its place that returns it, in any thread, and any number of threads at a time.
         """
         pixels = normalize(images)
         if mode == "loss":
             return self.model(pixels, targets)[1]
-        if mode != "predict" or samples is None:
-            raise ValueError(f"mode is {mode!r}; expected loss with targets, or predict with samples")
+        if mode not in ("predict", "defer") or samples is None:
+            raise ValueError(f"mode is {mode!r}; expected loss with targets, or predict or defer with samples")
         detections, _ = self.model(pixels, sizes=[sample.geometry.content for sample in samples])
-        return [self._restore(found, sample) for found, sample in zip(detections, samples, strict=True)]
+        found = list(zip(detections, samples, strict=True))
+        if mode == "predict":
+            return [restore(*one) for one in found]
+        ready = torch.cuda.current_stream(pixels.device).record_event() if pixels.is_cuda else None
+        return [partial(restore, *one, ready) for one in found]
+
+    def val_step(self, data: dict[str, Any]) -> list[Callable[[], dict[str, Any]]]:
+        """Returns for each picture of a batch a call that gives its detections, for ``CocoMetric``'s threads."""
+        deferred: list[Callable[[], dict[str, Any]]] = self(**self.data_preprocessor(data, False), mode="defer")
+        return deferred
 
     def get_extra_state(self) -> Tensor:
         """Returns the class list as bytes, so that weights say what they were trained on."""
@@ -60,19 +71,6 @@ class DetectionModel(BaseModel):
             raise ValueError(
                 f"the weights are for {len(found)} other classes: {', '.join(c.name for c in found[:5])}, ..."
             )
-
-    def _restore(self, found: dict[str, Tensor], sample: Sample) -> dict[str, Any]:
-        boxes = sample.geometry.restore_boxes(found["boxes"])
-        solid = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-        restored: dict[str, Any] = {
-            "image_id": sample.image_id,
-            "boxes": boxes[solid].cpu(),
-            "scores": found["scores"][solid].cpu(),
-            "labels": found["labels"][solid].cpu(),
-        }
-        if "masks" in found:
-            restored["masks"] = encode_masks(found["masks"][solid], boxes[solid], sample.height, sample.width)
-        return restored
 
 
 def read_categories(state: Tensor) -> list[Category]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
@@ -28,28 +29,36 @@ class Pooler(nn.Module):
 
         features: one [B, C, H, W] a level, finest first; boxes: one [n, 4] a picture, in pixels.
         """
-        counts = torch.tensor([len(found) for found in boxes], device=features[0].device)
-        picture = torch.repeat_interleave(torch.arange(len(boxes), device=features[0].device), counts)
         joined = torch.cat(list(boxes))
-        rois = torch.cat([picture[:, None].to(joined.dtype), joined], dim=1)
+        rois = torch.cat([F.pad(found, (1, 0), value=picture) for picture, found in enumerate(boxes)])
         level = self.levels(joined)
-        parts, order = [], []
-        for number, (feature, stride) in enumerate(zip(features, self.strides, strict=True)):
-            index = torch.where(level == number)[0]
-            order.append(index)
-            if feature.device.type == "cpu" and feature.shape[-2] * feature.shape[-1] <= _DENSE_LIMIT:
-                parts.append(dense_roi_align(feature, rois[index], self.size, 1 / stride))
+        order = level.argsort(stable=True)  # pictures stay in order within a level
+        # The one result that the host waits for.
+        counts = (level[:, None] == torch.arange(len(self.strides), device=level.device)).sum(dim=0).tolist()
+        parts = []
+        for feature, stride, some in zip(features, self.strides, rois[order].split(counts), strict=True):
+            if _is_dense(feature):
+                parts.append(dense_roi_align(feature, some, self.size, 1 / stride))
             else:
-                # In fp32 whatever the map's precision: bf16 would move the edges of boxes by whole pixels.
-                pooled = roi_align(feature.float(), rois[index].float(), self.size, 1 / stride, 0, aligned=True)
+                pooled = roi_align(poolable(feature), some.float(), self.size, 1 / stride, 0, aligned=True)
                 parts.append(pooled.to(feature.dtype))
-        return torch.cat(parts)[torch.argsort(torch.cat(order))]
+        return torch.cat(parts)[order.argsort()]
 
     def levels(self, boxes: Tensor) -> Tensor:
         """Returns the level (0: finest) of each box [N, 4]."""
         side = torch.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
         above = torch.floor(torch.log2(side / self.canonical_size + 1e-8))
         return (above.long() + self.strides.index(16)).clamp(0, len(self.strides) - 1)
+
+
+def poolable(feature: Tensor) -> Tensor:
+    """Returns a map [B, C, H, W] as it is pooled from, so that several poolers share one copy."""
+    # In fp32 whatever the map's precision: bf16 would move the edges of boxes by whole pixels.
+    return feature if _is_dense(feature) else feature.float().contiguous()
+
+
+def _is_dense(feature: Tensor) -> bool:
+    return feature.device.type == "cpu" and feature.shape[-2] * feature.shape[-1] <= _DENSE_LIMIT
 
 
 def dense_roi_align(feature: Tensor, rois: Tensor, size: int, scale: float) -> Tensor:

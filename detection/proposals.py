@@ -1,16 +1,16 @@
-"""The region proposal network: torchvision's, with the published detector's selection and losses."""
+"""The region proposal network, with the published detector's selection and losses."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from torchvision.models.detection.rpn import RegionProposalNetwork
-from torchvision.ops import batched_nms, clip_boxes_to_image
+from torch import Tensor, nn
 
 from convmae.detection.anchors import Anchors
+from convmae.detection.boxes import BoxCoder, Matcher, clip, suppress
 from convmae.detection.heads import ProposalHead
 from convmae.detection.sampling import BalancedSampler
 
@@ -21,64 +21,100 @@ class Counts(NamedTuple):
     training: int
     testing: int
 
+    def of(self, training: bool) -> int:
+        """Returns the number for one of the two."""
+        return self.training if training else self.testing
 
-class ProposalNetwork(RegionProposalNetwork):
+
+class ProposalNetwork(nn.Module):
     """Anchors to proposals: the best of each level by objectness, then non-maximum suppression in each level."""
 
     def __init__(self, anchors: Anchors, head: ProposalHead, pre_nms: Counts, post_nms: Counts, sampled: int) -> None:
-        super().__init__(
-            anchors,
-            head,
-            fg_iou_thresh=0.7,
-            bg_iou_thresh=0.3,
-            batch_size_per_image=sampled,
-            positive_fraction=0.5,
-            pre_nms_top_n=pre_nms._asdict(),
-            post_nms_top_n=post_nms._asdict(),
-            nms_thresh=0.7,
-        )
-        self.fg_bg_sampler = BalancedSampler(sampled, 0.5)
+        super().__init__()
+        self.anchor_generator, self.head = anchors, head
+        self.pre_nms, self.post_nms, self.nms_threshold = pre_nms, post_nms, 0.7
+        self.box_coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
+        self.matcher = Matcher(0.3, 0.7, keep_best=True)
+        self.sampler = BalancedSampler(sampled, 0.5)
+
+    def forward(
+        self,
+        features: Sequence[Tensor],
+        sizes: Sequence[tuple[int, int]],
+        targets: Sequence[dict[str, Tensor]] | None = None,
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Returns the proposals [n, 4] of each picture, best first, and with ``targets`` the losses.
+
+        features: [B, C, H, W] of each level, finest first; sizes: height and width of each picture; targets: one a picture,
+        with boxes [n, 4].
+        """
+        logits, deltas = self.head(list(features))
+        anchors = self.anchor_generator(features)
+        counts = [level[0].numel() for level in logits]
+        joined_logits = torch.cat([_by_anchor(level, 1) for level in logits], dim=1)[..., 0]
+        joined_deltas = torch.cat([_by_anchor(level, 4) for level in deltas], dim=1)
+        proposals = self.propose(joined_logits, joined_deltas, anchors, sizes, counts)
+        if targets is None:
+            return proposals, {}
+        return proposals, self.losses(joined_logits, joined_deltas, anchors, [target["boxes"] for target in targets])
 
     @torch.no_grad()
-    def filter_proposals(
-        self,
-        proposals: Tensor,
-        objectness: Tensor,
-        image_shapes: list[tuple[int, int]],
-        num_anchors_per_level: list[int],
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Returns for each picture its proposals [n, 4] and their logits [n], best first; boxes without area are left out."""
-        pictures, levels = len(image_shapes), len(num_anchors_per_level)
-        best_boxes, best_logits, groups = [], [], []
-        picture = torch.arange(pictures, device=proposals.device)[:, None]
-        logits = objectness.view(pictures, -1).split(num_anchors_per_level, dim=1)
-        for level, (boxes, scores) in enumerate(
-            zip(proposals.split(num_anchors_per_level, dim=1), logits, strict=True)
-        ):
-            # Logits, not probabilities: these are equal in fp32 for all very sure anchors.
-            top, index = scores.topk(min(self.pre_nms_top_n(), scores.shape[1]), dim=1)
-            best_boxes.append(boxes[picture, index])
-            best_logits.append(top)
-            groups.append((picture * levels + level).expand_as(top))
-        joined, scores, group = torch.cat(best_boxes, 1), torch.cat(best_logits, 1), torch.cat(groups, 1)
-        joined = torch.stack([clip_boxes_to_image(b, shape) for b, shape in zip(joined, image_shapes, strict=True)])
-        solid = ((joined[..., 2:] > joined[..., :2]).all(dim=-1)).flatten()
-        joined, scores, group = joined.view(-1, 4)[solid], scores.flatten()[solid], group.flatten()[solid]
-        keep = batched_nms(joined, scores, group, self.nms_thresh)
-        owner = group[keep] // levels
-        chosen = [keep[owner == number][: self.post_nms_top_n()] for number in range(pictures)]
-        return [joined[index] for index in chosen], [scores[index] for index in chosen]
+    def propose(
+        self, logits: Tensor, deltas: Tensor, anchors: Tensor, sizes: Sequence[tuple[int, int]], counts: Sequence[int]
+    ) -> list[Tensor]:
+        """Returns for each picture its proposals [n, 4], best first; boxes without area are left out.
 
-    def compute_loss(
-        self, objectness: Tensor, pred_bbox_deltas: Tensor, labels: list[Tensor], regression_targets: list[Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """Returns the objectness and box losses, both over the number of anchors to sample in the batch (L1 for boxes)."""
-        positive, negative = (torch.cat(chosen) for chosen in self.fg_bg_sampler(labels))
-        total = self.fg_bg_sampler.batch_size_per_image * len(labels)
-        sampled = positive | negative
-        logits, targets = objectness.flatten()[sampled], positive[sampled].float()
-        deltas, wanted = pred_bbox_deltas[positive], torch.cat(regression_targets)[positive]
-        return (
-            F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / total,
-            F.l1_loss(deltas, wanted, reduction="sum") / total,
+        logits: [B, N]; deltas: [B, N, 4]; anchors: [N, 4], of which each level has its number in ``counts``.
+        """
+        tops, indices, levels, start = [], [], [], 0
+        for level, part in enumerate(logits.split(list(counts), dim=1)):
+            # Logits, not probabilities: these are equal in fp32 for all very sure anchors.
+            top, index = part.topk(min(self.pre_nms.of(self.training), part.shape[1]), dim=1)
+            tops.append(top)
+            indices.append(index + start)
+            levels.append(torch.full_like(index, level))
+            start += part.shape[1]
+        index = torch.cat(indices, dim=1)
+        boxes = self.box_coder.decode(torch.take_along_dim(deltas, index[..., None], dim=1), anchors[index])
+        boxes = torch.stack([clip(found, size) for found, size in zip(boxes, sizes, strict=True)])
+        solid = (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
+        # Those without area last, and cut off once their number is known.
+        scores, order = torch.cat(tops, dim=1).masked_fill(~solid, -torch.inf).sort(dim=1, descending=True, stable=True)
+        boxes = torch.take_along_dim(boxes, order[..., None], dim=1)
+        group = torch.cat(levels, dim=1).gather(1, order)
+        chosen = []
+        for picture, count in enumerate(solid.sum(dim=1).tolist()):
+            found = boxes[picture, :count]
+            keep = suppress(found, scores[picture, :count], group[picture, :count], self.nms_threshold)
+            chosen.append(found[keep[: self.post_nms.of(self.training)]])
+        return chosen
+
+    def losses(self, logits: Tensor, deltas: Tensor, anchors: Tensor, objects: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Returns the objectness and box losses, both over the number of anchors to sample in the batch (L1 for boxes).
+
+        logits: [B, N]; deltas: [B, N, 4]; anchors: [N, 4]; objects: the boxes [n, 4] of each picture.
+        """
+        with torch.no_grad():
+            states, matches = zip(*(self.matcher(found, anchors) for found in objects), strict=True)
+            index, kind = self.sampler(states)
+            first = index[:, : self.sampler.positives]  # there the positive ones are
+            positive = (kind[:, : self.sampler.positives] == 1)[..., None]
+            place, places = 0, []
+            for found, match in zip(objects, matches, strict=True):
+                places.append(match + place)
+                place += len(found)
+            # A row more, for pictures without objects; what is no positive anchor's counts for nothing.
+            joined = torch.cat([*objects, anchors[:1]])
+            wanted = self.box_coder.encode(joined[torch.stack(places).gather(1, first)], anchors[first])
+            wanted = wanted.where(positive, 0.0)
+        total = self.sampler.count * len(objects)
+        loss = F.binary_cross_entropy_with_logits(
+            logits.gather(1, index), (kind == 1).to(logits.dtype), (kind >= 0).to(logits.dtype), reduction="sum"
         )
+        far = F.l1_loss(torch.take_along_dim(deltas, first[..., None], dim=1), wanted, reduction="none")
+        return {"loss_rpn_class": loss / total, "loss_rpn_box": far.where(positive, 0.0).sum() / total}
+
+
+def _by_anchor(level: Tensor, numbers: int) -> Tensor:
+    """Returns a level's map [B, anchors * numbers, H, W] as [B, H * W * anchors, numbers]."""
+    return level.permute(0, 2, 3, 1).reshape(len(level), -1, numbers)

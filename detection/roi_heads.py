@@ -1,4 +1,4 @@
-"""Boxes, classes and masks from proposals: torchvision's RoI heads in the published detector's form."""
+"""Boxes, classes and masks from proposals, in the published detector's form."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.ops import batched_nms, clip_boxes_to_image, roi_align
+from torchvision.ops import roi_align
 
-from convmae.detection.pooler import Pooler
+from convmae.detection.boxes import BoxCoder, Matcher, clip, suppress
+from convmae.detection.pooler import Pooler, poolable
 from convmae.detection.sampling import BalancedSampler
 from convmae.engine.processes import world_mean
 
 Detections = dict[str, Tensor]  # boxes [n, 4], scores [n], labels [n], and masks [n, side, side] as probabilities
 
 
-class DetectionHeads(RoIHeads):
+class DetectionHeads(nn.Module):
     """Background is the last class, box deltas belong to a class, box loss is L1, as in detectron2."""
 
     def __init__(
@@ -31,20 +31,13 @@ class DetectionHeads(RoIHeads):
         nms_threshold: float,
         detections: int,
     ) -> None:
-        super().__init__(
-            box_pooler,
-            box_head,
-            box_predictor,
-            fg_iou_thresh=0.5,
-            bg_iou_thresh=0.5,
-            batch_size_per_image=sampled,
-            positive_fraction=0.25,
-            bbox_reg_weights=(10.0, 10.0, 5.0, 5.0),
-            score_thresh=score_threshold,
-            nms_thresh=nms_threshold,
-            detections_per_img=detections,
-        )
-        self.fg_bg_sampler = BalancedSampler(sampled, 0.25)
+        super().__init__()
+        self.box_roi_pool, self.box_head, self.box_predictor = box_pooler, box_head, box_predictor
+        self.box_coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
+        self.matcher = Matcher(0.5, 0.5)
+        self.sampler = BalancedSampler(sampled, 0.25)
+        self.score_threshold, self.nms_threshold, self.detections = score_threshold, nms_threshold, detections
+        self.has_mask = mask_parts is not None
         if mask_parts is not None:
             self.mask_roi_pool, self.mask_head, self.mask_predictor = mask_parts
 
@@ -59,11 +52,12 @@ class DetectionHeads(RoIHeads):
 
         targets: one a picture with boxes [n, 4], labels [n] from 0, and masks [n, H, W] if there is a mask head.
         """
+        features = [poolable(level) for level in features]  # once for both poolers
         if targets is not None:
             return [], self.losses(features, proposals, targets)
         logits, deltas = self.box_outputs(features, proposals)
         found = self.select(logits, deltas, proposals, image_shapes)
-        if self.has_mask():
+        if self.has_mask:
             masks = self.mask_outputs(features, [f["boxes"] for f in found], torch.cat([f["labels"] for f in found]))
             for one, part in zip(found, masks.sigmoid().split([len(f["boxes"]) for f in found]), strict=True):
                 one["masks"] = part
@@ -71,7 +65,8 @@ class DetectionHeads(RoIHeads):
 
     def box_outputs(self, features: Sequence[Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Returns class logits [N, classes + 1] and deltas [N, classes * 4] for boxes of all pictures."""
-        return self.box_predictor(self.box_head(self.box_roi_pool(features, boxes)))
+        logits, deltas = self.box_predictor(self.box_head(self.box_roi_pool(features, boxes)))
+        return logits, deltas
 
     def mask_outputs(self, features: Sequence[Tensor], boxes: Sequence[Tensor], labels: Tensor) -> Tensor:
         """Returns mask logits [N, side, side] of the given class of each box."""
@@ -79,52 +74,76 @@ class DetectionHeads(RoIHeads):
             side = 2 * self.mask_roi_pool.size
             return features[0].new_zeros((0, side, side), dtype=torch.float32)
         logits = self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes)))
-        return logits[torch.arange(len(labels), device=labels.device), labels].float()
+        return torch.take_along_dim(logits, labels[:, None, None, None], dim=1)[:, 0].float()
 
     def losses(
         self, features: Sequence[Tensor], proposals: list[Tensor], targets: list[dict[str, Tensor]]
     ) -> dict[str, Tensor]:
         """Returns the losses of boxes and masks on proposals sampled from ``proposals`` and the objects themselves."""
-        shifted = [{**target, "labels": target["labels"] + 1} for target in targets]  # torchvision: 0 is background
-        boxes, matched, labels, wanted = self.select_training_samples(proposals, shifted)
+        boxes, matches = self.sample(proposals, [target["boxes"] for target in targets])
         logits, deltas = self.box_outputs(features, boxes)
-        foreground = [torch.where(found > 0)[0] for found in labels]
-        classes = torch.cat(labels) - 1
-        positive = torch.where(classes >= 0)[0]
-        chosen = deltas.view(len(deltas), -1, 4)[positive, classes[positive]]
+        background = logits.shape[1] - 1
+        firsts = [len(match) for match in matches]  # the positive boxes of each picture come first
+        positive = [found[:first] for found, first in zip(boxes, firsts, strict=True)]
+        labels = [target["labels"][match] for target, match in zip(targets, matches, strict=True)]
+        classes = torch.cat(labels)
+        rest = [len(found) - first for found, first in zip(boxes, firsts, strict=True)]
+        truth = torch.cat([F.pad(of, (0, left), value=background) for of, left in zip(labels, rest, strict=True)])
+        objects = torch.cat([target["boxes"][match] for target, match in zip(targets, matches, strict=True)])
+        parts = deltas.view(len(deltas), -1, 4).split([len(found) for found in boxes])
+        chosen = torch.cat([part[:first] for part, first in zip(parts, firsts, strict=True)])
+        chosen = torch.take_along_dim(chosen, classes[:, None, None], dim=1)[:, 0]
         # Over all processes, so that each object weighs the same wherever its picture is; no loss where there is none.
-        sampled, objects = world_mean(len(classes), len(positive), device=logits.device).clamp(min=1e-6)
-        truth = torch.where(classes < 0, logits.shape[1] - 1, classes)
+        sampled, positives = world_mean(len(truth), len(classes), device=logits.device).clamp(min=1e-6)
+        wanted = self.box_coder.encode(objects, torch.cat(positive))
         losses = {
             "loss_class": F.cross_entropy(logits, truth, reduction="sum") / sampled,
-            "loss_box": F.l1_loss(chosen, torch.cat(list(wanted))[positive], reduction="sum") / sampled,
+            "loss_box": F.l1_loss(chosen, wanted, reduction="sum") / sampled,
         }
-        if self.has_mask():
-            mask_boxes = [found[index] for found, index in zip(boxes, foreground, strict=True)]
-            of_object = [found[index] for found, index in zip(matched, foreground, strict=True)]
-            if len(positive):
-                masks = self.mask_outputs(features, mask_boxes, classes[positive])
-                mean = mask_loss(masks, mask_boxes, of_object, [target["masks"] for target in targets])
-                losses["loss_mask"] = mean * len(positive) / objects
+        if self.has_mask:
+            if len(classes):
+                masks = self.mask_outputs(features, positive, classes)
+                mean = mask_loss(masks, positive, matches, [target["masks"] for target in targets])
+                losses["loss_mask"] = mean * len(classes) / positives
             else:  # zero, with a gradient of zero: across processes every parameter must have one
-                parts = (*self.mask_head.parameters(), *self.mask_predictor.parameters())
-                losses["loss_mask"] = 0.0 * torch.stack([part.sum() for part in parts]).sum()
+                unused = (*self.mask_head.parameters(), *self.mask_predictor.parameters())
+                losses["loss_mask"] = 0.0 * torch.stack([part.sum() for part in unused]).sum()
         return losses
+
+    @torch.no_grad()
+    def sample(self, proposals: Sequence[Tensor], objects: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Returns for each picture the boxes [n, 4] to learn from, positive ones first, and these' objects, [positives].
+
+        proposals, objects: boxes [n, 4] of each picture; the objects are among the candidates.
+        """
+        candidates = [torch.cat(both) for both in zip(proposals, objects, strict=True)]
+        states, matches = zip(*(self.matcher(*both) for both in zip(objects, candidates, strict=True)), strict=True)
+        index, kind = self.sampler(states)
+        # How many there are has to be known on the host: norms in the heads count every box.
+        counts = torch.stack([(kind == 1).sum(dim=1), (kind >= 0).sum(dim=1)], dim=1).tolist()
+        boxes, of_object = [], []
+        for found, match, order, (positives, count) in zip(candidates, matches, index, counts, strict=True):
+            boxes.append(found[order[:count]])
+            of_object.append(match[order[:positives]])
+        return boxes, of_object
 
     def select(
         self, logits: Tensor, deltas: Tensor, proposals: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> list[Detections]:
         """Returns the detections of each picture: above the threshold, suppressed within their class, best first."""
-        counts = [len(boxes) for boxes in proposals]
-        decoded = self.box_coder.decode(deltas, proposals).view(len(deltas), logits.shape[1] - 1, 4)
         scores = logits.softmax(dim=-1)[:, :-1]
+        sure = scores > self.score_threshold
+        counts = torch.stack([part.sum() for part in sure.split([len(boxes) for boxes in proposals])]).tolist()
+        index, labels = torch.where(sure)
+        confident = scores[index, labels]
+        decoded = self.box_coder.decode(deltas.view(len(deltas), -1, 4)[index, labels], torch.cat(proposals)[index])
         found = []
-        for boxes, part, shape in zip(decoded.split(counts), scores.split(counts), image_shapes, strict=True):
-            index, labels = torch.where(part > self.score_thresh)
-            confident = part[index, labels]
-            clipped = clip_boxes_to_image(boxes[index, labels], shape)
-            keep = batched_nms(clipped, confident, labels, self.nms_thresh)[: self.detections_per_img]
-            found.append({"boxes": clipped[keep], "scores": confident[keep], "labels": labels[keep]})
+        for boxes, score, label, shape in zip(
+            *(values.split(counts) for values in (decoded, confident, labels)), image_shapes, strict=True
+        ):
+            clipped = clip(boxes, shape)
+            keep = suppress(clipped, score, label, self.nms_threshold)[: self.detections]
+            found.append({"boxes": clipped[keep], "scores": score[keep], "labels": label[keep]})
         return found
 
 

@@ -55,6 +55,7 @@ def train(config: DetectionConfig, work_dir: Path, resume: bool) -> Page | None:
         collate=collate_train,
         val_set=val_set,
         val_collate=collate_test,
+        val_batch_size=config.data.eval_batch_size,
         metrics=[metric],
         resume=resume,
         best="bbox_mAP",
@@ -84,7 +85,15 @@ def test(config: DetectionConfig, checkpoint: Path, work_dir: Path) -> dict[str,
     model = DetectionModel(config, data.categories)
     load_detector(model, checkpoint)
     metric, val_set = CocoMetric(data, config.model.masks), _eval_set(data, config)
-    evaluate(model, val_set, metrics=[metric], config=config, work_dir=work_dir, collate=collate_test)
+    evaluate(
+        model,
+        val_set,
+        metrics=[metric],
+        config=config,
+        work_dir=work_dir,
+        collate=collate_test,
+        batch_size=config.data.eval_batch_size,
+    )
     if is_main_process():
         seconds = time.perf_counter() - started
         save_config(config, work_dir / "config.yaml")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from mmengine.dist import get_world_size, is_main_process
@@ -16,9 +17,11 @@ from convmae.engine.processes import gather_samples, tell_all
 class PictureMetric(BaseMetric):
     """A metric from one result a picture: over several processes each counts once, and all of them learn the numbers.
 
-    A task gives ``measure``, from a sample to its result, and ``compute_metrics``, which runs on the first process.
+    A task gives ``measure``, from a sample to its result, and ``compute_metrics``, which runs on the first process. A result
+    may be a Future: then threads measure while the model computes the next pictures.
     """
 
+    AHEAD = 16  # pictures that the model may be ahead of the threads, so that what waits for them stays little
     default_prefix = ""  # metrics are called mIoU, not prefix/mIoU
 
     def __init__(self) -> None:
@@ -32,16 +35,22 @@ class PictureMetric(BaseMetric):
         """Returns what counts of one picture."""
 
     def process(self, data_batch: Any, data_samples: Sequence[Any]) -> None:
-        self.results.extend(map(self.measure, data_samples))
+        for sample in data_samples:
+            self.results.append(self.measure(sample))
+            if len(self.results) > self.AHEAD:
+                _settled(self.results[-1 - self.AHEAD])
         self._ends.append((time.perf_counter(), len(data_samples)))
 
     def evaluate(self, size: int) -> dict[str, float]:
         """Returns the numbers of ``size`` pictures and forgets their results."""
+        measured = [_settled(result) for result in self.results]
+        if self._ends:
+            self._ends[-1] = time.perf_counter(), self._ends[-1][1]
         # The first batch pays for starting up, so that time counts from its end.
         timed = sum(count for _, count in self._ends[1:])
         self.speed = get_world_size() * timed / (self._ends[-1][0] - self._ends[0][0]) if timed else None
         self._ends.clear()
-        results = gather_samples(self.results, size)
+        results = gather_samples(measured, size)
         self.results.clear()
         self.numbers = tell_all(self.compute_metrics(results) if is_main_process() else None)
         return self.numbers
@@ -49,3 +58,8 @@ class PictureMetric(BaseMetric):
     def pace(self) -> str:
         """Returns the speed as a report says it."""
         return f"{self.speed:.3g} pictures a second" if self.speed else "a single batch"
+
+
+def _settled(result: Any) -> Any:
+    """Returns a result, waiting for it where it is to come; raises what its thread raised."""
+    return result.result() if isinstance(result, Future) else result

@@ -16,6 +16,15 @@ class DataOptions:
 
 
 @dataclass
+class EvaluatedDataOptions(DataOptions):
+    """How pictures reach the model, in evaluation too."""
+
+    eval_batch_size: int = option(
+        1, "pictures that each process evaluates at a time; the numbers stay the same, a GPU is used better", low=1
+    )
+
+
+@dataclass
 class OptimOptions:
     """AdamW and its parameter groups."""
 

@@ -78,7 +78,8 @@ def world_mean(*counts: float, device: torch.device) -> torch.Tensor:
 
     Gradients are averaged over processes too, so that a sum divided by such a mean has the gradient of the whole batch.
     """
-    values = torch.tensor(counts, dtype=torch.float32, device=device)
+    # Filled there: a list would be copied to a GPU, and the host would wait for that.
+    values = torch.stack([torch.full((), count, dtype=torch.float32, device=device) for count in counts])
     if is_distributed():
         dist.all_reduce(values)
         values /= dist.get_world_size()

@@ -26,7 +26,7 @@ from convmae.engine.log import log
 from convmae.engine.memory import check_memory
 from convmae.engine.optim import build_optim_wrapper, param_groups, scaled_lr
 from convmae.engine.options import DataOptions, OptimOptions, RuntimeOptions, ScheduleOptions
-from convmae.engine.precision import precision_name, set_up
+from convmae.engine.precision import precision_name, resolve_device, set_up
 from convmae.engine.runner import EvalLoop, Runner, TrainLoop, latest_checkpoint
 from convmae.engine.schedule import Schedule
 from convmae.engine.seeding import SeededDataset, StepSampler
@@ -192,6 +192,7 @@ def _evaluation(
         batch_size=batch_size,
         sampler=DefaultSampler(dataset, shuffle=False),
         collate_fn=collate,
+        pin_memory=resolve_device(config.runtime.device).type == "cuda",
         **_workers(config.data),
     )
     return {"val_dataloader": loader, "val_cfg": {"type": EvalLoop}, "val_evaluator": Evaluator(list(metrics))}

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import List  # noqa: UP035  (the spelling that OmegaConf 2.3 reads on every Python)
 
 from convmae.engine.config import option
-from convmae.engine.options import DataOptions, OptimOptions, RuntimeOptions, ScheduleOptions
+from convmae.engine.options import EvaluatedDataOptions, OptimOptions, RuntimeOptions, ScheduleOptions
 
 
 @dataclass
@@ -31,7 +31,7 @@ class ModelOptions:
 
 
 @dataclass
-class SegmentationDataOptions(DataOptions):
+class SegmentationDataOptions(EvaluatedDataOptions):
     """Pictures and label maps: the same relative path, label maps as 8-bit PNG with one class index a pixel."""
 
     root: str = option("data/ade20k", "data folder; the folders below lie in it unless they are absolute")

@@ -35,6 +35,17 @@ class UPerNet(EncoderDecoder):
     ``scale``, ``scales`` and ``flip``.
     """
 
+    def val_step(self, data: dict[str, Any]) -> list[SegDataSample]:
+        """Returns the labelled samples of a batch of pictures of any sizes: those of one size are labelled together."""
+        alike: dict[torch.Size, list[int]] = {}
+        for index, picture in enumerate(data["inputs"]):
+            alike.setdefault(picture.shape, []).append(index)
+        found: dict[int, SegDataSample] = {}
+        for indices in alike.values():
+            part = {name: [values[index] for index in indices] for name, values in data.items()}
+            found.update(zip(indices, super().val_step(part), strict=True))
+        return [found[index] for index in range(len(found))]
+
     def whole_inference(self, inputs: torch.Tensor, batch_img_metas: list[dict] | None = None) -> torch.Tensor:
         """Returns scores [B, N, H, W] of whole pictures."""
         return self.encode_decode(inputs, [{"img_shape": inputs.shape[2:]}])

@@ -58,6 +58,7 @@ def train(config: SegmentationConfig, work_dir: Path, resume: bool) -> Page | No
         collate=partial(stack_crops, side=config.data.crop),
         val_set=val_set,
         val_collate=pseudo_collate,
+        val_batch_size=config.data.eval_batch_size,
         metrics=[metric],
         resume=resume,
         best="mIoU",
@@ -86,7 +87,15 @@ def test(config: SegmentationConfig, checkpoint: Path, work_dir: Path) -> dict[s
     load_weights(model, checkpoint, classes)
     metric = SegmentationMetric(classes)
     val_set = SegmentationDataset(validation.pairs, classes, config.data, train=False)
-    evaluate(model, val_set, metrics=[metric], config=config, work_dir=work_dir, collate=pseudo_collate)
+    evaluate(
+        model,
+        val_set,
+        metrics=[metric],
+        config=config,
+        work_dir=work_dir,
+        collate=pseudo_collate,
+        batch_size=config.data.eval_batch_size,
+    )
     if is_main_process():
         seconds = time.perf_counter() - started
         save_config(config, work_dir / "config.yaml")

@@ -1,9 +1,13 @@
-"""The recipe of a detector that trains in a second, for tests."""
+"""Detectors that train in a second, for tests."""
 
 from pathlib import Path
 
-from convmae.detection.config import DetectionConfig
+from convmae.detection.coco import read_coco
+from convmae.detection.config import DetectionConfig, DetectionDataOptions, ModelOptions
+from convmae.detection.dataset import TrainSet, collate_train
 from convmae.engine.config import load_config
+
+SIZE = 64  # of small_config's pictures
 
 
 def tiny_config(split: Path, *overrides: str) -> DetectionConfig:
@@ -19,3 +23,21 @@ def tiny_config(split: Path, *overrides: str) -> DetectionConfig:
             "runtime.device=cpu", *overrides,
         ],
     )  # fmt: skip
+
+
+def small_config(**model: object) -> DetectionConfig:
+    options = ModelOptions(
+        size="tiny", norm="gn", drop_path=0.0, fpn_channels=32, anchor_sizes=[8.0, 16.0, 32.0, 64.0, 128.0],
+        canonical_size=32.0, rpn_convs=1, rpn_sampled=64, pre_nms_train=100, post_nms_train=50, pre_nms_test=50,
+        post_nms_test=50, roi_sampled=32, box_convs=[], box_hidden=[64], mask_convs=[16],
+    )  # fmt: skip
+    for name, value in model.items():
+        setattr(options, name, value)
+    data = DetectionDataOptions(img_size=SIZE, jitter=[1.0, 1.0], flip=0.0)
+    return DetectionConfig(model=options, data=data)
+
+
+def batch_of(split: Path, config: DetectionConfig, pictures: tuple[int, ...]) -> dict:
+    data = read_coco(split / "instances.json", split / "images", config.model.masks)
+    train_set = TrainSet(data, config.data, config.model.masks)
+    return collate_train([train_set[number] for number in pictures])

@@ -1,11 +1,15 @@
 """The lean biased attention against the textbook formula, in double precision, gradients included."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from convmae.backbones.biased_attention import (
     biased_attention,
+    channel_attention,
     decomposed_attention,
     window_sizes,
     windowed_attention,
@@ -75,8 +79,13 @@ def test_decomposed_positions_equal_the_formula_in_any_slices(grid: tuple[int, i
         torch.testing.assert_close(decomposed_attention(*leaves, grid, max_scores), expected)
 
 
-def padded_windows(leaves: list[Tensor], grid: tuple[int, int], window: tuple[int, int]) -> Tensor:
-    """Windows as usually made: the grid padded to whole ones, padded keys hidden by a score of minus infinity."""
+def padded_windows(
+    tokens: list[Tensor], grid: tuple[int, int], window: tuple[int, int], bias: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Windows as usually made: the grid padded to whole ones, padded keys hidden by a score of minus infinity.
+
+    `bias` gives that of a window's queries, [..., tokens, D], on its keys.
+    """
     rows, columns = (-(-side // length) for side, length in zip(grid, window, strict=True))
     inside = torch.zeros(rows * window[0], columns * window[1], dtype=torch.bool)
     inside[: grid[0], : grid[1]] = True
@@ -91,9 +100,9 @@ def padded_windows(leaves: list[Tensor], grid: tuple[int, int], window: tuple[in
         canvas[..., : grid[0], : grid[1]] = x.unflatten(2, grid).permute(0, 1, 4, 2, 3)
         return cut(canvas).transpose(-1, -2)  # [windows, B, heads, tokens, D]
 
-    bias = biases(leaves[3], window)
+    query, key, value = (windows(x) for x in tokens)
     hidden = torch.zeros(inside.shape, dtype=torch.double).masked_fill(~inside, -torch.inf)
-    attended = plain(*(windows(x) for x in leaves[:3]), bias + cut(hidden)[:, None, None, None])
+    attended = plain(query, key, value, bias(query) + cut(hidden)[:, None, None, None])
     attended = attended.unflatten(0, (rows, columns)).unflatten(4, window)  # [rows, columns, B, heads, h, w, D]
     whole = attended.permute(2, 3, 0, 4, 1, 5, 6).flatten(4, 5).flatten(2, 3)
     return whole[:, :, : grid[0], : grid[1]].flatten(2, 3)
@@ -109,8 +118,62 @@ def test_windows_equal_padded_and_masked_ones(grid: tuple[int, int], window: tup
         return lambda q, k, v: biased_attention(q, k, v, bias_at_grid(table, window, size), size)
 
     sizes = {size: attend(size) for size in window_sizes(grid, window)}
-    ours = windowed_attention(*leaves[:3], grid, window, sizes)
-    assert_same(ours, padded_windows(leaves, grid, window), leaves)
+    expected = padded_windows(leaves[:3], grid, window, lambda _: biases(leaves[3], window))
+    assert_same(windowed_attention(*leaves[:3], grid, window, sizes), expected, leaves)
+    expected = padded_windows(leaves[:3], grid, window, lambda _: biases(leaves[3], window))
+    assert_same(biased_attention(*leaves, grid, window=window), expected, leaves)
+
+
+@pytest.mark.parametrize("attend", [decomposed_attention, channel_attention])
+@pytest.mark.parametrize(("grid", "window"), [((7, 9), (3, 4)), ((4, 6), (2, 3)), ((2, 2), (3, 4)), ((9, 4), (4, 4))])
+def test_windows_of_decomposed_positions_equal_padded_and_masked_ones(
+    attend: Callable[..., Tensor], grid: tuple[int, int], window: tuple[int, int]
+) -> None:
+    leaves = inputs(2, 2, grid, (1, 1))[:3]
+    leaves += [torch.randn(2 * side - 1, 8, dtype=torch.double, requires_grad=True) for side in window]
+
+    def bias(query: Tensor) -> Tensor:
+        return decomposed_biases(query.flatten(0, 1), *leaves[3:], window).unflatten(0, query.shape[:2])
+
+    assert_same(attend(*leaves, grid, window=window), padded_windows(leaves[:3], grid, window, bias), leaves)
+
+
+@pytest.mark.parametrize("grid", [(3, 4), (1, 1), (5, 2)])
+def test_decomposed_positions_as_channels_equal_the_formula(grid: tuple[int, int]) -> None:
+    query, key, value = leaves = inputs(2, 3, grid, (1, 1))[:3]
+    leaves += [torch.randn(2 * side - 1, 8, dtype=torch.double, requires_grad=True) for side in grid]
+    expected = plain(query, key, value, decomposed_biases(query, *leaves[3:], grid))
+    assert_same(channel_attention(*leaves, grid), expected, leaves)
+
+
+@pytest.mark.parametrize("deviation", [1, 4, 16])
+@pytest.mark.parametrize("kind", ["shared", "decomposed", "channels"])
+def test_gradients_in_bf16_are_off_by_twice_those_of_plain_attention_at_most(kind: str, deviation: float) -> None:
+    torch.manual_seed(0)
+    grid = (16, 16)
+    query, key, value, grad = (torch.randn(1, 2, 256, 64).bfloat16() for _ in range(4))
+    query = (query * deviation).bfloat16()
+    tables = [torch.zeros(2, 31, 31)] if kind == "shared" else [torch.zeros(31, 64), torch.zeros(31, 64)]
+
+    def gradients(attend: Callable[..., Tensor], dtype: torch.dtype) -> list[Tensor]:
+        leaves = [x.to(dtype).requires_grad_() for x in (query, key, value)]
+        return list(torch.autograd.grad(attend(*leaves), leaves, grad.to(dtype)))
+
+    def ours(*tokens: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            attend = {"shared": biased_attention, "decomposed": decomposed_attention, "channels": channel_attention}[
+                kind
+            ]
+            return attend(*tokens, *tables, grid)
+
+    exact = gradients(F.scaled_dot_product_attention, torch.double)
+
+    def errors(found: list[Tensor]) -> list[float]:
+        return [float((x - wanted).norm() / wanted.norm()) for x, wanted in zip(found, exact, strict=True)]
+
+    usual = errors(gradients(F.scaled_dot_product_attention, torch.bfloat16))
+    for mine, theirs in zip(errors(gradients(ours, torch.bfloat16)), usual, strict=True):
+        assert mine <= 2 * theirs
 
 
 @pytest.mark.parametrize("decomposed", [False, True])

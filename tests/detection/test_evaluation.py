@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,7 @@ def test_the_metric_names_all_numbers_and_ground_truth_scores_one(split: Path) -
             "masks": [mask_api.merge(mask_api.frPyObjects(one.segmentation, image.height, image.width))
                       if isinstance(one.segmentation, list) else one.segmentation for one in objects],
         }  # fmt: skip
-        metric.process({}, [found])
+        metric.process({}, [partial(dict, found)])
     numbers = metric.evaluate(len(data.images))
     assert set(numbers) == {f"{kind}_{name}" for kind in ("bbox", "segm") for name in STANDARD}
     assert numbers["bbox_mAP"] == numbers["segm_mAP"] == pytest.approx(1)

@@ -6,34 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.model import revert_sync_batchnorm
+from tiny_detector import SIZE, batch_of, small_config
 
 from convmae.detection.coco import Category, read_coco
-from convmae.detection.config import DetectionConfig, DetectionDataOptions, ModelOptions
-from convmae.detection.dataset import EvalSet, TrainSet, collate_test, collate_train
+from convmae.detection.dataset import EvalSet, collate_test
 from convmae.detection.model import DetectionModel
 from convmae.detection.weights import init_weights, load_detector
 from convmae.engine.errors import UserError
 from convmae.engine.files import save_weights
-
-SIZE = 64
-
-
-def small_config(**model: object) -> DetectionConfig:
-    options = ModelOptions(
-        size="tiny", norm="gn", drop_path=0.0, fpn_channels=32, anchor_sizes=[8.0, 16.0, 32.0, 64.0, 128.0],
-        canonical_size=32.0, rpn_convs=1, rpn_sampled=64, pre_nms_train=100, post_nms_train=50, pre_nms_test=50,
-        post_nms_test=50, roi_sampled=32, box_convs=[], box_hidden=[64], mask_convs=[16],
-    )  # fmt: skip
-    for name, value in model.items():
-        setattr(options, name, value)
-    data = DetectionDataOptions(img_size=SIZE, jitter=[1.0, 1.0], flip=0.0)
-    return DetectionConfig(model=options, data=data)
-
-
-def batch_of(split: Path, config: DetectionConfig, pictures: tuple[int, ...]) -> dict:
-    data = read_coco(split / "instances.json", split / "images", config.model.masks)
-    train_set = TrainSet(data, config.data, config.model.masks)
-    return collate_train([train_set[number] for number in pictures])
 
 
 def test_training_on_two_pictures_lowers_the_loss(split: Path) -> None:
@@ -105,6 +85,8 @@ def test_pictures_of_a_batch_do_not_change_one_another(split: Path) -> None:
         together = model(**collate_test([test_set[0], test_set[1]]), mode="predict")
         alone = model(**collate_test([test_set[1]]), mode="predict")
     assert torch.allclose(together[1]["scores"], alone[0]["scores"], atol=1e-5)
+    assert torch.allclose(together[1]["boxes"], alone[0]["boxes"], atol=1e-3)
+    assert torch.equal(together[1]["labels"], alone[0]["labels"])
 
 
 def test_boxes_alone_need_no_masks(split: Path) -> None:

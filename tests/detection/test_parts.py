@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from pycocotools import mask as mask_api
 from torch import Tensor
-from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import roi_align
 
 from convmae.detection.anchors import Anchors
@@ -34,8 +33,7 @@ def test_boxes_are_pooled_where_they_are_from_maps_in_bf16() -> None:
 def test_anchors_stand_on_multiples_of_the_stride_unrounded() -> None:
     anchors = Anchors([32, 50], [0.5, 1.0, 2.0], [4, 8])
     features = [torch.zeros(2, 1, 3, 5), torch.zeros(2, 1, 2, 3)]
-    first, second = anchors(ImageList(torch.zeros(2, 3, 12, 20), [(12, 20)] * 2), features)
-    assert torch.equal(first, second)
+    first = anchors(features)
     expected = []
     for size, stride, rows, columns in ((32, 4, 3, 5), (50, 8, 2, 3)):
         for row in range(rows):
@@ -46,6 +44,16 @@ def test_anchors_stand_on_multiples_of_the_stride_unrounded() -> None:
                     x, y = column * stride, row * stride
                     expected.append([x - width / 2, y - height / 2, x + width / 2, y + height / 2])
     assert torch.allclose(first, torch.tensor(expected), atol=1e-4)
+
+
+def test_anchors_follow_the_maps_and_are_made_once_for_the_same() -> None:
+    anchors, maps = Anchors([32], [1.0], [4]), [torch.zeros(1, 1, 3, 5)]
+    with torch.inference_mode():
+        first = anchors(maps)
+    assert not first.is_inference()
+    assert anchors([torch.ones(2, 8, 3, 5)]) is first
+    other = anchors([torch.zeros(1, 1, 5, 3)])
+    assert torch.equal(other.view(5, 3, 4), first.view(3, 5, 4).transpose(0, 1)[..., [1, 0, 3, 2]])
 
 
 def test_a_level_without_an_anchor_size_is_refused() -> None:

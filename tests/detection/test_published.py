@@ -5,7 +5,6 @@ import pytest
 import reference
 import torch
 from torch import Tensor
-from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
 from convmae.detection.config import ModelOptions
@@ -70,8 +69,7 @@ def test_proposals_and_detections_agree(detector: MaskRCNN, pyramid: list[Tensor
     _, outputs = reference.reference("mask_rcnn")
     with torch.inference_mode():
         size = [(1024, 1024)]
-        listed = ImageList(torch.empty(1, 3, 1024, 1024), size)
-        proposals, _ = detector.rpn(listed, dict(enumerate(pyramid)))
+        proposals, _ = detector.rpn(pyramid, size)
         (found,), _ = detector.roi_heads(pyramid[:4], proposals, size)
     expected = torch.from_numpy(outputs["proposals"])
     assert (_nearest(expected, proposals[0][:150]) <= 0.1).sum() >= 97

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from convmae.detection.boxes import Matcher
 from convmae.detection.check import check_options
 from convmae.detection.coco import Category, read_coco
 from convmae.detection.config import DetectionConfig
@@ -64,16 +65,11 @@ def test_the_published_heads(name: str, norm: type) -> None:
     )  # fmt: skip
     assert rpn.box_coder.weights == (1, 1, 1, 1)
     assert heads.box_coder.weights == (10, 10, 5, 5)
-    assert (rpn.proposal_matcher.low_threshold, rpn.proposal_matcher.high_threshold) == (0.3, 0.7)
-    assert rpn.proposal_matcher.allow_low_quality_matches
-    assert (heads.proposal_matcher.low_threshold, heads.proposal_matcher.high_threshold) == (0.5, 0.5)
-    assert not heads.proposal_matcher.allow_low_quality_matches
-    for sampler, count, part in ((rpn.fg_bg_sampler, 256, 0.5), (heads.fg_bg_sampler, 512, 0.25)):
-        assert (sampler.batch_size_per_image, sampler.positive_fraction) == (count, part)
-    assert (rpn._pre_nms_top_n, rpn._post_nms_top_n) == (
-        {"training": 2000, "testing": 1000}, {"training": 1000, "testing": 1000}
-    )  # fmt: skip
-    assert (rpn.nms_thresh, heads.nms_thresh, heads.score_thresh, heads.detections_per_img) == (0.7, 0.5, 0.05, 100)
+    assert (rpn.matcher, heads.matcher) == (Matcher(0.3, 0.7, keep_best=True), Matcher(0.5, 0.5, keep_best=False))
+    for sampler, count, part in ((rpn.sampler, 256, 0.5), (heads.sampler, 512, 0.25)):
+        assert (sampler.count, sampler.positive_fraction) == (count, part)
+    assert (rpn.pre_nms, rpn.post_nms) == ((2000, 1000), (1000, 1000))
+    assert (rpn.nms_threshold, heads.nms_threshold, heads.score_threshold, heads.detections) == (0.7, 0.5, 0.05, 100)
     assert (heads.box_roi_pool.size, heads.mask_roi_pool.size) == (7, 14)
     convs = [module for module in heads.box_head.modules() if isinstance(module, nn.Conv2d)]
     linears = [module for module in heads.box_head.modules() if isinstance(module, nn.Linear)]

@@ -41,6 +41,8 @@ def test_a_run_then_a_test_of_its_weights_give_the_same_numbers_and_a_report(spl
     assert rerun == {name: pytest.approx(value) for name, value in metrics.items() if name != "classes"}
     assert run_test(tiny_config(split), work_dir / "step_2.pth", again) == rerun
     assert (again / "report/index.html").is_file()
+    batched = run_test(tiny_config(split, "data.eval_batch_size=3"), work_dir / "model.pth", again)  # of four pictures
+    assert batched == pytest.approx(rerun, abs=1e-6)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(split: Path) -> None:
@@ -60,7 +62,7 @@ def test_every_recipe_builds_its_model(recipe: str) -> None:
     config = load_config(DetectionConfig, recipe)
     with torch.device("meta"):
         model = MaskRCNN(config.model, classes=80, img_size=config.data.img_size)
-    assert model.roi_heads.has_mask()
+    assert model.roi_heads.has_mask
 
 
 def test_the_papers_settings_stand_in_its_recipes() -> None:
@@ -102,9 +104,11 @@ def test_two_processes_train_and_test_as_one(split: Path, change: Callable[[Call
     done = two_processes(*command, cwd=split)
     assert done.returncode == 0, done.stderr[-3000:]
     one, two = (torch.load(split / name / "model.pth", weights_only=True)["model"] for name in ("one", "two"))
-    for name, value in one.items():
-        if value.is_floating_point():
-            torch.testing.assert_close(two[name], value, rtol=0, atol=2e-4)
+    values = [(value, two[name]) for name, value in one.items() if value.is_floating_point()]
+    apart = torch.cat([(value - other).abs().flatten() for value, other in values])
+    # AdamW makes a step of up to 5e-4 of any gradient, be it nothing but rounding.
+    assert apart.max() < 1e-3
+    assert (apart > 2e-4).float().mean() < 1e-6
     done = two_processes("-m", "convmae.tools.test_det", "one/model.pth", "--work-dir", "test", cwd=split)
     assert done.returncode == 0, done.stderr[-3000:]
     whole, halves = (json.loads((split / name / "metrics.json").read_text()) for name in ("one", "test"))

@@ -10,8 +10,9 @@ import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, TensorDataset, default_collate
 
+from convmae.engine import train as engine_train
 from convmae.engine.errors import UserError
 from convmae.engine.log import start_log
 from convmae.engine.options import DataOptions, OptimOptions, RuntimeOptions, ScheduleOptions
@@ -58,6 +59,15 @@ def test_batch_parts_and_learning_rate_are_said(
     schedule = Schedule.build(config.schedule, pictures=3200, batch_size=batch)
     announce_run(nn.Linear(2, 1), config, schedule, 3200, torch.device("cpu"), None, world)
     assert f"training: 3200 pictures, {said}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_evaluation_pins_its_batches_where_they_go_to_a_gpu(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_train, "resolve_device", torch.device)
+    pictures = TensorDataset(torch.zeros(5, 3))
+    parts = engine_train._evaluation(pictures, [], Config(runtime=RuntimeOptions(device=device)), default_collate, 2)
+    loader = parts["val_dataloader"]
+    assert (loader.batch_size, loader.pin_memory) == (2, device == "cuda")
 
 
 class Points(Dataset):

@@ -64,6 +64,26 @@ def test_any_picture_size_in_any_mode(tiny: UPerNet, mode: str, size: tuple[int,
     assert labels_of(tiny, images(*size)).shape == (1, 1, *size)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("mode", ["whole", "slide"])
+def test_pictures_of_a_batch_are_labelled_as_alone_and_those_of_one_size_together(tiny: UPerNet, mode: str) -> None:
+    tiny.test_cfg.mode = mode
+    sizes = [(40, 48), (37, 65), (40, 48), (20, 27), (37, 65), (40, 48)]
+    pictures = [(images(*size, seed=seed)[0] * 50 + 128).clamp(0, 255).byte() for seed, size in enumerate(sizes)]
+    samples = [SegDataSample(metainfo={"img_path": str(number)}) for number in range(len(sizes))]
+    batches: list[int] = []
+    predict = tiny.predict
+    tiny.predict = lambda inputs, given=None: batches.append(len(inputs)) or predict(inputs, given)  # type: ignore[method-assign, func-returns-value]
+    together = tiny.val_step({"inputs": pictures, "data_samples": samples})
+    assert batches == [3, 2, 1]
+    for number, (picture, found) in enumerate(zip(pictures, together, strict=True)):
+        assert found.img_path == str(number)
+        (alone,) = tiny.val_step({"inputs": [picture], "data_samples": [SegDataSample()]})
+        assert found.pred_sem_seg.shape == sizes[number]
+        different = found.pred_sem_seg.data != alone.pred_sem_seg.data
+        assert different.float().mean() < 1e-3  # where two classes are as likely
+
+
 def test_one_training_step_reaches_every_parameter(tiny_config: MakeConfig) -> None:
     config = tiny_config()
     config.model.drop_path = 0.0

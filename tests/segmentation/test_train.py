@@ -54,6 +54,9 @@ def test_train_then_test_gives_the_same_scores_and_a_report(
         assert text in page
     rerun = run_test(config, work_dir / "model.pth", again)
     assert rerun == {name: pytest.approx(metrics[name]) for name in ("mIoU", "mAcc", "aAcc", "mFscore", "mBoundaryF")}
+    batched = tiny_config()
+    batched.data.eval_batch_size = 2  # of three pictures
+    assert run_test(batched, work_dir / "model.pth", again) == pytest.approx(rerun)
     assert main(["--compare", str(work_dir), str(again)]) == 0
     assert set(json.loads((again / "compare/metrics.json").read_text())) == {"run", "test"}
     checkpoint = torch.load(work_dir / "step_2.pth", weights_only=True)
