@@ -95,11 +95,8 @@ def decomposed_attention(
     if window:
 
         def sized(size: Grid) -> Attend:
-            tables = {
-                "rel_pos_h": resample_offsets(rel_pos_h, size[0]),
-                "rel_pos_w": resample_offsets(rel_pos_w, size[1]),
-            }
-            return partial(decomposed_attention, **tables, grid=size, max_scores=max_scores)
+            rows, columns = (resample_offsets(x, n) for x, n in zip((rel_pos_h, rel_pos_w), size, strict=True))
+            return partial(decomposed_attention, rel_pos_h=rows, rel_pos_w=columns, grid=size, max_scores=max_scores)
 
         sizes = {size: sized(size) for size in window_sizes(grid, window)}
         return windowed_attention(query, key, value, grid, window, sizes)
