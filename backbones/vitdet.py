@@ -105,16 +105,12 @@ class ConvViTDet(ConvViTEncoder):
     def forward_blocks3(self, x: Tensor, grid: Grid) -> Tensor:
         grid = (int(grid[0]), int(grid[1]))  # how a grid is cut into windows is no tensor, whatever a tracer says
         for index, block in enumerate(self.blocks3):
-            attend = (self._over if index in self.global_blocks else self._in_windows)(index, grid)
+            attend = (self._attend if index in self.global_blocks else self._in_windows)(index, grid)
             x = self.run_block(block, x, attend)
         return x
 
     def _attention(self, index: int) -> Attention:
         return cast(TransformerBlock, self.blocks3[index]).attn
-
-    def _over(self, index: int, grid: Grid) -> Attend:
-        """A block's attention over the whole of a grid, with its relative positions."""
-        return self._attend(index, grid)
 
     def _in_windows(self, index: int, grid: Grid) -> Attend:
         """A block's attention within the windows of a grid, which may have to be padded to whole ones first."""
