@@ -95,11 +95,8 @@ def decomposed_attention(
     if window:
 
         def sized(size: Grid) -> Attend:
-            tables = {
-                "rel_pos_h": resample_offsets(rel_pos_h, size[0]),
-                "rel_pos_w": resample_offsets(rel_pos_w, size[1]),
-            }
-            return partial(decomposed_attention, **tables, grid=size, max_scores=max_scores)
+            rows, columns = (resample_offsets(x, n) for x, n in zip((rel_pos_h, rel_pos_w), size, strict=True))
+            return partial(decomposed_attention, rel_pos_h=rows, rel_pos_w=columns, grid=size, max_scores=max_scores)
 
         sizes = {size: sized(size) for size in window_sizes(grid, window)}
         return windowed_attention(query, key, value, grid, window, sizes)
@@ -119,7 +116,8 @@ def channel_attention(
     """Does what `decomposed_attention` does by scaled dot-product attention without a mask, of wider heads.
 
     To each query are added its biases towards every row and column, to each key a one at its row and at its column: their
-    product is the bias. One more channel hides the keys that fill windows up.
+    product is the bias. In half precision a second set of channels, if there is room, has what rounding leaves of the biases.
+    One more channel hides the keys that fill windows up.
     """
     batch, _, _, width = query.shape
     size = window or grid
@@ -134,14 +132,18 @@ def channel_attention(
         for lines, side in zip((number // size[1], number % size[1]), size, strict=True)
     ]
     of_keys = torch.cat(ones, 1).to(key.dtype).expand(*key.shape[:2], -1, -1)
-    of_queries = torch.cat(biases, -1)
+    wide = torch.cat(biases, -1)
+    of_queries = wide.to(query.dtype)
+    if query.element_size() == 2 and _width(width, size, 2) <= WIDEST_HEAD:
+        of_keys = torch.cat([of_keys, of_keys], -1)
+        of_queries = torch.cat([of_queries, (wide - of_queries).detach().to(query.dtype)], -1)
     if window and (grid[0] % window[0] or grid[1] % window[1]):
         hidden = padded_tokens(grid, window, key.device).to(key.dtype) * HIDDEN
         hidden = hidden.expand(batch, -1, -1).flatten(0, 1)[:, None, :, None].expand(-1, key.shape[1], -1, -1)
         of_keys = torch.cat([of_keys, hidden], -1)
         of_queries = F.pad(of_queries, (0, 1), value=1.0)
     # Flash attention takes values as wide as the keys, and multiples of eight.
-    rest = _width(width, size) - width
+    rest = -(width + of_keys.shape[-1]) % 8 + of_keys.shape[-1]
     query, key = (
         F.pad(torch.cat([x, more], -1), (0, rest - more.shape[-1])) for x, more in ((query, of_queries), (key, of_keys))
     )
@@ -149,16 +151,18 @@ def channel_attention(
     return crop_from_windows(attended, grid, window) if window else attended
 
 
-def _width(channels: int, grid: Grid) -> int:
-    """Channels of a head that holds a grid's positions, too, and one to hide keys with: a multiple of eight."""
-    return -(-(channels + sum(grid) + 1) // 8) * 8
+def _width(channels: int, grid: Grid, sets: int = 1) -> int:
+    """Channels at most of a head that holds sets of a grid's positions, too, and one to hide keys with."""
+    return channels + sets * sum(grid) + 8
 
 
 def _towards_lines(query: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Each query's bias towards every row, [B, heads, queries, rows], and towards every column."""
-    maps = query.unflatten(2, grid)
-    by_row = torch.einsum("bhrcd,rdk->bhrck", maps, _by_query(rel_pos_h, grid[0]))
-    by_column = torch.einsum("bhrcd,cdk->bhrck", maps, _by_query(rel_pos_w, grid[1]))
+    """Each query's bias towards every row, [B, heads, queries, rows], and towards every column: in fp32, as scores are."""
+    wide = torch.promote_types(query.dtype, torch.float32)
+    with torch.autocast(query.device.type, enabled=False):
+        maps = query.to(wide).unflatten(2, grid)
+        by_row = torch.einsum("bhrcd,rdk->bhrck", maps, _by_query(rel_pos_h.to(wide), grid[0]))
+        by_column = torch.einsum("bhrcd,cdk->bhrck", maps, _by_query(rel_pos_w.to(wide), grid[1]))
     return by_row.flatten(2, 3), by_column.flatten(2, 3)
 
 

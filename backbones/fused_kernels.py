@@ -57,7 +57,11 @@ def _scores(q, k, table, of_query, of_key, inside, scale, PRECISION: tl.constexp
     return tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale + bias
 
 
-@triton.jit
+# Not compiled anew for each grid, as integers of 1 or multiples of 16 would have it.
+_SIZES = ["heads", "rows", "columns", "high", "wide", "items", "band", "splits"]
+
+
+@triton.jit(do_not_specialize=_SIZES[:5])
 def attend(  # type: ignore[no-untyped-def]
     query,
     key,
@@ -117,7 +121,7 @@ def attend(  # type: ignore[no-untyped-def]
     tl.store(lse + (image * heads + head) * rows * columns + position, largest + tl.log2(total), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_SIZES[:5])
 def query_gradients(  # type: ignore[no-untyped-def]
     query,
     key,
@@ -184,7 +188,7 @@ def query_gradients(  # type: ignore[no-untyped-def]
     _store(at, position, inside, o_token, total * (scale * 0.6931471805599453), D, BLOCK_D)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_SIZES[:5])
 def key_gradients(  # type: ignore[no-untyped-def]
     query,
     key,
@@ -251,7 +255,7 @@ def key_gradients(  # type: ignore[no-untyped-def]
     _store(grad_value + place, position, inside, o_token, of_values, D, BLOCK_D)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_SIZES)
 def table_gradients(  # type: ignore[no-untyped-def]
     query,
     key,

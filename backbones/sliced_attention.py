@@ -118,7 +118,8 @@ def _sliced_attention_backward(
     grid: Sequence[int],
     max_scores: int,
 ) -> list[Tensor]:
-    return _gradients(query, key, value, _BIASES[kind], tensors, grad, (grid[0], grid[1]), max_scores)
+    with torch.autocast(query.device.type, enabled=False):  # a backward pass may run inside it, where products are bf16
+        return _gradients(query, key, value, _BIASES[kind], tensors, grad, (grid[0], grid[1]), max_scores)
 
 
 @_sliced_attention.register_fake
@@ -175,9 +176,11 @@ def _attend(
 ) -> Tensor:
     """Attention, a few rows of queries at a time."""
     output = torch.empty_like(query)
+    # A CPU's kernel takes biases in fp32 beside anything, as quickly; a GPU's want the queries' precision.
+    precision = query.dtype if query.is_cuda else torch.promote_types(query.dtype, torch.float32)
     for heads, start, stop in _slices(query, grid, max_scores, bias.per_image):
         part = slice(start * grid[1], stop * grid[1])
-        band = bias.band(_of(heads, tensors), start, stop, grid, query.dtype)
+        band = bias.band(_of(heads, tensors), start, stop, grid, precision)
         output[:, heads, part] = F.scaled_dot_product_attention(
             query[:, heads, part], key[:, heads], value[:, heads], attn_mask=band
         )

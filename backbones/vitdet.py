@@ -105,31 +105,30 @@ class ConvViTDet(ConvViTEncoder):
     def forward_blocks3(self, x: Tensor, grid: Grid) -> Tensor:
         grid = (int(grid[0]), int(grid[1]))  # how a grid is cut into windows is no tensor, whatever a tracer says
         for index, block in enumerate(self.blocks3):
-            attend = (self._over if index in self.global_blocks else self._in_windows)(index, grid)
+            attend = (self._attend if index in self.global_blocks else self._in_windows)(index, grid)
             x = self.run_block(block, x, attend)
         return x
 
     def _attention(self, index: int) -> Attention:
         return cast(TransformerBlock, self.blocks3[index]).attn
 
-    def _over(self, index: int, grid: Grid) -> Attend:
-        """A block's attention over the whole of a grid, with its relative positions."""
-        return self._attend(index, size=grid, grid=grid)
-
     def _in_windows(self, index: int, grid: Grid) -> Attend:
         """A block's attention within the windows of a grid, which may have to be padded to whole ones first."""
         whole = _padded(grid, self.window_size) if self.attend_to_padding else grid
-        attend = self._attend(index, size=self.window_size, grid=whole, window=self.window_size)
+        attend = self._attend(index, whole, self.window_size)
         return attend if whole == grid else partial(_attend_padded, self._attention(index).qkv, grid, whole, attend)
 
-    def _attend(self, index: int, size: Grid, **where: Grid) -> Attend:
-        """A block's attention `where` it says, with relative positions for a grid or window of that size."""
+    def _attend(self, index: int, grid: Grid, window: Grid | None = None) -> Attend:
+        """A block's attention over a grid or in its windows, with the relative positions of either."""
+        size = window or grid
         if self.position == "decomposed":
             attn = self._attention(index)
-            tables = [resample_offsets(x, n) for x, n in zip((attn.rel_pos_h, attn.rel_pos_w), size, strict=True)]
-            return partial(decomposed_attention, rel_pos_h=tables[0], rel_pos_w=tables[1], **where)
+            rows, columns = (
+                resample_offsets(x, n) for x, n in zip((attn.rel_pos_h, attn.rel_pos_w), size, strict=True)
+            )
+            return partial(decomposed_attention, rel_pos_h=rows, rel_pos_w=columns, grid=grid, window=window)
         shared = self.global_rel_pos_bias if index in self.global_blocks else self.windowed_rel_pos_bias
-        return partial(biased_attention, table=shared.bias(size), **where)
+        return partial(biased_attention, table=shared.bias(size), grid=grid, window=window)
 
 
 def _padded(grid: Grid, window: Grid) -> Grid:

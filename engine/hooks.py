@@ -120,6 +120,8 @@ class LogHook(Hook):
             for name, total, known in zip(names, *sums.tolist(), strict=True):
                 before = totals.get(name, (0.0, 0.0))
                 totals[name] = before[0] + total, before[1] + known
+        if not totals:
+            return {}
         means = world_mean(*itertools.chain(*totals.values()), device=device).view(-1, 2).tolist()
         return {name: total / known for name, (total, known) in zip(totals, means, strict=True) if known}
 

@@ -22,7 +22,7 @@ class _Event:
 
 
 def waits_of_step(run: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> list[Wait]:
-    """Calls ``run``, a training of three steps or more, and returns the waits of its third.
+    """Calls ``run``, a training of four steps or more, and returns the waits of its fourth.
 
     That one should write no log line and no checkpoint, which wait.
     """
@@ -34,13 +34,16 @@ def waits_of_step(run: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> li
         if loop.iter != 2:
             plain(loop, batches)
             return
-        read = [next(batches) for _ in range(loop.sampler.parts)]
+        read = [
+            next(batches) for _ in range(2 * loop.sampler.parts)
+        ]  # the counter does a step before the one it counts
+        rest = iter(read)
         logs = [hook.sums for hook in runner.hooks if isinstance(hook, LogHook)]
         averages = runner.average.values if runner.average else []
         there = [runner.model, runner.optim_wrapper.optimizer, logs, averages]
         with monkeypatch.context() as patch:
             patch.setattr(torch.cuda, "current_stream", _Event)
-            found.append(host_waits(lambda: plain(loop, iter(read)), device=there, pinned=read))
+            found.append(host_waits(lambda: plain(loop, rest), device=there, pinned=read))
 
     monkeypatch.setattr(TrainLoop, "run_step", counted)
     run()

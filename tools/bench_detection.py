@@ -4,7 +4,7 @@ The plain form has explicit windows, biases of all pairs of tokens and NCHW conv
 over shipped, `over fp32` the plain form in fp32 over shipped. `share` is what part of the machine's matrix-product rate the
 shipped encoder achieves: counted multiply-adds, three times the forward pass's in a training step, over its time, against its
 own layers alone (the products of the first layer of each stage's MLP and of its two gradients, in turn with the steps). MB
-are the peak above weights and images, as two runs in a process of their own show it.
+are the peak above weights and images, as two runs show it, on a CPU in a process of their own.
 
 Two more tables: how time and memory of the shipped forward pass grow with the picture; the encoder's part in a training step
 of Mask R-CNN at the paper's heads, untrained, 80 classes, on pictures of noise with 20 objects.
@@ -67,10 +67,10 @@ def build(form: str, case: Case) -> nn.Module:
     return plain.to(case.device)
 
 
-def build_detector(case: Case) -> MaskRCNN:
-    """Returns Mask R-CNN at the paper's settings but for size and window."""
+def build_detector(case: Case, options: ModelOptions | None = None) -> MaskRCNN:
+    """Returns Mask R-CNN, at the paper's settings but for size and window unless others are given."""
     torch.manual_seed(0)
-    options = ModelOptions(size=case.size, window_size=case.window)
+    options = options or ModelOptions(size=case.size, window_size=case.window)
     return MaskRCNN(options, CLASSES, case.pixels, case.checkpoint_activations).to(case.device).train()
 
 

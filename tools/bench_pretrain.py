@@ -3,7 +3,7 @@
 `ratio` is dense over shipped. `share` is what part of the machine's matrix-product rate a shipped step achieves: counted
 multiply-adds, three times the forward pass's, over its time, against the model's own layers alone (the products of the
 first layer of each stage's and the decoder's MLP and of its two gradients, in turn with the steps). MB are the peak above
-weights and images, as two runs in a process of their own show it.
+weights and images, as two runs show it, on a CPU in a process of their own.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from convmae.backbones import SIZES
 from convmae.engine.complexity import analyze
 from convmae.engine.errors import UserError
 from convmae.engine.precision import autocast, resolve_device, resolve_precision
+from convmae.pretraining import METHODS as ALL_METHODS
 from convmae.pretraining import ConvMAE, FastConvMAE
 from convmae.pretraining.masking import complementary_masking, group_count, random_masking
 from convmae.tools.analyze import build
@@ -85,6 +86,13 @@ def prepare(
     form: str, method: str, size: str, img_size: int, batch: int, dtype: torch.dtype | None, device: torch.device
 ) -> Step:
     """Returns a training step without its update: the same images, masks and weights for both forms."""
+    return prepare_model(form, method, size, img_size, batch, dtype, device)[1]
+
+
+def prepare_model(
+    form: str, method: str, size: str, img_size: int, batch: int, dtype: torch.dtype | None, device: torch.device
+) -> tuple[nn.Module, Step]:
+    """Returns one form of a model, too; the shipped one may be of any method."""
     torch.manual_seed(0)
     images, noise = torch.randn(batch, 3, img_size, img_size), torch.rand(batch, (img_size // PATCH) ** 2)
     images, noise = images.to(device), noise.to(device)
@@ -94,7 +102,7 @@ def prepare(
         model = dense = DenseMaskedAutoencoder(size, img_size).to(device)
         loss = lambda: dense(images, kept_patches(method, noise))  # noqa: E731
     else:
-        model = shipped = METHODS[method](size, img_size).to(device)
+        model = shipped = ALL_METHODS[method](size, img_size).to(device)
         loss = lambda: shipped(images, RATIO, noise, predict="removed").loss  # noqa: E731
 
     def step() -> None:
@@ -103,7 +111,7 @@ def prepare(
             value = loss()
         value.backward()
 
-    return step
+    return model, step
 
 
 def kept_patches(method: str, noise: Tensor) -> list[Tensor]:

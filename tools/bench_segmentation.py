@@ -4,7 +4,7 @@ The plain form has biases of all pairs of tokens, attention with its weights wri
 has. `ratio` is plain over shipped, `over fp32` the plain form in fp32 over shipped. `share` is what part of the machine's
 matrix-product rate the shipped encoder achieves: counted multiply-adds, three times the forward pass's in a training step, over
 its time, against its own layers alone (the products of the first layer of each stage's MLP and of its two gradients, in turn
-with the steps). MB are the peak above weights and images, as two runs in a process of their own show it.
+with the steps). MB are the peak above weights and images, as two runs show it, on a CPU in a process of their own.
 
 Three more tables: how time and memory of the shipped forward pass grow with the picture; the encoder's part in a training step
 of UPerNet at the paper's heads, untrained, 150 classes, on crops of noise of the first side, two at least; the counts of pixels
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from convmae.backbones import ConvViTSeg
 from convmae.engine.errors import UserError
 from convmae.engine.precision import autocast
-from convmae.segmentation.config import SegmentationConfig
+from convmae.segmentation.config import ModelOptions, SegmentationConfig
 from convmae.segmentation.evaluation import confusion_matrix
 from convmae.segmentation.layout import IGNORE
 from convmae.segmentation.mmseg_parts import IoUMetric, SegDataSample
@@ -106,10 +106,11 @@ def build(form: str, case: Case) -> nn.Module:
     return plain.to(case.device)
 
 
-def build_segmenter(case: Case) -> nn.Module:
-    """Returns UPerNet at the paper's settings but for size and crop."""
+def build_segmenter(case: Case, options: ModelOptions | None = None) -> nn.Module:
+    """Returns UPerNet, at the paper's settings but for size and crop unless others are given."""
     torch.manual_seed(0)
     config = SegmentationConfig()
+    config.model = options or config.model
     config.model.size, config.data.crop = case.size, case.pixels
     config.runtime.checkpoint_activations = case.checkpoint_activations
     return build_model(config, CLASSES).to(case.device).train()

@@ -1,4 +1,4 @@
-"""What benchmarks share: times taken in turn, peak memory in a process of its own, and the rate of matrix products."""
+"""What benchmarks share: times taken in turn, peak memory, and the rate of matrix products."""
 
 from __future__ import annotations
 
@@ -39,9 +39,11 @@ def alternate(steps: Mapping[Name, Step], repeats: int, device: torch.device) ->
 def peak_memory(device: torch.device, prepare: Callable[..., Step], *args: Any) -> int:
     """Returns how many bytes two runs of ``prepare(*args)`` need at most above what is held before the first.
 
-    Measured in a new process, so that nothing counts that another step has left: on a CPU as the growth of its largest
-    resident size (kernels' scratch memory counts), on a GPU as PyTorch allocates it. Raises UserError if there is too little.
+    On a GPU as PyTorch allocates it; on a CPU as the growth of the largest resident size (kernels' scratch memory counts) of
+    a new process, so that nothing counts that another step has left. Raises UserError if there is too little.
     """
+    if device.type == "cuda":
+        return _growth(device, torch.get_num_threads(), prepare, *args)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
             return pool.submit(_growth, device, torch.get_num_threads(), prepare, *args).result()

@@ -58,13 +58,10 @@ def test_equals_the_formula_in_any_slices(grid: tuple[int, int], max_scores: int
 
 def decomposed_biases(query: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, grid: tuple[int, int]) -> Tensor:
     """[B, heads, queries, keys]: the query times the entry of its rows below and that of its columns right of the key."""
-    bias = query.new_zeros(*query.shape[:3], query.shape[2])
-    for i in range(query.shape[2]):
-        for j in range(query.shape[2]):
-            below, right = i // grid[1] - j // grid[1], i % grid[1] - j % grid[1]
-            offset = rel_pos_h[below + grid[0] - 1] + rel_pos_w[right + grid[1] - 1]
-            bias[:, :, i, j] = query[:, :, i] @ offset
-    return bias
+    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+    below, right = (x.flatten()[:, None] - x.flatten() for x in (rows, columns))
+    offsets = rel_pos_h[below + grid[0] - 1] + rel_pos_w[right + grid[1] - 1]  # [queries, keys, D]
+    return torch.einsum("bhqd,qkd->bhqk", query, offsets)
 
 
 @pytest.mark.parametrize("max_scores", [1, 2 * 3 * 4 * 12 * 2, 2**24])
@@ -147,33 +144,42 @@ def test_decomposed_positions_as_channels_equal_the_formula(grid: tuple[int, int
 
 
 @pytest.mark.parametrize("deviation", [1, 4, 16])
+@pytest.mark.parametrize("from_positions", [False, True])
 @pytest.mark.parametrize("kind", ["shared", "decomposed", "channels"])
-def test_gradients_in_bf16_are_off_by_twice_those_of_plain_attention_at_most(kind: str, deviation: float) -> None:
+def test_gradients_in_bf16_are_off_by_twice_those_of_plain_attention_at_most(
+    kind: str, from_positions: bool, deviation: float
+) -> None:
+    """With logits of that deviation, from the products of queries and keys or from positions, as against plain attention's."""
     torch.manual_seed(0)
     grid = (16, 16)
     query, key, value, grad = (torch.randn(1, 2, 256, 64).bfloat16() for _ in range(4))
-    query = (query * deviation).bfloat16()
-    tables = [torch.zeros(2, 31, 31)] if kind == "shared" else [torch.zeros(31, 64), torch.zeros(31, 64)]
+    tables = [torch.randn(2, 31, 31)] if kind == "shared" else [torch.randn(31, 64) / 128**0.5 for _ in grid]
+    large = (query * deviation).bfloat16()
+    if from_positions:
+        tables = [table * deviation for table in tables]
+    else:
+        query, tables = large, [table * 0 for table in tables]
 
-    def gradients(attend: Callable[..., Tensor], dtype: torch.dtype) -> list[Tensor]:
-        leaves = [x.to(dtype).requires_grad_() for x in (query, key, value)]
-        return list(torch.autograd.grad(attend(*leaves), leaves, grad.to(dtype)))
+    def gradients(attend: Callable[..., Tensor], leaves: list[Tensor]) -> list[Tensor]:
+        leaves = [x.clone().requires_grad_() for x in leaves]
+        with torch.autocast("cpu", torch.bfloat16, enabled=leaves[0].dtype == torch.bfloat16):
+            return list(torch.autograd.grad(attend(*leaves), leaves, grad.to(leaves[0].dtype)))
 
-    def ours(*tokens: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            attend = {"shared": biased_attention, "decomposed": decomposed_attention, "channels": channel_attention}[
-                kind
-            ]
-            return attend(*tokens, *tables, grid)
+    def errors(found: list[Tensor], exact: list[Tensor]) -> list[float]:
+        return [float((x - y).norm() / y.norm()) for x, y in zip(found, exact, strict=True)]
 
-    exact = gradients(F.scaled_dot_product_attention, torch.double)
+    def textbook(query: Tensor, key: Tensor, value: Tensor, *tables: Tensor) -> Tensor:
+        bias = biases(tables[0], grid) if kind == "shared" else decomposed_biases(query, *tables, grid)
+        return plain(query, key, value, bias)
 
-    def errors(found: list[Tensor]) -> list[float]:
-        return [float((x - wanted).norm() / wanted.norm()) for x, wanted in zip(found, exact, strict=True)]
-
-    usual = errors(gradients(F.scaled_dot_product_attention, torch.bfloat16))
-    for mine, theirs in zip(errors(gradients(ours, torch.bfloat16)), usual, strict=True):
-        assert mine <= 2 * theirs
+    attend = {"shared": biased_attention, "decomposed": decomposed_attention, "channels": channel_attention}[kind]
+    ours = gradients(lambda *leaves: attend(*leaves, grid), [query, key, value, *tables])
+    exact = gradients(textbook, [x.double() for x in (query, key, value, *tables)])
+    usual = gradients(F.scaled_dot_product_attention, [large, key, value])
+    limit = max(errors(usual, gradients(F.scaled_dot_product_attention, [x.double() for x in (large, key, value)])))
+    assert max(errors(ours[:3], exact[:3])) <= 2 * limit
+    if from_positions or kind == "shared":
+        assert max(errors(ours[3:], exact[3:])) <= 2 * limit
 
 
 @pytest.mark.parametrize("decomposed", [False, True])

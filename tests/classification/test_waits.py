@@ -15,7 +15,7 @@ def test_a_step_has_no_wait(folders: Path, tmp_path: Path, monkeypatch: pytest.M
     options = [
         f"data.root={folders}", "model.img_size=32", "data.batch_size=8", "data.workers=0", "augment.mixup=0.8",
         "augment.cutmix=1.0", "augment.erase=0.9", "model.drop_path=0.2", "optim.average=0.9", "schedule.epochs=null",
-        "schedule.steps=4", "schedule.warmup=0", "schedule.eval_every=0", "schedule.save_every=4", "runtime.log_every=4",
+        "schedule.steps=6", "schedule.warmup=0", "schedule.eval_every=0", "schedule.save_every=6", "runtime.log_every=6",
         "runtime.device=cpu", "runtime.precision=bf16",
     ]  # fmt: skip
     config = load_config(FinetuningConfig, "finetune_tiny_96px.yaml", options)

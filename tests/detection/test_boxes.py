@@ -55,8 +55,8 @@ def test_suppression_keeps_what_it_does_group_by_group_on_any_device(count: int)
     boxes = random_boxes(count, 1000, 6)
     scores = torch.rand(count, generator=torch.Generator().manual_seed(7))
     groups = torch.arange(count) * 7 % 5
-    kept = [torch.where(groups == group)[0] for group in groups.unique()]
-    kept = torch.cat([index[nms(boxes[index], scores[index], 0.4)] for index in kept])
+    members = [torch.where(groups == group)[0] for group in groups.unique()]
+    kept = torch.cat([index[nms(boxes[index], scores[index], 0.4)] for index in members])
     expected = kept[scores[kept].argsort(descending=True)]
     assert torch.equal(suppress(boxes, scores, groups, 0.4), expected)
     on_device: list[Tensor] = []

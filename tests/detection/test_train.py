@@ -103,12 +103,19 @@ def test_two_processes_train_and_test_as_one(split: Path, change: Callable[[Call
     command = ["-m", "convmae.tools.train_det", "--config", "recipe.yaml", "--work-dir", "two"]
     done = two_processes(*command, cwd=split)
     assert done.returncode == 0, done.stderr[-3000:]
-    one, two = (torch.load(split / name / "model.pth", weights_only=True)["model"] for name in ("one", "two"))
-    values = [(value, two[name]) for name, value in one.items() if value.is_floating_point()]
-    apart = torch.cat([(value - other).abs().flatten() for value, other in values])
-    # AdamW makes a step of up to 5e-4 of any gradient, be it nothing but rounding.
-    assert apart.max() < 1e-3
-    assert (apart > 2e-4).float().mean() < 1e-6
+    # Rounding in the first step may turn a decision of the second one, such as which of two proposals is suppressed.
+    for step, tolerance in ((1, 1e-4), (2, 5e-2)):
+        one, two = (torch.load(split / name / f"step_{step}.pth", weights_only=True) for name in ("one", "two"))
+        moments, others = (content["optimizer"]["state"] for content in (one, two))
+        assert moments.keys() == others.keys()
+        for number, state in moments.items():
+            apart = (state["exp_avg"] - others[number]["exp_avg"]).abs().max()
+            assert apart <= tolerance * state["exp_avg"].abs().max()
+        for name, value in one["state_dict"].items():
+            if (
+                value.is_floating_point()
+            ):  # AdamW makes a step of up to 5e-4 of any gradient, be it nothing but rounding
+                torch.testing.assert_close(two["state_dict"][name], value, rtol=0, atol=1e-3)
     done = two_processes("-m", "convmae.tools.test_det", "one/model.pth", "--work-dir", "test", cwd=split)
     assert done.returncode == 0, done.stderr[-3000:]
     whole, halves = (json.loads((split / name / "metrics.json").read_text()) for name in ("one", "test"))

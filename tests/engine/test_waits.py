@@ -19,7 +19,7 @@ from convmae.engine.train import train
 class Config:
     data: DataOptions = field(default_factory=lambda: DataOptions(batch_size=4, accumulate=2, workers=0))
     optim: OptimOptions = field(default_factory=lambda: OptimOptions(clip_grad=1.0, average=0.9))
-    schedule: ScheduleOptions = field(default_factory=lambda: ScheduleOptions(steps=4, save_every=4))
+    schedule: ScheduleOptions = field(default_factory=lambda: ScheduleOptions(steps=6, save_every=6))
     runtime: RuntimeOptions = field(default_factory=lambda: RuntimeOptions(device="cpu", log_every=10))
 
 

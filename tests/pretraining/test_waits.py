@@ -24,7 +24,7 @@ def test_a_step_has_no_wait(method: str, targets: str, tmp_path: Path, monkeypat
         Image.fromarray(pixels).save(tmp_path / "pictures" / f"{number}.png")
     options = [
         f"data.root={tmp_path / 'pictures'}", "model.img_size=64", "data.batch_size=4", "data.workers=0", "optim.average=0.9",
-        "schedule.epochs=null", "schedule.steps=4", "schedule.warmup=1", "schedule.save_every=4", "runtime.log_every=4",
+        "schedule.epochs=null", "schedule.steps=6", "schedule.warmup=1", "schedule.save_every=6", "runtime.log_every=6",
         "runtime.device=cpu", "runtime.precision=bf16", *([targets] if targets else []),
     ]  # fmt: skip
     config = load_config(PretrainingConfig, f"{method}_tiny_96px.yaml", options)

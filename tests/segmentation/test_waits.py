@@ -18,9 +18,7 @@ def test_a_step_has_no_wait(
     config = tiny_config()
     config.loss.ohem, config.loss.balance = ohem, bool(ohem)
     config.data.crop, config.data.batch_size = 44, 4  # larger than the smaller pictures
-    config.schedule.steps = config.schedule.save_every = config.runtime.log_every = 4
+    config.schedule.steps = config.schedule.save_every = config.runtime.log_every = 6
     config.runtime.precision = "bf16"
     (tmp_path / "run").mkdir()
-    waits = waits_of_step(partial(train, config, tmp_path / "run", resume=False), monkeypatch)
-    # Weights of classes go to the device once; the counter has them on the host.
-    assert [wait for wait in waits if "segmentation/losses.py" not in wait.where or not ohem] == []
+    assert waits_of_step(partial(train, config, tmp_path / "run", resume=False), monkeypatch) == []

@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from convmae.engine.errors import UserError
-from convmae.tools import benchmark
+from convmae.tools import benchmark, timing
 from convmae.tools.bench_pretrain import METHODS, kept_patches, layer_products, multiply_adds
 from convmae.tools.dense_form import DenseMaskedAutoencoder
 from convmae.tools.timing import alternate, peak_memory
@@ -85,6 +85,15 @@ def test_steps_take_turns_and_the_first_round_is_not_counted() -> None:
 
 def test_peak_memory_is_that_of_the_step() -> None:
     assert peak_memory(CPU, partial, torch.ones, 200 * 2**18) / 2**20 == pytest.approx(200, rel=0.1)
+
+
+def test_a_gpus_peak_is_measured_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(timing, "begin_peak", lambda device: seen.append("begin"))
+    monkeypatch.setattr(timing, "peak_bytes", lambda device: 100 * len(seen))
+    prepare = lambda: seen.append("prepare") or (lambda: seen.append("step"))  # noqa: E731
+    assert peak_memory(torch.device("cuda"), prepare) == 200
+    assert seen == ["prepare", "begin", "step", "step"]
 
 
 def test_too_little_memory_is_said() -> None:

@@ -48,6 +48,7 @@ OTHERS = {
         *("--repeats", "1", "--threads", "1", "--size", "tiny", "--pixels", "80", "--precision", "fp32", "--map", "64"),
         *("--tables", "comparison", "counting"),
     ],
+    "benchmark gpu": ["--repeats", "1", "--threads", "1", "--items", "machine"],
     "benchmark evaluation": ["--repeats", "1", "--threads", "1", "--pictures", "4"],
     "check_data": [],
     "predict": [],

@@ -1,6 +1,7 @@
 """The counter sees what makes a host wait for a GPU, and only that."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -72,7 +73,7 @@ def test_what_does_not_wait_is_not_counted(name: str) -> None:
 
 def test_tensors_of_the_device_say_so_in_code_that_asks_and_compute_what_they_did() -> None:
     x, i = _inputs()
-    seen: list[object] = []
+    seen: list[Any] = []
 
     def step() -> None:
         inner = (x * 2)[i]
@@ -97,7 +98,7 @@ def test_a_training_step_names_the_line_of_each_wait_and_gives_the_gradients_it_
     losses: list[float] = []
 
     def step() -> None:
-        loss = model(batch.to(model[0].weight.device, non_blocking=True)).square().mean()
+        loss = model(batch.to(next(model.parameters()).device, non_blocking=True)).square().mean()
         loss.backward()
         losses.append(loss.item())
 
