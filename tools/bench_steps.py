@@ -97,12 +97,11 @@ def graphs(only: str = "") -> Iterator[dict[str, Any]]:
 
 
 def waits(only: str = "") -> Iterator[dict[str, Any]]:
-    """Yields a row for each model: how often a training step waits, by operator. Triton's kernels run on no CPU: by slices."""
+    """Yields a row for each model: how often a training step waits, and at which operators."""
     for model in MODELS:
         if only in model:
             step = build(model)
-            with _without_fused():
-                found = [wait.op for wait in host_waits(step.run, [step.model, *step.batch])]
+            found = [wait.op for wait in host_waits(step.run, [step.model, *step.batch])]
             named = ", ".join(f"{found.count(op)} {op}" for op in sorted(set(found))) or "none"
             yield {"model, tiny": model, "waits a step": len(found), "of these": named}
 
