@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
@@ -133,6 +132,7 @@ def _save(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
     query, key, value, table, ctx.grid, ctx.window = inputs
     ctx.save_for_backward(query, key, value, table, *output)
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # of what has no gradient
 
 
 def _differentiate(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -251,27 +251,12 @@ def backward(
         num_warps=tile.warps if block <= 64 else 2 * tile.warps,
         num_stages=tile.stages,
     )
-    return grad_query, grad_key, grad_value, fold_bands(sums.sum(2), high, wide, band).to(table.dtype)
-
-
-def fold_bands(sums: Tensor, high: int, wide: int, band: int) -> Tensor:
-    """Folds sums of pairs of bands, [heads, 2 bands - 1, block, block], to a table [heads, 2 high - 1, 2 wide - 1]."""
-    size = band * wide
-    pairs = sums[..., :size, :size].unflatten(-1, (band, wide)).unflatten(-3, (band, wide)).transpose(-3, -2)
-    offsets = _along_diagonals(_along_diagonals(pairs).movedim(-1, 2))  # [heads, 2 bands - 1, 2 wide - 1, 2 band - 1]
-    # The rows of bands one further apart begin `band` rows later.
-    early, late = F.pad(offsets, (0, 1)).unflatten(-1, (2, band)).unbind(-2)
-    rows = F.pad(early, (0, 0, 0, 0, 0, 1)) + F.pad(late, (0, 0, 0, 0, 1, 0))
-    start = (sums.shape[1] + 1) // 2 * band - high
-    return rows.transpose(1, 2).flatten(2)[..., start : start + 2 * high - 1].transpose(1, 2).contiguous()
-
-
-def _along_diagonals(x: Tensor) -> Tensor:
-    """Sums [..., n, n] over all entries (i, j) of the same i - j, from 1 - n to n - 1: [..., 2 n - 1]."""
-    side = x.shape[-1]
-    # With columns reversed and rows 2 n long, reading in rows of 2 n - 1 moves each row on by one.
-    moved = F.pad(x.flip(-1), (0, side)).flatten(-2)[..., : side * (2 * side - 1)]
-    return moved.unflatten(-1, (side, 2 * side - 1)).sum(-2)
+    sums = sums.sum(2) if splits > 1 else sums
+    grad_table = table.new_empty(table.shape)
+    fused_kernels.fold_bands[grad_table.shape[0] * grad_table.shape[1],](
+        *(sums, grad_table, high, wide, band), BLOCK=block, COLUMNS=_power_of_two(grad_table.shape[2])
+    )
+    return grad_query, grad_key, grad_value, grad_table
 
 
 def _empty(like: Tensor) -> Tensor:
@@ -285,7 +270,8 @@ def _dense(x: Tensor) -> Tensor:
 
 
 def _in_base_two(table: Tensor) -> Tensor:
-    return (table.float() * math.log2(math.e)).contiguous()
+    based = table.new_empty(table.shape, dtype=torch.float32)
+    return torch.mul(table.detach(), math.log2(math.e), out=based)
 
 
 def _scale(query: Tensor) -> float:

@@ -294,7 +294,7 @@ def table_gradients(  # type: ignore[no-untyped-def]
     """Sums of the scores' gradients over all pairs of a query band and a key band that are equally far apart.
 
     A band is `band` whole rows of a window. In such pairs the score at place (i, j) has the same offset, so they add up in
-    registers: over pairs, windows and images. `sums` is [heads, 2 bands - 1, splits, BLOCK, BLOCK]; see `fold_bands`.
+    registers: over pairs, windows and images. `sums` is [heads, 2 bands - 1, splits, BLOCK, BLOCK]; `fold_bands` adds it up.
     """
     bands = tl.cdiv(high, band)
     pid = tl.program_id(0)
@@ -328,3 +328,24 @@ def table_gradients(  # type: ignore[no-untyped-def]
             total += weights * (tl.dot(g, tl.trans(v), input_precision=PRECISION) - mean[:, None])
     place = ((head * (2 * bands - 1) + apart + bands - 1) * splits + split).to(tl.int64) * BLOCK * BLOCK
     tl.store(sums + place + lane[:, None] * BLOCK + lane[None, :], total)
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def fold_bands(sums, grad_table, high, wide, band, BLOCK: tl.constexpr, COLUMNS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """One row of the table's gradient, [heads, 2 high - 1, 2 wide - 1], from the sums [heads, 2 bands - 1, BLOCK, BLOCK]."""
+    bands = tl.cdiv(high, band)
+    head, row = tl.program_id(0) // (2 * high - 1), tl.program_id(0) % (2 * high - 1)
+    below = row - (high - 1)
+    column = tl.arange(0, COLUMNS)
+    total = tl.zeros([COLUMNS], tl.float32)
+    for first in range(0, band):
+        # A query in row `first` of its band has its key in this row of another: below = apart * band + first - second.
+        second = ((first - below) % band + band) % band
+        apart = (below - first + second) // band
+        exists = (apart > -bands) & (apart < bands)
+        place = ((head * (2 * bands - 1) + apart + bands - 1) * BLOCK + first * wide) * BLOCK + second * wide
+        for query in range(0, wide):
+            key = query - (column - (wide - 1))
+            total += tl.load(sums + place + query * BLOCK + key, mask=exists & (key >= 0) & (key < wide), other=0.0)
+    at = grad_table + tl.program_id(0) * (2 * wide - 1) + column
+    tl.store(at, total.to(grad_table.dtype.element_ty), mask=column < 2 * wide - 1)

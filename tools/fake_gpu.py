@@ -187,7 +187,7 @@ class _Kernels(TorchDispatchMode):
             return
         from convmae.backbones import fused_kernels
 
-        launchers: dict[str, Any] = {name: _Launcher(name, self) for name in fused_attention.TILES}
+        launchers: dict[str, Any] = {name: _Launcher(name, self) for name in (*fused_attention.TILES, "fold_bands")}
         with mock.patch.multiple(fused_kernels, **launchers):
             yield
 

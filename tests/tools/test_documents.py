@@ -49,6 +49,7 @@ OTHERS = {
         *("--tables", "comparison", "counting"),
     ],
     "benchmark gpu": ["--repeats", "1", "--threads", "1", "--items", "machine"],
+    "benchmark steps": ["--tables", "errors", "--only", "slices"],
     "benchmark evaluation": ["--repeats", "1", "--threads", "1", "--pictures", "4"],
     "check_data": [],
     "predict": [],
@@ -101,7 +102,7 @@ def test_the_tools_run_as_the_readme_says(in_project: Path) -> None:
     pretraining = ["pretrain", *["visualize"] * 3, *["pretrain"] * 3]
     downstream = ["check_data", "train_det", "test_det", "predict", "check_data", "train_seg", "test_seg", "predict"]
     probes = ["finetune", "test_cls", "linear_probe", "knn"]
-    assert done == [*pretraining, *probes, *downstream, "export", "export", "analyze", *["benchmark"] * 5]
+    assert done == [*pretraining, *probes, *downstream, "export", "export", "analyze", *["benchmark"] * 7]
     for name in (
         "pretrain/report",
         "finetune/report",
