@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from convmae.engine.compilation import compile_methods
 from convmae.tools.bench_encoder import Case as Model
 from convmae.tools.bench_encoder import encoder_step
 from convmae.tools.gpu.battery import Case, Row, Setting
@@ -156,13 +157,12 @@ def encoder(form: str, model: Model) -> Prepare:
     return prepare
 
 
-def by_compiler(prepare: Prepare, setting: Setting, mode: str | None = None) -> Prepare:
-    """The model compiled as one graph; at tiny sizes the graph is only taken, not turned into code, which takes long."""
+def by_compiler(prepare: Prepare, setting: Setting, mode: str = "default") -> Prepare:
+    """The model compiled as one graph, as `runtime.compile` does it; at tiny sizes the graph is only taken, not turned into code, which takes long."""
 
     def build(batch: int) -> tuple[nn.Module, Step]:
         model, step = prepare(batch)
-        backend: dict[str, Any] = {"backend": "eager"} if setting.tiny else {"mode": mode}
-        model.compile(fullgraph=True, dynamic=False, **backend)
+        compile_methods([model.forward], mode, "eager" if setting.tiny else "inductor")
 
         def run() -> None:
             torch.compiler.cudagraph_mark_step_begin()  # what graphs put out before is needed no more
