@@ -157,7 +157,7 @@ def encoder(form: str, model: Model) -> Prepare:
 
 
 def by_compiler(prepare: Prepare, setting: Setting, mode: str = "default") -> Prepare:
-    """The model compiled as one graph, as `runtime.compile` does it; at tiny sizes the graph is only taken, not turned into code, which takes long."""
+    """The model compiled as one graph, as `runtime.compile` does it; at tiny sizes no code is made of it, which takes long."""
 
     def build(batch: int) -> tuple[nn.Module, Step]:
         model, step = prepare(batch)
