@@ -19,6 +19,8 @@ from torch import Tensor
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 WIDEST_HEAD = {2: 128, 4: 64}  # channels, by bytes a number
 WIDEST_WINDOW = 128  # columns: a row of the window is one band of the table's gradient
+WIDE_WINDOW = 64  # from which on that takes tiles of 128 x 128, in as much shared memory:
+WIDE_MEMORY = 160 * 1024  # bytes
 
 
 class Tiles(NamedTuple):
@@ -54,15 +56,20 @@ PROGRAMS = 1024  # that the table's gradient is split into at least: several for
 
 
 @torch.compiler.assume_constant_result
-def _runs_on(device: int | None) -> bool:
-    """Whether the GPU has tensor cores for bf16; tensors that only pretend to be on one (fake tensors) stand for such."""
-    return not torch.cuda.is_available() or torch.cuda.get_device_capability(device) >= (8, 0)
+def _widest_window(device: int | None) -> int:
+    """How many columns a window may have on a GPU; tensors that only pretend to be on one (fake tensors) are on a large one."""
+    if not torch.cuda.is_available():
+        return WIDEST_WINDOW
+    card = torch.cuda.get_device_properties(device)
+    if card.major < 8:  # no tensor cores for bf16
+        return 0
+    return WIDEST_WINDOW if card.shared_memory_per_block_optin >= WIDE_MEMORY else WIDE_WINDOW
 
 
 def is_fused(query: Tensor, window: Sequence[int]) -> bool:
     """Whether queries [B, heads, L, D] in windows of so many rows and columns are attended by the fused kernel."""
-    fits = query.shape[-1] <= WIDEST_HEAD.get(query.element_size(), 0) and window[1] <= WIDEST_WINDOW
-    return HAS_TRITON and query.is_cuda and fits and _runs_on(query.device.index)
+    fits = query.shape[-1] <= WIDEST_HEAD.get(query.element_size(), 0)
+    return HAS_TRITON and query.is_cuda and fits and window[1] <= _widest_window(query.device.index)
 
 
 def fused_attention(
@@ -225,7 +232,7 @@ def backward(
     band = min(high, block // wide)
     apart = 2 * -(-high // band) - 1
     items = query.shape[0] * _windows(grid, window)
-    splits = min(items, -(-PROGRAMS // (query.shape[1] * apart)))
+    splits = max(1, min(items, -(-PROGRAMS // (query.shape[1] * apart))))
     sums = query.new_empty(query.shape[1], apart, splits, block, block, dtype=torch.float32)
     tile = _tile("table_gradients", tiles, query, window)
     fused_kernels.table_gradients[query.shape[1] * apart * splits,](
@@ -248,8 +255,8 @@ def backward(
         ),
         **_constants(query),
         BLOCK=block,
-        num_warps=tile.warps if block <= 64 else 2 * tile.warps,
-        num_stages=tile.stages,
+        num_warps=tile.warps if block <= WIDE_WINDOW else 2 * tile.warps,
+        num_stages=tile.stages if block <= WIDE_WINDOW else 1,
     )
     sums = sums.sum(2) if splits > 1 else sums
     grad_table = table.new_empty(table.shape)

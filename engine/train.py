@@ -68,6 +68,11 @@ def train(
     tensors have the same shapes, so that cuDNN's fastest convolutions are worth a search.
     Raises UserError for what can't be trained, Interrupted after a signal.
     """
+    if config.runtime.compile and config.runtime.compile_mode == "reduce-overhead" and config.data.accumulate > 1:
+        raise UserError(
+            f"runtime.compile_mode is reduce-overhead and data.accumulate {config.data.accumulate}; expected 1 part, as a CUDA "
+            "graph writes each part's gradients over those of the one before. Take runtime.compile_mode=default."
+        )
     device, dtype = set_up(config.runtime)
     check_memory(model, config.optim.average > 0, device)
     rank, world = get_dist_info()

@@ -91,6 +91,10 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     chosen = [item for item in ITEMS if any(_names(pattern, item) for pattern in args.items)]
     if unknown := [pattern for pattern in args.items if not any(_names(pattern, item) for item in ITEMS)]:
         raise UserError(f"--items {unknown[0]}: expected some of {', '.join(item.name for item in ITEMS)}.")
+    if not 0 <= args.budget < float("inf"):
+        raise UserError(f"--budget {args.budget:g}: expected seconds.")
+    if args.resume and not args.output:
+        raise UserError("--resume goes on with the file that --output names; it names none.")
     if args.data and not args.data.is_dir():
         raise UserError(f"--data {args.data}: there is no such folder.")
     device = resolve_device(args.device)
@@ -112,8 +116,10 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
         }
         times = _read(args.times).get("cases", {}) if args.times else {}
         battery = Battery(setting, args.output, args.budget, head, times, args.resume)
-        torch.backends.cudnn.benchmark = device.type == "cuda"  # of each measurement the shapes are fixed
         for item in chosen:
+            torch.backends.cudnn.benchmark = (
+                device.type == "cuda"
+            )  # shapes are fixed; a runner's evaluation turns it off
             wanted = partial(_wanted, args.items, item.name)
             try:
                 battery.run(item, partial(judge, item=item.name, full=not setting.tiny), wanted)
@@ -139,7 +145,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} can't be read: {error.strerror}.") from None
     except ValueError:
         raise UserError(f"{path} is not JSON; expected a file that --output of this command wrote.") from None
-    if not isinstance(found, dict) or "rows" not in found:
+    known = isinstance(found, dict) and isinstance(found.get("cases", {}), dict) and isinstance(found.get("rows"), list)
+    if not known or not all(isinstance(row, dict) for row in found["rows"]):
         raise UserError(f"{path} has no rows; expected a file that --output of this command wrote.")
     return found
 

@@ -38,6 +38,11 @@ while (($#)); do
     esac
     shift 2
 done
+output=${output%/}
+[[ -n $output ]] || fail "--output needs a folder's name."
+[[ $limit =~ ^[0-9]+$ ]] || fail "--limit '$limit': expected whole MiB."
+[[ $sources == yes || $sources == no ]] || fail "--sources '$sources': expected yes or no."
+[[ -z $sets || -n $data ]] || fail "--sets needs --data, the folder that they lie in."
 [[ -z $data || -d $data ]] || fail "--data $data: there is no such folder."
 [[ -z $wheels || $wheels == none || -d $wheels ]] || fail "--wheels $wheels: there is no such folder."
 [[ ! -e $output || -f $output/run.sh ]] || fail "--output $output is there and is no pack; give another, or remove it."
@@ -49,14 +54,16 @@ trap 'rm -rf "$part"' EXIT
 if [[ -z $wheels ]]; then
     "${PYTHON:-python3.12}" -m pip wheel --quiet --no-deps --wheel-dir "$part/wheels" "${PACKAGES[@]}"
 elif [[ $wheels != none ]]; then
+    compgen -G "$wheels/*.whl" > /dev/null || fail "--wheels $wheels holds no wheels."
     cp "$wheels"/*.whl "$part/wheels/"
 fi
 if [[ -n $data ]]; then
-    for set in ${sets:-$(ls "$data")}; do
+    if [[ -n $sets ]]; then read -ra taken <<< "$sets"; else mapfile -t taken < <(ls "$data"); fi
+    ((${#taken[@]})) || fail "--data $data is empty."
+    for set in "${taken[@]}"; do
         [[ -e $data/$set ]] || fail "--sets: $data holds no $set."
     done
-    # shellcheck disable=SC2086  # a list
-    tar -C "$data" -czf "$part/data.tar.gz" ${sets:-$(ls "$data")}
+    tar -C "$data" -czf "$part/data.tar.gz" "${taken[@]}"
 fi
 if [[ $sources == yes ]]; then
     tar -C "$project" --exclude=__pycache__ -czf "$part/sources.tar.gz" "${PARTS[@]}"

@@ -6,12 +6,17 @@
 # It writes RESULTS/gpu.json and RESULTS/log.txt as it goes. Where a fault ends the process, it goes on in a new one.
 set -uo pipefail
 
-results=${1:?expected a folder for the results}
+fail() { echo "error: $1" >&2; exit 2; }
+
+(($#)) || fail "expected a folder for the results."
+results=$1
 shift
 budget=440 options=()
 while (($#)); do
     if [[ $1 == --budget ]]; then
-        budget=${2:?--budget needs seconds}
+        budget=${2:-}
+        [[ $budget =~ ^[0-9]+$ ]] || fail "--budget '$budget': expected whole seconds."
+        ((budget > 15)) || fail "--budget $budget: expected more than 15 seconds, which the start and the end take."
         shift 2
     else
         options+=("$1")
@@ -31,10 +36,7 @@ if [[ -f $pack/sources.tar.gz ]]; then
     mkdir -p "$project"
     tar -C "$project" -xzf "$pack/sources.tar.gz"
 fi
-if [[ ! -f $project/tools/bench_gpu.py ]]; then
-    echo "error: $project holds no tools/bench_gpu.py; start this in the project's folder." >&2
-    exit 2
-fi
+[[ -f $project/tools/bench_gpu.py ]] || fail "$project holds no tools/bench_gpu.py; start this in the project's folder."
 mkdir -p "$scratch/packages/convmae" "$scratch/site" "$scratch/data"
 for part in backbones pretraining classification detection segmentation engine configs tools; do
     ln -s "$project/$part" "$scratch/packages/convmae/$part"
@@ -63,7 +65,7 @@ for try in 1 2 3; do
     "$python" tools/benchmark.py gpu --budget "$left" --output "$results/gpu.json" ${again[@]+"${again[@]}"} ${options[@]+"${options[@]}"} 2>&1 |
         tee -a "$results/log.txt"
     status=${PIPESTATUS[0]}
-    # 2 is a mistake of input, which another try would repeat; above 128 a signal ended it.
-    ((status == 0 || status == 2)) && exit "$status"
+    # 2 is a mistake of input, which another try would repeat; 130 and 143 are Ctrl-C and SIGTERM, which want an end.
+    ((status == 0 || status == 2 || status == 130 || status == 143)) && exit "$status"
 done
 exit "${status:-1}"

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -46,9 +47,12 @@ def test_output_and_all_gradients_equal_the_formula(errors: list[list[float]], c
     assert max(errors[case]) < limit
 
 
-@pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("kernel", [*fused_attention.TILES, "fold_bands"])
-def test_kernels_compile_for_gpus_and_fit_their_shared_memory(kernel: str, capability: int) -> None:
+@pytest.mark.parametrize(
+    ("kernel", "capability", "block"),
+    [(kernel, capability, 64) for kernel in (*fused_attention.TILES, "fold_bands") for capability in (80, 90)]
+    + [("table_gradients", 80, 128)],
+)
+def test_kernels_compile_for_gpus_and_fit_their_shared_memory(kernel: str, capability: int, block: int) -> None:
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -58,7 +62,7 @@ def test_kernels_compile_for_gpus_and_fit_their_shared_memory(kernel: str, capab
     tile: Tiles = fused_attention.TILES.get(kernel, Tiles(64, 64, 4, 1))
     function = getattr(fused_kernels, kernel)
     constants = {"D": 64, "BLOCK_D": 64, "COLUMNS": 128, "PRECISION": "tf32"}
-    constants |= {"BLOCK_M": tile.queries, "BLOCK_N": tile.keys, "BLOCK": tile.queries}
+    constants |= {"BLOCK_M": tile.queries, "BLOCK_N": tile.keys, "BLOCK": block}
     wide = {"table", "lse", "means", "sums", "grad_table"}
     halves = {"query", "key", "value", "output", "grad", "grad_query", "grad_key", "grad_value"}
 
@@ -76,10 +80,23 @@ def test_kernels_compile_for_gpus_and_fit_their_shared_memory(kernel: str, capab
         {(place,): constants[name] for place, name in enumerate(names) if name in constants},
         {(place,): [["tt.divisibility", 16]] for place, name in enumerate(names) if kind(name).startswith("*")},
     )
-    options = {"num_warps": tile.warps, "num_stages": tile.stages}
+    wide_tiles = block > fused_attention.WIDE_WINDOW
+    options = {"num_warps": tile.warps * (2 if wide_tiles else 1), "num_stages": 1 if wide_tiles else tile.stages}
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     assert compiled.asm["cubin"]
-    assert compiled.metadata.shared <= 99 * 1024
+    assert compiled.metadata.shared <= (fused_attention.WIDE_MEMORY if wide_tiles else 99 * 1024)
+
+
+@pytest.mark.parametrize(
+    ("major", "memory", "widest"), [(9, 227, 128), (8, 163, 128), (8, 99, 64), (12, 99, 64), (7, 96, 0)]
+)
+def test_wide_windows_are_for_gpus_with_the_shared_memory(
+    major: int, memory: int, widest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = SimpleNamespace(major=major, shared_memory_per_block_optin=memory * 1024)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: card)
+    assert fused_attention._widest_window(0) == widest
 
 
 def test_it_is_for_gpus_and_what_their_kernels_take() -> None:

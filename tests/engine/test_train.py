@@ -128,3 +128,10 @@ def test_a_model_too_large_for_the_gpu_is_refused_before_anything_is_made(
     with pytest.raises(UserError, match="a smaller batch would not help"):
         train(nn.Linear(100, 100), Points([]), config=Config(), work_dir=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_cuda_graphs_of_steps_in_parts_are_refused(tmp_path: Path) -> None:
+    config = Config()
+    config.runtime.compile, config.runtime.compile_mode, config.data.accumulate = True, "reduce-overhead", 2
+    with pytest.raises(UserError, match="CUDA graph writes each part"):
+        train(nn.Linear(1, 1), Points([]), config=config, work_dir=tmp_path)

@@ -224,8 +224,19 @@ def test_options_that_do_not_fit_are_refused(
 def test_steps_take_turns_after_warming_up() -> None:
     calls: list[str] = []
     found = take_turns({name: lambda name=name: calls.append(name) for name in "ab"}, CPU, repeats=2)
-    assert "".join(calls) == "aaa" + "bbb" + "aa" + "bb" + "aa" + "bb"  # one to see how long it takes, one to warm up
+    assert "".join(calls) == "aa" + "bb" + "aa" + "bb" + "aa" + "bb"  # the second is to see how long it takes
     assert all(taken.steps == 1 for taken in found.values())
+
+
+def test_long_steps_are_timed_in_fewer_regions_than_asked_for() -> None:
+    calls: list[str] = []
+
+    def step() -> None:
+        calls.append("step")
+        time.sleep(0.02)
+
+    take_turns({"long": step}, CPU, repeats=50, allotted=0.2)
+    assert len(calls) < 15
 
 
 def test_short_steps_are_repeated_within_a_region() -> None:

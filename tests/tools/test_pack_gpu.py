@@ -94,3 +94,38 @@ def test_the_packages_are_those_that_the_project_pins() -> None:
     assert len(pinned) == 3
     for name, version in pinned:
         assert f" {name}=={version} " in SCRIPT.read_text().replace("\n", " ")
+
+
+def test_an_output_with_a_slash_at_its_end_is_the_same_folder(tmp_path: Path) -> None:
+    for _ in range(2):
+        assert pack("--output", f"{tmp_path}/pack/", "--wheels", "none").returncode == 0
+        assert (tmp_path / "pack" / "run.sh").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--limit", "0.5"], "expected whole MiB"),
+        (["--sources", "maybe"], "expected yes or no"),
+        (["--sets", "small"], "--sets needs --data"),
+        (["--output", ""], "needs a folder's name"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(options: list[str], said: str, tmp_path: Path) -> None:
+    made = pack("--output", tmp_path / "pack", "--wheels", "none", *options)
+    assert (made.returncode, said in made.stderr) == (2, True)
+    assert not (tmp_path / "pack").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "a folder for the results"),
+        (["R", "--budget", "60.5"], "whole seconds"),
+        (["R", "--budget", "10"], "more than 15"),
+    ],
+)
+def test_a_run_says_what_its_options_lack(options: list[str], said: str, tmp_path: Path) -> None:
+    script = PROJECT / "tools" / "run_gpu.sh"
+    made = subprocess.run(["bash", str(script), *options], capture_output=True, text=True, cwd=tmp_path)
+    assert (made.returncode, said in made.stderr) == (2, True)

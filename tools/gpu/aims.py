@@ -74,15 +74,25 @@ def _worst(of: Callable[[Row], bool]) -> Callable[[Sequence[Row]], float | None]
     """The largest deviation over what it may be."""
 
     def measure(rows: Sequence[Row]) -> float | None:
-        found = [row for row in rows if "allowed" in row and of(row)]
-        parts = [row["found"] / row["allowed"] if row["allowed"] else float(row["found"] > 0) * 1e9 for row in found]
+        found = [row for row in rows if ("allowed" in row or "error" in row) and of(row)]
+        parts = [_deviation(row) for row in found]
         return max(parts, default=None)
 
     return measure
 
 
+def _deviation(row: Row) -> float:
+    """Over what it may be; a check that failed before it compared is as far off as can be."""
+    if "error" in row:
+        return 1e9
+    return row["found"] / row["allowed"] if row["allowed"] else float(row["found"] > 0) * 1e9
+
+
 def _is(part: str, precision: str = "") -> Callable[[Row], bool]:
-    return lambda row: row["case"].startswith("published") == (part == "published") and precision in row["what"]
+    def belongs(row: Row) -> bool:
+        return row["case"].startswith("published") == (part == "published") and precision in row.get("what", precision)
+
+    return belongs
 
 
 _ENCODER, _MASKS = "encoder, 1024 px, batch 4", "Mask R-CNN, 1024 px, batch 4"

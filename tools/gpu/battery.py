@@ -115,7 +115,6 @@ class Battery:
         except Exception as error:  # a missing package, say
             cases = [Case("all of it", 0.0, _raising(error))]
             wanted = lambda case: True  # noqa: E731
-            wanted = lambda case: True  # noqa: E731
         for case in cases:
             if wanted(case.name):
                 self._run_case(item.name, case)
@@ -255,7 +254,8 @@ def _alarm(seconds: float) -> Iterator[None]:
         raise Overrun(f"ended after {seconds:.0f} s")
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, max(0.01, seconds))
+    # Again and again, as one that is raised in a destructor is lost.
+    signal.setitimer(signal.ITIMER_REAL, max(0.01, seconds), 5.0)
     try:
         yield
     finally:

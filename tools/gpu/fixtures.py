@@ -124,16 +124,13 @@ def _detects(model: Any, outputs: Outputs, precision: str, device: torch.device)
     ):
         yield _judge(name, found, outputs[name], precision, HEADS_ALLOWED)
     if precision == "fp32":
-        yield from _detections(model, pyramid, outputs, device)
+        yield from _detections(model, pyramid, outputs)
 
 
-def _detections(model: Any, pyramid: list[Tensor], outputs: Outputs, device: torch.device) -> Iterator[Deviation]:
+def _detections(model: Any, pyramid: list[Tensor], outputs: Outputs) -> Iterator[Deviation]:
     """How many of the published 150 proposals and 100 detections are missed; three of either may be."""
-    from torchvision.models.detection.image_list import ImageList
-
     size = [(1024, 1024)]
-    listed = ImageList(torch.empty(1, 3, 1024, 1024, device=device), size)
-    proposals, _ = model.rpn(listed, dict(enumerate(pyramid)))
+    proposals, _ = model.rpn(pyramid, size)
     (found,), _ = model.roi_heads(pyramid[:4], proposals, size)
     expected = torch.from_numpy(outputs["proposals"])
     nearest = (expected[:, None] - proposals[0][:150].cpu()[None]).abs().amax(-1).amin(1)

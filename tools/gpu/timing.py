@@ -39,17 +39,20 @@ def take_turns(
         steps: each runs one step.
         device: whose work is timed.
         repeats: regions of each step.
-        allotted: seconds that all of it may take; long steps get fewer repetitions, at least one in each region.
+        allotted: seconds that all of it may take; long steps get fewer repetitions and regions, at least one of each.
     """
-    counts = {}
+    counts, total = {}, 0.0
     for name, step in steps.items():
         step()  # compiles, chooses kernels, fills the allocator
         once = _region(step, 1, device)
+        total += once
         fitting = allotted / len(steps) / (repeats + 1) / once
         wanted = min(MOST, max(LEAST, math.ceil(REGION / once)))
         counts[name] = max(1, min(wanted, int(fitting)))
-        for _ in range(min(WARM_UP, counts[name])):
+        for _ in range(min(WARM_UP, counts[name]) if counts[name] > 1 else 0):
             step()
+    if allotted:  # a region has two steps at least
+        repeats = max(1, min(repeats, int(allotted / (2 * total))))
     found: dict[Name, list[float]] = {name: [] for name in steps}
     for _ in range(repeats):
         for name, step in steps.items():
@@ -65,12 +68,17 @@ def take_turns(
 def with_peak(prepare: Callable[[], Step], device: torch.device) -> tuple[Step, float]:
     """Returns the step that ``prepare`` makes, and how many GiB it and two runs of it took at most above what was held before.
 
-    Weights, inputs and gradients count. On a CPU it is what the process grew by, kernels' scratch memory included.
+    Weights, inputs and gradients count. On a CPU it is what the process grew by, kernels' scratch memory included. On a GPU
+    a first run does not count, in which libraries try kernels and compilers run.
     """
     wait(device)
     begin_peak(device)
     before = peak_bytes(device)
     step = prepare()
+    if device.type == "cuda":
+        step()
+        wait(device)
+        begin_peak(device)
     for _ in range(2):
         step()
     wait(device)
