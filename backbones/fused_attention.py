@@ -18,9 +18,9 @@ from torch import Tensor
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 WIDEST_HEAD = {2: 128, 4: 64}  # channels, by bytes a number
-WIDEST_WINDOW = 128  # columns: a row of the window is one band of the table's gradient
-WIDE_WINDOW = 64  # from which on that takes tiles of 128 x 128, in as much shared memory:
-WIDE_MEMORY = 160 * 1024  # bytes
+# Columns of the widest window, by the shared memory in bytes that a GPU gives a block: a row of the window is one band of the
+# table's gradient, which takes tiles of 128 x 128 beyond 64 columns.
+WIDEST_WINDOWS = {160 * 1024: 128, 99 * 1024: 64}
 
 
 class Tiles(NamedTuple):
@@ -59,11 +59,10 @@ PROGRAMS = 1024  # that the table's gradient is split into at least: several for
 def _widest_window(device: int | None) -> int:
     """How many columns a window may have on a GPU; tensors that only pretend to be on one (fake tensors) are on a large one."""
     if not torch.cuda.is_available():
-        return WIDEST_WINDOW
-    card = torch.cuda.get_device_properties(device)
-    if card.major < 8:  # no tensor cores for bf16
-        return 0
-    return WIDEST_WINDOW if card.shared_memory_per_block_optin >= WIDE_MEMORY else WIDE_WINDOW
+        return max(WIDEST_WINDOWS.values())
+    # Those before Ampere, without tensor cores for bf16, have less; AMD's don't say.
+    memory = getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0)
+    return max((columns for needed, columns in WIDEST_WINDOWS.items() if memory >= needed), default=0)
 
 
 def is_fused(query: Tensor, window: Sequence[int]) -> bool:
@@ -255,8 +254,8 @@ def backward(
         ),
         **_constants(query),
         BLOCK=block,
-        num_warps=tile.warps if block <= WIDE_WINDOW else 2 * tile.warps,
-        num_stages=tile.stages if block <= WIDE_WINDOW else 1,
+        num_warps=tile.warps if block <= 64 else 2 * tile.warps,
+        num_stages=tile.stages if block <= 64 else 1,
     )
     sums = sums.sum(2) if splits > 1 else sums
     grad_table = table.new_empty(table.shape)

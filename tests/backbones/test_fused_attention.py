@@ -80,22 +80,20 @@ def test_kernels_compile_for_gpus_and_fit_their_shared_memory(kernel: str, capab
         {(place,): constants[name] for place, name in enumerate(names) if name in constants},
         {(place,): [["tt.divisibility", 16]] for place, name in enumerate(names) if kind(name).startswith("*")},
     )
-    wide_tiles = block > fused_attention.WIDE_WINDOW
+    wide_tiles = block > 64
     options = {"num_warps": tile.warps * (2 if wide_tiles else 1), "num_stages": 1 if wide_tiles else tile.stages}
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     assert compiled.asm["cubin"]
-    assert compiled.metadata.shared <= (fused_attention.WIDE_MEMORY if wide_tiles else 99 * 1024)
+    assert compiled.metadata.shared <= (160 if wide_tiles else 99) * 1024
 
 
-@pytest.mark.parametrize(
-    ("major", "memory", "widest"), [(9, 227, 128), (8, 163, 128), (8, 99, 64), (12, 99, 64), (7, 96, 0)]
-)
-def test_wide_windows_are_for_gpus_with_the_shared_memory(
-    major: int, memory: int, widest: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("kilobytes", "widest"), [(227, 128), (163, 128), (99, 64), (96, 0), (None, 0)])
+def test_windows_are_as_wide_as_a_gpus_shared_memory_allows(
+    kilobytes: int | None, widest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    card = SimpleNamespace(major=major, shared_memory_per_block_optin=memory * 1024)
+    known = {} if kilobytes is None else {"shared_memory_per_block_optin": kilobytes * 1024}
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: card)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: SimpleNamespace(**known))
     assert fused_attention._widest_window(0) == widest
 
 
