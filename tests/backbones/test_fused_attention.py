@@ -36,6 +36,8 @@ def errors() -> list[list[float]]:
         text=True,
         check=False,
     )
+    if "only 0-dimensional arrays can be converted" in run.stderr:
+        pytest.skip("this Triton's interpreter can't work with this NumPy (3.6 with 2.5)")
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
 
