@@ -324,11 +324,13 @@ def _where(frame: FrameType | None) -> str:
         frame = frame.f_back
         if _TORCH in path.parents or path in (Path(__file__), Path(contextlib.__file__)):
             continue
-        library = _LIBRARIES in path.parents
+        # The project may be installed among the libraries, or the libraries lie in an environment within the project.
+        around = [folder for folder in (_LIBRARIES, _PROJECT) if folder in path.parents]
+        base = max(around, key=lambda folder: len(folder.parts), default=None)
+        library = base == _LIBRARIES
         if library and lines:
             continue
-        base = _LIBRARIES if library else _PROJECT
-        lines.append(f"{path.relative_to(base) if base in path.parents else path.name}:{line}")
+        lines.append(f"{path.relative_to(base) if base else path.name}:{line}")
         if not library:
             break
     return ", from ".join(lines)
