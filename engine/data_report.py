@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from convmae.engine.faults import SHOWN, Effect, Fault, by_kind
+from convmae.engine.faults import SHOWN, Effect, Fault, Remark, by_kind
 from convmae.engine.plots import LINE_COLOURS, axes
 from convmae.engine.report import Number, Page
 
@@ -63,6 +63,17 @@ def fault_numbers(splits: Sequence[Split]) -> list[Number]:
         Number("faults", f"{stops:,}", "that would stop training"),
         Number("other remarks", f"{notes:,}", "what is left out, and what is used as it is"),
     ]
+
+
+def add_remarks(page: Page, splits: Mapping[str, Sequence[Remark]]) -> None:
+    """Adds to a run's page what it went on with, by split and kind, if there is anything."""
+    rows: list[list[str | float | None]] = [
+        [remark.kind, split, remark.count, remark.effect.value, remark.first[0]]
+        for split, remarks in splits.items()
+        for remark in remarks
+    ]
+    if rows:
+        page.table("Remarks on the data", ["kind", "split", "count", "effect", "the first"], rows)
 
 
 def add_faults(page: Page, splits: Sequence[Split]) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from convmae.engine.errors import UserError
+from convmae.engine.log import log
 
 SHOWN = 3  # faults that one message tells
 T = TypeVar("T")
@@ -18,6 +19,7 @@ class Effect(Enum):
     """What a fault does to training."""
 
     STOPS = "stops training"
+    DOUBTFUL = "used as it is, but is it meant?"
     LEFT_OUT = "object is left out"
     NOTE = "used as it is"
 
@@ -48,6 +50,43 @@ def refuse_all(faults: Sequence[Fault]) -> None:
     if found:
         more = [f"(and {len(found) - SHOWN} more faults; tools/check_data.py lists all)"] * (len(found) > SHOWN)
         raise UserError("\n".join(found[:SHOWN] + more))
+
+
+class Remark(NamedTuple):
+    """A kind of fault that training goes on with, how many there are, and the first of them."""
+
+    kind: str
+    effect: Effect
+    count: int
+    first: tuple[str, ...]
+
+
+class Tally:
+    """Counts faults by kind and keeps the first ``SHOWN`` of each: a ``Report`` that stays small however many there are."""
+
+    def __init__(self, faults: Iterable[Fault] = ()) -> None:
+        self._kinds: dict[tuple[str, Effect], tuple[int, list[str]]] = {}
+        for fault in faults:
+            self(fault)
+
+    def __call__(self, fault: Fault) -> None:
+        """Takes in a fault."""
+        count, first = self._kinds.get((fault.kind, fault.effect), (0, []))
+        self._kinds[fault.kind, fault.effect] = (count + 1, first if count >= SHOWN else [*first, str(fault)])
+
+    @property
+    def remarks(self) -> list[Remark]:
+        """The kinds so far, the gravest first."""
+        order = list(Effect)
+        found = [Remark(kind, effect, count, tuple(first)) for (kind, effect), (count, first) in self._kinds.items()]
+        return sorted(found, key=lambda remark: order.index(remark.effect))
+
+
+def log_remarks(split: str, remarks: Sequence[Remark]) -> None:
+    """Warns in the run's log of what is left out of a split or may not be meant: a line for each kind, and the first fault."""
+    for remark in remarks:
+        if remark.effect is not Effect.NOTE:
+            log.warning(f"{split} data: {remark.count} {remark.kind} ({remark.effect.value}): {remark.first[0]}")
 
 
 def by_kind(faults: Sequence[Fault]) -> dict[str, list[Fault]]:
