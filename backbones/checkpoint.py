@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from convmae.backbones.position import Grid, resample_bias_table, resample_offsets, resample_pos_embed
 from convmae.backbones.weight_files import CheckpointError, find_weights, read_weights
+from convmae.backbones.weight_values import check_values
 
 # A file that fits worse than this is of another model: a plain ViT, say, shares `pos_embed` and `norm` with ours.
 MIN_MATCH = 0.1
@@ -59,7 +60,10 @@ class LoadReport:
 
 
 def load_checkpoint(
-    model: nn.Module, path_or_state_dict: str | Path | Mapping[str, Any], strict: bool = False
+    model: nn.Module,
+    path_or_state_dict: str | Path | Mapping[str, Any],
+    strict: bool = False,
+    left_out: Mapping[str, str] | None = None,
 ) -> LoadReport:
     """Loads weights of any known layout into `model`, in place, and says what became of every key.
 
@@ -70,10 +74,11 @@ def load_checkpoint(
         model: any encoder or pretraining model of this project, or a module whose names resemble theirs.
         path_or_state_dict: a file (see `read_weights`), a state dict, or a checkpoint's content.
         strict: missing and unexpected names are an error.
+        left_out: how names of the model begin that keep their values, and why.
 
     Raises:
-        CheckpointError: a file that can't be read safely, weights of another model, or an inexact match under `strict`.
-            The model is then left as it was.
+        CheckpointError: a file that can't be read safely, weights of another model, values that can't be meant (see
+            `check_values`), or an inexact match under `strict`. The model is then left as it was.
     """
     if isinstance(path_or_state_dict, (str, Path)):
         state, source = read_weights(path_or_state_dict)
@@ -88,14 +93,18 @@ def load_checkpoint(
 
     given = _match(state, targets, prefix, report)
     fitted: dict[str, Tensor] = {}
+    taken: dict[str, Tensor] = {}  # by the file's names
     for name, (origins, value) in given.items():
         own_name, target = targets[name]
-        fit, kind, how = _fit(value, target, own_name, model)
+        unwanted = next((why for start, why in (left_out or {}).items() if name.startswith(start)), None)
+        fit, kind, how = (None, "", unwanted) if unwanted else _fit(value, target, own_name, model)
         if fit is None:
             report.unexpected += origins
             report.notes |= dict.fromkeys([name, *origins], how)
             continue
         fitted[own_name] = fit
+        if target.is_floating_point():
+            taken[origins[0]] = value
         if kind:
             report.notes[name] = how
             (report.resized if kind == "resized" else report.converted).append(name)
@@ -106,6 +115,7 @@ def load_checkpoint(
         raise CheckpointError(_another_model(state, targets, model, report))
     if strict and (report.missing or report.unexpected):
         raise CheckpointError(f"the weights don't match {type(model).__name__} exactly. {report}")
+    check_values(taken, source, state)
     model.load_state_dict(fitted, strict=False)
     return report
 

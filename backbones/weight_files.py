@@ -1,220 +1,142 @@
-"""Reads weight files of every kind met in the wild, without ever running code that a file names."""
+"""Finds the weights in a file of any known layout: at its top, under the usual keys, or under a key that was chosen."""
 
 from __future__ import annotations
 
-import argparse
-import collections
-import io
-import pathlib
-import pickle
-import re
-import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-import torch
-from safetensors.torch import load_file as load_safetensors
 from torch import Tensor
+
+from convmae.backbones.safe_files import CheckpointError, read_file
 
 # Where training code keeps the weights inside a checkpoint, the most specific first.
 CONTAINERS = ("state_dict", "model", "module", "model_state", "model_state_dict", "model_ema", "state_dict_ema")
 
-_EXPECTED = "expected weights saved as .pth, .pt, .bin, .pkl or .safetensors"
+_SHOWN = 8  # keys that a message tells
 
 
-class CheckpointError(ValueError):
-    """Weights that can't be used: the message says what was found and what was expected."""
+def split_choice(path: str | Path) -> tuple[Path, str]:
+    """Splits FILE:KEY, which chooses among the models in a file, into file and key; the key is "" where there is none.
 
-
-class _Discarded:
-    """Stands in for bookkeeping of a training run, such as log buffers; its content is never used."""
-
-
-def _discard(*_: object) -> _Discarded:
-    return _Discarded()
+    A path that exists is a file, whatever colons are in its name.
+    """
+    file, colon, key = str(path).rpartition(":")
+    if colon and Path(file).is_file() and not Path(path).exists():
+        return Path(file), key
+    return Path(path), ""
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Any], str]:
-    """Reads a file of weights.
+    """Reads weights from a file, or from FILE:KEY.
 
     Known layouts: PyTorch files of any age (zip and legacy), detectron2's pickles of numpy arrays, safetensors; the
-    weights may stand at the top or under one of `CONTAINERS`. In a checkpoint of a run that averages its weights the
-    average stands in their place, as in what the run evaluates and exports.
+    weights may stand at the top, under one of `CONTAINERS`, or under another key if no second one holds weights. A key
+    chooses one of several models, "teacher", say; dots lead on ("model.teacher"), also into the names of weights. In a
+    checkpoint of a run that averages its weights the average stands in their place, as in what the run evaluates and
+    exports, unless a key is given.
 
     Returns:
         The weights by name as the file names them, and where they were found ("FILE" or "FILE, under 'model'").
 
     Raises:
-        CheckpointError: no such file, not a file of weights, damaged, or it holds objects that are not weights.
+        CheckpointError: no such file or key, not a file of weights, damaged, or it holds objects that are not weights.
     """
-    path = Path(path)
-    if not path.is_file():
-        found = "a folder" if path.is_dir() else "no file"
-        raise CheckpointError(f"{found} at {path}; {_EXPECTED}")
-    content = _guarded(path)
-    state, inside = find_weights(content, str(path))
-    source = f"{path}, under {inside}" if inside else str(path)
-    average = content.get("average") if isinstance(content, Mapping) else None
-    if not isinstance(average, Mapping):
-        return state, source
-    return {**state, **average["values"]}, f"{source}, averaged"
+    file, key = split_choice(path)
+    content = read_file(file)
+    state, inside = find_weights(content, str(file), key)
+    source = f"{file}, under {inside}" if inside else str(file)
+    average = None if key else _follow(content, "average.values")
+    return ({**state, **average}, f"{source}, averaged") if isinstance(average, Mapping) else (state, source)
 
 
-def find_weights(content: object, source: str) -> tuple[dict[str, Any], str]:
-    """Finds the mapping of names to tensors in a checkpoint's content.
+def find_weights(content: object, source: str, key: str = "") -> tuple[dict[str, Any], str]:
+    """Finds the mapping of names to tensors in a checkpoint's content, or in what stands there under a key.
 
     Returns:
-        The mapping, and the keys that lead to it ("'model'", or "" at the top).
+        The mapping, and the keys that lead to it ("'model'", or "" at the top) with those of other weights beside it.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is none, or there are several and none of them is usual.
     """
+    if key:
+        return _find_chosen(content, source, key)
+    models = _models(content)
     found = _search(content)
+    if found is None and len(models) == 1:
+        (only,) = models
+        found = models[only], [only]
     if found is not None:
-        return found
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{source} holds one {type(content).__name__}; expected tensors by name")
-    keys = ", ".join(repr(key) for key in list(content)[:8]) or "nothing"
-    raise CheckpointError(f"{source} holds {keys}; expected tensors by name, or these under 'model' or 'state_dict'")
+        state, keys = found
+        others = [f":{name}" for name, other in models.items() if keys and name != keys[0] and _differs(other, state)]
+        beside = f" (it holds others too: {', '.join(others)})" if others else ""
+        return state, ", ".join(map(repr, keys)) + beside
+    expected = "tensors by name, or these under 'model' or 'state_dict'"
+    if models:
+        expected = f"one model, or the key of the one that is meant: {' or '.join(f'FILE:{name}' for name in models)}"
+    raise CheckpointError(f"{source} holds {_holds(content)}; expected {expected}")
 
 
-def _search(content: object) -> tuple[dict[str, Any], str] | None:
+def _find_chosen(content: object, source: str, key: str) -> tuple[dict[str, Any], str]:
+    chosen = _follow(content, key)
+    if chosen is None and (inner := _search(content)):  # a part of the names that stand under 'state_dict', say
+        chosen = _follow(inner[0], key)
+    if chosen is None:
+        above = _follow(content, key.partition(".")[0])
+        raise CheckpointError(f"{source} has nothing under {key!r}; found {_holds(content if above is None else above)}")
+    found = _search(chosen)
+    if found is None:
+        raise CheckpointError(f"{source} holds {_holds(chosen)} under {key!r}; expected tensors by name")
+    return found[0], ", ".join(map(repr, [key, *found[1]]))
+
+
+def _search(content: object) -> tuple[dict[str, Any], list[str]] | None:
+    """The weights at the top or under the usual keys, and the keys that lead there."""
     if not isinstance(content, Mapping):
         return None
     for key in CONTAINERS:
         found = _search(content.get(key))
         if found is not None:
-            state, inside = found
-            return state, f"'{key}'" + (f", {inside}" if inside else "")
-    if any(isinstance(value, (Tensor, np.ndarray)) for value in content.values()):
-        return dict(content), ""
-    return None
+            return found[0], [key, *found[1]]
+    # A number or a generator's state may stand beside a model.
+    arrays = sum(isinstance(value, (Tensor, np.ndarray)) for value in content.values())
+    return (dict(content), []) if arrays > max(map(len, _models(content).values()), default=0) else None
 
 
-def _guarded(path: Path) -> object:
-    try:
-        return _read(path)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path} {error}") from None
-    except Exception as error:  # a damaged pickle raises nearly anything
-        text = " ".join(str(error).split()) or type(error).__name__
-        refused = re.search(r"nsupported (?:global: )?GLOBAL (\S+)", text)  # torch's words, both kinds of refusal
-        if refused:
-            raise CheckpointError(f"{path} {_refusal(refused.group(1))}") from None
-        reason = text.split("WeightsUnpickler error: ")[-1][:120]
-        raise CheckpointError(
-            f"{path} can't be read, it is damaged or no checkpoint ({reason}); {_EXPECTED}"
-        ) from error
+def _models(content: object) -> dict[str, dict[str, Any]]:
+    """The weights under each key of a checkpoint that holds a model, the usual ones or not; a loss has fewer tensors."""
+    if not isinstance(content, Mapping):
+        return {}
+    found = {key: part[0] for key, value in content.items() if isinstance(key, str) and (part := _search(value))}
+    most = max(map(len, found.values()), default=0)
+    return {key: state for key, state in found.items() if len(state) > 1 and 2 * len(state) >= most}
 
 
-def _read(path: Path) -> object:
-    with path.open("rb") as file:
-        head = file.read(16)
-        file.seek(0)
-        if path.suffix == ".safetensors" or _is_safetensors(head):
-            return load_safetensors(path)
-        if head.startswith(b"PK"):
-            return torch_load(file)
-        if head.startswith(b"\x80"):
-            return _read_pickle(file)
-    found = "an empty file" if not head else f"a file that begins with {head[:8]!r}"
-    raise CheckpointError(f"is {found}; {_EXPECTED}")
+def _differs(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two mappings hold other values; one that stands under two keys of a file is read as the same."""
+    return len(one) != len(other) or any(one[name] is not other.get(name) for name in one)
 
 
-def _is_safetensors(head: bytes) -> bool:
-    return len(head) > 8 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < 1 << 30
+def _follow(content: object, key: str) -> object:
+    """What stands under a key, of which dots lead on into what it holds and into names; None for nothing."""
+    if not isinstance(content, Mapping):
+        return None
+    if key in content:
+        return content[key]
+    parts = key.split(".")
+    for end in range(1, len(parts)):
+        found = _follow(content.get(".".join(parts[:end])), ".".join(parts[end:]))
+        if found is not None:
+            return found
+    below = f"{key}."
+    named = {name: value for name, value in content.items() if isinstance(name, str) and name.startswith(below)}
+    return {name.removeprefix(below): value for name, value in named.items()} or None
 
 
-def _refusal(name: str) -> str:
-    return (
-        f"names {name}, which is not a weight: reading it could run code, so the file is refused; expected tensors "
-        "only. Ask its author for a plain state dict or a .safetensors file"
-    )
-
-
-# ---------------------------------------------------------------------------------------------- PyTorch's own files
-
-
-def torch_load(file: str | Path | BinaryIO | io.BytesIO, device: str = "cpu") -> Any:
-    """Reads a file of PyTorch's, and what training code keeps in it; on the `device` "meta" tensors come without values."""
-    with torch.serialization.safe_globals(_bookkeeping()):
-        return torch.load(file, map_location=device, weights_only=True)
-
-
-def _bookkeeping() -> list[Any]:
-    """What training code stores beside the weights and what is harmless to build: options, paths, numbers of numpy."""
-    numbers = (np.float64, np.float32, np.int64, np.int32, np.uint8, np.bool_)
-    return [
-        argparse.Namespace,
-        np.dtype,
-        np.ndarray,
-        *{type(np.dtype(number)) for number in numbers},
-        *((function, name) for name, function in _NUMPY.items()),
-        *((pathlib.PurePosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")),
-        (_encode_latin1, "_codecs.encode"),
-        (_Discarded, "mmengine.logging.history_buffer.HistoryBuffer"),
-        (_discard, "builtins.getattr"),  # a HistoryBuffer lists its own methods so
-    ]
-
-
-# ------------------------------------------------------------------------------ pickles: legacy PyTorch, numpy arrays
-
-
-def _read_pickle(file: BinaryIO) -> object:
-    first = _ArrayUnpickler(file, encoding="latin1").load()
-    if (
-        isinstance(first, int) and first == torch.serialization.MAGIC_NUMBER
-    ):  # a file of PyTorch before 1.6 is a row of pickles
-        file.seek(0)
-        return torch_load(file)
-    return first
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """An unpickler that can build numpy arrays, tensors and plain containers, and nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        allowed = _ALLOWED.get(f"{module}.{name}")
-        if allowed is None:
-            raise CheckpointError(_refusal(f"{module}.{name}"))
-        return allowed
-
-
-def _encode_latin1(text: str, encoding: str = "latin1") -> bytes:
-    """Python 3 writes the bytes of an array so in protocol 2; other codecs have no place in one."""
-    if encoding not in ("latin1", "latin-1"):
-        raise CheckpointError(_refusal(f"_codecs.encode to {encoding}"))
-    return text.encode("latin1")
-
-
-def _load_storage(data: bytes) -> object:
-    """PyTorch's own function of this place would read the bytes with an unrestricted unpickler."""
-    return torch_load(io.BytesIO(data))
-
-
-def _numpy_functions() -> dict[str, Any]:
-    core = np._core if hasattr(np, "_core") else np.core  # numpy 2's name, numpy 1's name
-    functions = {
-        "multiarray._reconstruct": core.multiarray._reconstruct,
-        "multiarray.scalar": core.multiarray.scalar,
-        "numeric._frombuffer": core.numeric._frombuffer,
-    }
-    return {
-        f"{folder}.{name}": function for folder in ("numpy.core", "numpy._core") for name, function in functions.items()
-    }
-
-
-_NUMPY = _numpy_functions()
-_ALLOWED: dict[str, Any] = {
-    "collections.OrderedDict": collections.OrderedDict,
-    "argparse.Namespace": argparse.Namespace,
-    "numpy.ndarray": np.ndarray,
-    "numpy.dtype": np.dtype,
-    "_codecs.encode": _encode_latin1,
-    "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
-    "torch._utils._rebuild_parameter": torch._utils._rebuild_parameter,
-    "torch.storage._load_from_bytes": _load_storage,
-    **_NUMPY,
-}
+def _holds(content: object) -> str:
+    """What a message says of content: a mapping's keys (of names with dots their first parts), or what else it is."""
+    if not isinstance(content, Mapping):
+        return f"one {type(content).__name__}"
+    keys = list(dict.fromkeys(repr(key.partition(".")[0] if isinstance(key, str) else key) for key in content))
+    return ", ".join(keys[:_SHOWN]) + f" and {len(keys) - _SHOWN} more" * (len(keys) > _SHOWN) or "nothing"

@@ -14,7 +14,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from convmae.backbones.weight_files import torch_load
+from convmae.backbones.safe_files import torch_load
 from convmae.engine.errors import UserError
 
 

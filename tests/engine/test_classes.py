@@ -22,7 +22,7 @@ from convmae.engine.errors import UserError
 def test_what_differs_is_named(known: list[str], expected: list[str], words: list[str]) -> None:
     said = class_difference(known, expected, "data")
     assert all(part in said for part in words), said
-    with pytest.raises(UserError, match="weights.pth was trained on classes"):
+    with pytest.raises(UserError, match=r"weights\.pth was trained on classes"):
         check_classes("weights.pth", known, expected, "data")
 
 
