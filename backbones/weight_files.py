@@ -84,7 +84,9 @@ def _find_chosen(content: object, source: str, key: str) -> tuple[dict[str, Any]
         chosen = _follow(inner[0], key)
     if chosen is None:
         above = _follow(content, key.partition(".")[0])
-        raise CheckpointError(f"{source} has nothing under {key!r}; found {_holds(content if above is None else above)}")
+        raise CheckpointError(
+            f"{source} has nothing under {key!r}; found {_holds(content if above is None else above)}"
+        )
     found = _search(chosen)
     if found is None:
         raise CheckpointError(f"{source} holds {_holds(chosen)} under {key!r}; expected tensors by name")

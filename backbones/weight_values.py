@@ -28,7 +28,11 @@ def check_values(values: Mapping[str, Tensor], source: str, names: Container[str
     scaled = {name for name in values if any(f"{name}{end}" in names for end in _SCALES)}
     _refuse(
         source,
-        {name: v for name, v in values.items() if not v.is_floating_point() or (v.element_size() == 1 and name in scaled)},
+        {
+            name: v
+            for name, v in values.items()
+            if not v.is_floating_point() or (v.element_size() == 1 and name in scaled)
+        },
         lambda value: f"is {str(value.dtype).removeprefix('torch.')}",
         "expected floats. A quantised model's weights can't be trained: give those it was made from",
     )

@@ -13,10 +13,11 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from convmae.backbones import Classifier, load_encoder
+from convmae.backbones.weight_files import split_choice
 from convmae.classification.config import ProbeConfig
 from convmae.classification.data import ClassFolder, EvalSet, RandomViews
 from convmae.engine.errors import UserError
-from convmae.engine.files import save_atomically
+from convmae.engine.files import check_is_file, save_atomically
 from convmae.engine.images import normalize
 from convmae.engine.log import log
 from convmae.engine.precision import autocast, set_up
@@ -34,8 +35,7 @@ def probed_encoder(path: str) -> Classifier:
     """Returns the encoder in a file, a ConvViT or a plain ViT, without a head. Raises UserError where no file is given."""
     if not path:
         raise UserError("model.init is empty; a probe needs pretrained weights: model.init=path/to/encoder.pth.")
-    if not Path(path).is_file():
-        raise UserError(f"There is no checkpoint {path}.")
+    check_is_file(path)
     encoder = load_encoder(path)
     log.info(str(encoder.load_report))
     return encoder
@@ -53,7 +53,8 @@ def read_features(config: ProbeConfig, split: ClassFolder, encoder: Classifier, 
     computed = (dtype, "tf32") if config.runtime.tf32 and device.type == "cuda" else dtype
     for part in (config.model.img_size, crop, computed, *_stamps(split)):
         key.update(repr(part).encode())
-    key.update(Path(config.model.init).read_bytes())
+    weights, chosen = split_choice(config.model.init)
+    key.update(weights.read_bytes() + chosen.encode())
     path = Path(config.model.features) / f"{split.root.name}_{key.hexdigest()}.safetensors"
     if path.is_file():
         log.info(f"features of {split.root}: {path}")

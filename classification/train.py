@@ -19,6 +19,7 @@ from convmae.classification.knn import knn_scores
 from convmae.classification.linear_probe import train_probes
 from convmae.classification.model import ClassificationModel
 from convmae.classification.report import start_page, write_report
+from convmae.engine.classes import check_classes, class_difference, known_classes
 from convmae.engine.config import to_yaml
 from convmae.engine.errors import UserError
 from convmae.engine.files import read_meta, save_weights
@@ -29,6 +30,8 @@ from convmae.engine.seeding import INIT, seed_all
 from convmae.engine.train import evaluate
 from convmae.engine.train import train as run_training
 from convmae.engine.weights import check_encoder, check_filled
+
+_FOLDERS = "class folders"
 
 
 def finetune(config: FinetuningConfig, work_dir: Path, resume: bool) -> Page | None:
@@ -43,8 +46,13 @@ def finetune(config: FinetuningConfig, work_dir: Path, resume: bool) -> Page | N
     seed_all(config.runtime.seed, INIT)
     model = build_model(config, len(training.classes))
     if options.init:
-        report = load_checkpoint(model, options.init)
+        init = Path(options.init)
+        known = known_classes(read_meta(init))
+        other = class_difference(known, training.folders, training.root, _FOLDERS) if known else ""
+        report = load_checkpoint(model, init, left_out={"head.": "of other classes"} if other else None)
         log.info(str(report))
+        if other:
+            log.warning(f"{init} {other}; its head is left out, and a new one is trained")
         check_encoder(report, options.init)
     metric = ClassificationMetric(training.classes)
     trained = ClassificationModel(model, options.smoothing)
@@ -97,9 +105,9 @@ def test(config: FinetuningConfig, checkpoint: Path, work_dir: Path) -> Page | N
     started = time.perf_counter()
     validation = read_split(config.data, config.data.val)
     model = build_model(config, len(validation.classes))
+    check_classes(checkpoint, known_classes(read_meta(checkpoint)), validation.folders, validation.root, _FOLDERS)
     report = load_checkpoint(model, checkpoint)
     check_filled(report, checkpoint, len(validation.classes), "head.")
-    _check_classes(checkpoint, validation)
     log.info(str(report))
     metric = ClassificationMetric(validation.classes)
     evaluate(
@@ -118,17 +126,6 @@ def test(config: FinetuningConfig, checkpoint: Path, work_dir: Path) -> Page | N
     files = write_report(page, metric.numbers, metric.details, config, [validation], work_dir, seconds, checkpoint)
     log_done(metric.numbers, files, seconds)
     return page
-
-
-def _check_classes(checkpoint: Path, data: ClassFolder) -> None:
-    """Raises UserError where weights name other classes than the data; weights of others name none."""
-    known = (read_meta(checkpoint).get("dataset_meta") or {}).get("folders", data.folders)
-    differing = next((pair for pair in zip(known, data.folders, strict=False) if pair[0] != pair[1]), None)
-    if differing:
-        raise UserError(
-            f"{checkpoint} was trained on class folders with {differing[0]!r} where {data.root} has {differing[1]!r}; expected "
-            "the same names."
-        )
 
 
 def linear_probe(config: ProbeConfig, work_dir: Path) -> Page:

@@ -16,6 +16,7 @@ from convmae.detection.config import DetectionConfig
 from convmae.detection.dataset import Sample
 from convmae.detection.mask_rcnn import MaskRCNN
 from convmae.detection.restore import restore
+from convmae.engine.classes import class_difference
 from convmae.engine.images import normalize
 
 
@@ -25,6 +26,7 @@ class DetectionModel(BaseModel):
     def __init__(self, config: DetectionConfig, categories: Sequence[Category]) -> None:
         super().__init__(BaseDataPreprocessor(non_blocking=True))  # the loader pins its batches
         self.categories = list(categories)
+        self.dataset_meta = {"classes": [category.name for category in self.categories]}
         self.model = MaskRCNN(
             config.model, len(self.categories), config.data.img_size, config.runtime.checkpoint_activations
         )
@@ -65,12 +67,11 @@ class DetectionModel(BaseModel):
         return torch.frombuffer(bytearray(text, "utf-8"), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Takes the class list from a checkpoint. Raises ValueError if it isn't this model's."""
-        found = read_categories(state)
-        if found != self.categories:
-            raise ValueError(
-                f"the weights are for {len(found)} other classes: {', '.join(c.name for c in found[:5])}, ..."
-            )
+        """Takes the class list from a checkpoint. Raises ValueError if it isn't this model's; ids in a file may be others."""
+        known = [category.name for category in read_categories(state)]
+        difference = class_difference(known, self.dataset_meta["classes"], "the data")
+        if difference:
+            raise ValueError(f"it {difference}")
 
 
 def read_categories(state: Tensor) -> list[Category]:

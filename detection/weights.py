@@ -11,6 +11,7 @@ from convmae.backbones import load_checkpoint
 from convmae.backbones.weight_files import read_weights
 from convmae.detection.coco import Category
 from convmae.detection.model import DetectionModel, read_categories
+from convmae.engine.classes import check_classes, class_difference
 from convmae.engine.errors import UserError
 from convmae.engine.log import log
 from convmae.engine.weights import check_encoder, check_filled
@@ -38,6 +39,8 @@ _MODULES = (
     ("roi_heads.mask_head.predictor", "roi_heads.mask_predictor.mask_fcn_logits"),
 )
 _WINDOW_TABLE = "backbone.windowed_rel_pos_bias.relative_position_bias_table"
+# What has an output a class.
+_OF_CLASSES = ("roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits.")
 _DEEPEST = 32  # modules in a row, more than any head has
 
 
@@ -83,20 +86,29 @@ def _count(names: list[str], pattern: str) -> int:
 def init_weights(model: DetectionModel, path: str) -> None:
     """Fills what it can of a model from a detector's or an encoder's weights and logs what became of every key.
 
+    Layers whose outputs are classes are left as they are where the weights name others.
+
     Raises UserError if they leave a part of the encoder unfilled.
     """
-    weights, names, _ = _open(Path(path))
+    weights, names, categories = _open(Path(path))
     whole = any(name.startswith(("rpn.", "model.rpn.")) for name in names)
-    report = load_checkpoint(model.model if whole else model.model.backbone, weights)
+    known = [category.name for category in categories or ()]
+    other = class_difference(known, model.dataset_meta["classes"], "the data") if known else ""
+    report = load_checkpoint(
+        model.model if whole else model.model.backbone,
+        weights,
+        left_out=dict.fromkeys(_OF_CLASSES, "of other classes") if other else None,
+    )
     log.info(str(report))
+    if other:
+        log.warning(f"{path} {other}; what tells classes apart starts anew")
     check_encoder(report, path, "backbone." if whole else "")
 
 
 def load_detector(model: DetectionModel, path: Path) -> None:
     """Fills a whole model. Raises UserError for weights of another detector, of other windows or of other classes."""
     weights, _, categories = _open(path)
-    if categories is not None:
-        _check_classes(categories, model.categories, path)
+    check_classes(path, [category.name for category in categories or ()], model.dataset_meta["classes"], "the data")
     report = load_checkpoint(model.model, weights)
     log.info(str(report))
     # A table for the whole grid may serve another one; a window's has one size, and so shows which blocks have windows.
@@ -118,13 +130,3 @@ def _open(path: Path) -> tuple[Path | dict[str, Any], list[str], list[Category] 
     if any(name.startswith("proposal_generator.") for name in state):
         state = weights = from_detectron2(state)
     return weights, list(state), None if extra is None else read_categories(extra)
-
-
-def _check_classes(found: list[Category], expected: list[Category], path: Path) -> None:
-    if found == expected:
-        return
-    differing = next((pair for pair in zip(found, expected, strict=False) if pair[0] != pair[1]), None)
-    where = f"; the first that differs: {differing[0].name!r} and {differing[1].name!r}" if differing else ""
-    raise UserError(
-        f"{path} was trained on {len(found)} classes, the data has {len(expected)}{where}. Expected the same list."
-    )

@@ -47,12 +47,17 @@ def class_difference(known: Sequence[str], expected: Sequence[str], where: str |
 
 
 def check_classes(
-    source: str | Path, known: Sequence[str], expected: Sequence[str], where: str | Path, what: str = "classes"
+    source: str | Path,
+    known: Sequence[str],
+    expected: Sequence[str],
+    where: str | Path,
+    what: str = "classes",
+    advice: str = "",
 ) -> None:
     """Raises UserError where weights name other classes than the data, or another order; weights that name none pass."""
     difference = class_difference(known, expected, where, what) if known else ""
     if difference:
-        raise UserError(f"{source} {difference}; expected the same names in the same order.")
+        raise UserError(f"{source} {difference}; expected the same names in the same order{advice and f'; {advice}'}.")
 
 
 def _only(names: Sequence[str], others: Sequence[str]) -> str:

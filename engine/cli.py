@@ -25,7 +25,7 @@ _RESULTS = (
     "detections.json",
     "predictions.zip",
 )
-_WEIGHTS = ("best.pth", "model.pth", "encoder.*", "pretrained.*")
+_WEIGHTS = ("best.pth", "model.pth", "encoder.*", "pretrained.*", "step_*.pth.damaged")
 _LESS_MEMORY = (
     "A GPU needs less memory with runtime.checkpoint_activations=true, with --amp, and with a smaller data.batch_size, or the "
     "same in parts: data.accumulate=4."
@@ -84,8 +84,10 @@ def train_tool(
     args = parser.parse_args(argv)
 
     def main() -> None:
+        from convmae.backbones.weight_files import split_choice
+
         config, work_dir = _run_of(args, schema, ["runtime.compile=true"] * args.compile)
-        if args.overwrite and Path(config.model.init).resolve().parent == work_dir.resolve():
+        if args.overwrite and split_choice(config.model.init)[0].resolve().parent == work_dir.resolve():
             raise UserError(
                 f"model.init={config.model.init} lies in {work_dir}, which --overwrite clears; move it first."
             )
@@ -177,10 +179,10 @@ def test_tool(
         parser.error("give the weights to test, or two runs by --compare")
 
     def main() -> None:
+        from convmae.engine.files import check_is_file
         from convmae.engine.processes import start_processes
 
-        if not args.checkpoint.is_file():
-            raise UserError(f"There is no checkpoint {args.checkpoint}.")
+        check_is_file(args.checkpoint)
         config: Any = run_config(schema, args.checkpoint, args.config, args.cfg_options, default=recipe)
         start_processes(args.launcher, config.runtime.device)
         work_dir = args.work_dir or args.checkpoint.parent / "test"
@@ -213,10 +215,10 @@ def prepare_work_dir(work_dir: Path, resume: bool, overwrite: bool) -> None:
 
 def prepare_report_dir(work_dir: Path, overwrite: bool) -> None:
     """Makes the folder of a test's report. Raises UserError as `prepare_work_dir` does, and where a training run is."""
-    from convmae.engine.runner import CHECKPOINT_PATTERN
+    from convmae.engine.checkpoints import list_checkpoints
 
     _make(work_dir)
-    if any(work_dir.glob(CHECKPOINT_PATTERN)):
+    if list_checkpoints(work_dir):
         raise UserError(f"{work_dir} holds a training run, whose report would be replaced. Give another --work-dir.")
     advice = "Replace it with --overwrite, or give another --work-dir."
     _clear(work_dir, overwrite, f"an earlier report (%s). {advice}", _RESULTS)
@@ -235,14 +237,11 @@ def _make(work_dir: Path) -> None:
 
 def _clear(work_dir: Path, overwrite: bool, found: str, names: Sequence[str]) -> None:
     """Removes what an earlier run left that could be taken for the new one's, if that is asked for."""
-    from convmae.engine.runner import CHECKPOINT_PATTERN
+    from convmae.engine.checkpoints import list_checkpoints
 
-    marks = (
-        "config.yaml",
-        "metrics.json",
-        CHECKPOINT_PATTERN,
-    )  # a log alone is of a run that was refused before it began
-    earlier = [path for name in marks for path in sorted(work_dir.glob(name))]
+    # A log alone is of a run that was refused before it began.
+    marks = [path for name in ("config.yaml", "metrics.json") if (path := work_dir / name).exists()]
+    earlier = marks + list_checkpoints(work_dir)
     if process_rank() != 0 or not earlier:
         return
     if not overwrite:

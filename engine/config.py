@@ -102,9 +102,14 @@ def to_yaml(config: Any) -> str:
 
 
 def differing_options(one: Any, other: Any) -> list[tuple[str, str, str]]:
-    """Returns the name and both values of each option in which two trees differ; a tree may be a YAML file."""
+    """Returns the name and both values of each option in which two trees differ; a tree may be a YAML file.
+
+    Raises UserError for a file that is no tree.
+    """
     first, second = (
-        _flat(OmegaConf.to_container(OmegaConf.load(tree) if isinstance(tree, Path) else OmegaConf.structured(tree)))
+        _flat(
+            _read_with_bases(tree, ()) if isinstance(tree, Path) else OmegaConf.to_container(OmegaConf.structured(tree))
+        )
         for tree in (one, other)
     )
     names = [name for name in {**first, **second} if first.get(name) != second.get(name)]

@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 
 from convmae.backbones.safe_files import torch_load
+from convmae.backbones.weight_files import split_choice
 from convmae.engine.errors import UserError
 
 
@@ -65,6 +66,12 @@ def save_weights(
     return path
 
 
+def check_is_file(checkpoint: str | Path) -> None:
+    """Raises UserError where there is no such weight file; FILE:KEY names one, too."""
+    if not split_choice(checkpoint)[0].is_file():
+        raise UserError(f"There is no checkpoint {checkpoint}.")
+
+
 def read_config(path: Path) -> str:
     """Returns the YAML that ``save_weights`` put beside the weights, or "" where a file has none."""
     return str(_content(path).get("config", ""))
@@ -79,12 +86,13 @@ def read_meta(path: Path) -> dict[str, Any]:
 
 def _content(path: Path) -> dict[str, Any]:
     """Returns a file's content without the values of tensors; of safetensors what stands beside them."""
+    path, _ = split_choice(path)
     if path.suffix == ".safetensors":
-        with contextlib.suppress(safetensors.SafetensorError), safetensors.safe_open(path, "pt") as file:
+        with contextlib.suppress(safetensors.SafetensorError, OSError), safetensors.safe_open(path, "pt") as file:
             return file.metadata() or {}
         return {}
     # A file of others, with more in it than tensors, or no file of weights: nothing of ours stands there.
-    with contextlib.suppress(pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError):
+    with contextlib.suppress(pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, OSError):
         content = torch_load(path, "meta")
         return content if isinstance(content, dict) else {}
     return {}

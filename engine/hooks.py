@@ -15,12 +15,14 @@ from mmengine.hooks import Hook
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from convmae.backbones.safe_files import CheckpointError, read_file
+from convmae.engine.checkpoints import BEST, latest_checkpoint, list_checkpoints
 from convmae.engine.errors import UserError
-from convmae.engine.files import read_meta, save_weights, write_whole
+from convmae.engine.files import save_weights, write_whole
 from convmae.engine.log import duration, log
 from convmae.engine.optim import AutocastOptimWrapper
 from convmae.engine.processes import world_mean
-from convmae.engine.runner import BEST, CHECKPOINT_PATTERN, Runner, latest_checkpoint
+from convmae.engine.runner import Runner
 from convmae.engine.schedule import Schedule
 
 
@@ -221,13 +223,17 @@ class CheckpointHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         best = Path(runner.work_dir) / BEST  # later than the checkpoint, if the run was ended between the two
-        if best.is_file():
-            self.best_value = read_meta(best).get("value", self.best_value)
+        if not best.is_file():
+            return
+        try:
+            self.best_value = read_file(best, "meta")["meta"].get("value", self.best_value)
+        except (CheckpointError, KeyError, TypeError) as error:
+            log.warning(f"{BEST} tells no {self.best}, so the next evaluation replaces it: {error}")
 
     def _remove_old(self, work_dir: Path) -> None:
         keep = self.schedule.options.keep_checkpoints
         if keep < 0 or not is_main_process():
             return
-        found = sorted(work_dir.glob(CHECKPOINT_PATTERN), key=lambda path: int(path.stem.rpartition("_")[2]))
+        found = list_checkpoints(work_dir)
         for path in found[: max(0, len(found) - max(1, keep))]:
             path.unlink()

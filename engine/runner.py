@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -23,6 +22,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from convmae.engine.average import WeightAverage
+from convmae.engine.checkpoints import Found, checkpoint_path, latest_checkpoint, read_checkpoint, set_aside
+from convmae.engine.classes import check_classes, known_classes
 from convmae.engine.errors import UserError
 from convmae.engine.files import save_atomically
 from convmae.engine.log import log
@@ -30,8 +31,8 @@ from convmae.engine.precision import autocast
 from convmae.engine.processes import any_process, tell_all
 from convmae.engine.schedule import Schedule
 from convmae.engine.seeding import STEP, StepSampler, seed_all
+from convmae.engine.weights import check_finite
 
-CHECKPOINT_PATTERN, BEST = "step_*.pth", "best.pth"
 _run_numbers = itertools.count()
 
 
@@ -42,8 +43,17 @@ class Interrupted(Exception):
 class Runner(mmengine.runner.Runner):
     """mmengine's Runner over built objects: one flat work directory, atomic and safely readable checkpoints, any device."""
 
-    def __init__(self, *, device: torch.device, dtype: torch.dtype | None, average: float = 0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        device: torch.device,
+        dtype: torch.dtype | None,
+        average: float = 0,
+        start: Found | None = None,
+        **kwargs: Any,
+    ) -> None:
         self.device, self.dtype = device, dtype
+        self.start = start  # what it continues from
         self.average: WeightAverage | None = None
         self.begin_part: Callable[[], None] = lambda: None  # before each forward pass of a training step
         super().__init__(
@@ -124,9 +134,16 @@ class Runner(mmengine.runner.Runner):
         return content
 
     def write_checkpoint(self, step: int) -> Path:
-        """Writes ``step_N.pth`` from the main process and returns its path."""
-        path = Path(self.work_dir) / CHECKPOINT_PATTERN.replace("*", str(step))
+        """Writes ``step_N.pth`` from the main process and returns its path. Raises UserError for weights that aren't finite."""
+        path = checkpoint_path(Path(self.work_dir), step)
         self.average_norms()
+        last = latest_checkpoint(Path(self.work_dir))
+        check_finite(
+            self.bare_model.state_dict(),
+            f"After step {step} the weights can't be used, and none were written",
+            "Lower optim.lr, set optim.clip_grad or take runtime.precision=fp32"
+            + (f"; {last} holds the last checkpoint." if last else "."),
+        )
         if self.rank == 0:
             content = self.checkpoint(step)
             save_atomically(lambda file: torch.save(content, file), path)
@@ -149,25 +166,37 @@ class Runner(mmengine.runner.Runner):
                 "after the same number of steps, with other pictures than an uninterrupted run's"
             )
 
+    def _check_classes(self, meta: dict[str, Any], path: Path) -> None:
+        """Raises UserError if a checkpoint's classes aren't this run's by name and order."""
+        own = self.model_meta
+        what = "class folders" if "folders" in own.get("dataset_meta", {}) else "classes"
+        advice = "a run on others is a new one: give another --work-dir, and these weights by model.init"
+        check_classes(path, known_classes(meta), known_classes(own), "the data", what, advice)
+
     def load_or_resume(self) -> None:
-        path = latest_checkpoint(Path(self.work_dir)) if self._resume else None
-        if path is None:
+        if self.start is None or self.start.path is None:
             return
+        path, damaged = self.start
+        content = read_checkpoint(path)
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            self._check_classes(content["meta"], path)
             self._check_position(content["meta"], path)
+            check_finite(
+                content["state_dict"], f"{path} can't be continued", "Move it, and --resume takes the one before."
+            )
             self.bare_model.load_state_dict(content["state_dict"])
             self.optim_wrapper.load_state_dict(content["optimizer"])
             self.train_loop._iter = content["meta"]["step"]
             if self.average:
                 self.average.load_state_dict(content["average"])
-        except (KeyError, ValueError, RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
             # torch names the tensors that differ from the second line on.
             reason = " ".join(line.strip() for line in str(error).splitlines()[:2]).rstrip(".") or type(error).__name__
             raise UserError(
                 f"{path} does not continue this run: {reason}. Expected a checkpoint that the same "
                 "recipe wrote; give another --work-dir, or start anew with --overwrite."
             ) from None
+        set_aside(damaged)
         self.call_hook("after_load_checkpoint", checkpoint=content)
 
 
@@ -272,12 +301,6 @@ class EvalLoop(ValLoop):
     def run_iter(self, idx: int, data_batch: Any) -> None:
         with autocast(self.runner.device, self.runner.dtype):
             super().run_iter(idx, data_batch)
-
-
-def latest_checkpoint(work_dir: Path) -> Path | None:
-    """Returns the checkpoint of the most steps in a work directory, or None."""
-    found = [path for path in work_dir.glob(CHECKPOINT_PATTERN) if path.stem.rpartition("_")[2].isdigit()]
-    return max(found, key=lambda path: int(path.stem.rpartition("_")[2]), default=None)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from convmae.engine.checkpoints import find_whole
 from convmae.engine.compilation import Method, check_compiler, compile_methods
 from convmae.engine.config import differing_options, to_yaml
 from convmae.engine.errors import UserError
@@ -28,7 +29,7 @@ from convmae.engine.memory import check_memory
 from convmae.engine.optim import build_optim_wrapper, param_groups, scaled_lr
 from convmae.engine.options import DataOptions, OptimOptions, RuntimeOptions, ScheduleOptions
 from convmae.engine.precision import precision_name, resolve_device, set_up
-from convmae.engine.runner import EvalLoop, Runner, TrainLoop, latest_checkpoint
+from convmae.engine.runner import EvalLoop, Runner, TrainLoop
 from convmae.engine.schedule import Schedule
 from convmae.engine.seeding import SeededDataset, StepSampler
 
@@ -64,8 +65,8 @@ def train(
 
     ``groups`` are AdamW's parameter groups (default: ``engine.optim.param_groups``); ``compiled`` are the methods of the
     model's modules that ``runtime.compile`` compiles; ``best`` names the metric whose best weights are kept as ``best.pth``.
-    With ``resume`` it continues from the newest checkpoint in ``work_dir``, if there is one. ``fixed_shapes``: every step's
-    tensors have the same shapes, so that cuDNN's fastest convolutions are worth a search.
+    With ``resume`` it continues from the newest whole checkpoint in ``work_dir``, if there is one.
+    ``fixed_shapes``: every step's tensors have the same shapes, so that cuDNN's fastest convolutions are worth a search.
     Raises UserError for what can't be trained, Interrupted after a signal.
     """
     if config.runtime.compile and config.runtime.compile_mode == "reduce-overhead" and config.data.accumulate > 1:
@@ -98,6 +99,7 @@ def train(
     )
     groups = param_groups(model, config.optim) if groups is None else groups
     recipe = to_yaml(config)
+    start = find_whole(work_dir) if resume else None
     every = config.runtime.log_every or max(1, schedule.total // 100)
     runner = Runner(
         device=device,
@@ -116,7 +118,7 @@ def train(
             CheckpointHook(schedule, best, recipe),
             *hooks,
         ],
-        resume=resume,
+        start=start,
         launcher="pytorch" if is_distributed() else "none",
         randomness={"seed": config.runtime.seed},
         **_evaluation(val_set, metrics, config, val_collate or collate, val_batch_size),
@@ -127,12 +129,10 @@ def train(
         if config.runtime.compile_mode == "reduce-overhead":
             runner.begin_part = torch.compiler.cudagraph_mark_step_begin
     announce_run(model, config, schedule, length, device, dtype, world)
-    if resume:
-        path = latest_checkpoint(work_dir)
-        log.info(f"continues from {path.name}" if path else "no checkpoint yet: starts from step 0")
-        kept = work_dir / "config.yaml"
-        for name, before, now in differing_options(kept, config) if path and kept.is_file() else ():
-            log.warning(f"continues with {name} {now or 'empty'}, not {before or 'empty'} as before")
+    if start:
+        log.info(f"continues from {start.path.name}" if start.path else "no checkpoint yet: starts from step 0")
+    if start and start.path:
+        _tell_changes(work_dir / "config.yaml", config)
     runner.train()
     if runner.average:
         runner.average.swap()
@@ -189,6 +189,17 @@ def announce_run(
         + f", {config.schedule.policy} after {schedule.warmup} steps of warm-up; a checkpoint every {schedule.save_every} steps"
         + (f", an evaluation every {schedule.eval_every}" if schedule.eval_every else "")
     )
+
+
+def _tell_changes(kept: Path, config: TaskConfig) -> None:
+    """Warns of options that a continued run has changed, as far as its recipe tells."""
+    try:
+        changes = differing_options(kept, config) if kept.is_file() else []
+    except UserError as error:
+        log.warning(f"whether options have changed can't be told: {error}")
+        return
+    for name, before, now in changes:
+        log.warning(f"continues with {name} {now or 'empty'}, not {before or 'empty'} as before")
 
 
 def _evaluation(

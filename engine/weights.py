@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+
+import torch
 
 from convmae.backbones.checkpoint import LoadReport
 from convmae.engine.errors import UserError
 
 # What a task adds to a pretrained encoder: a head, positions of its attention, scales of its branches, another level.
 _ADDED = re.compile(r"(fc_norm|head|fpn)\.|.*(relative_position_bias_table|rel_pos_[hw]|gamma_[12])$")
+
+
+def check_finite(state: Mapping[str, torch.Tensor], what: str, advice: str) -> None:
+    """Raises UserError where values of a state dict aren't finite: ``what`` is wrong, the first name, and ``advice``."""
+    values = {name: value for name, value in state.items() if value.is_floating_point()}
+    if not values:
+        return
+    finite = torch.stack([value.isfinite().all() for value in values.values()]).tolist()  # one wait for a GPU
+    bad = [name for name, good in zip(values, finite, strict=True) if not good]
+    if bad:
+        more = f" ({len(bad)} such tensors)" if len(bad) > 1 else ""
+        raise UserError(f"{what}: {bad[0]} holds values that are not finite{more}. {advice}")
 
 
 def check_filled(report: LoadReport, path: Path, classes: int, classifier: str, optional: tuple[str, ...] = ()) -> None:

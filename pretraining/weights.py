@@ -8,7 +8,7 @@ from typing import Any
 from convmae.backbones import family_of
 from convmae.engine.config import from_tree
 from convmae.engine.errors import UserError
-from convmae.engine.files import read_config
+from convmae.engine.files import check_is_file, read_config
 from convmae.engine.safe_yaml import parse_yaml
 from convmae.pretraining import METHODS, MaskedAutoencoder
 from convmae.pretraining.config import PretrainingConfig, PretrainingModelOptions
@@ -23,8 +23,7 @@ def load_pretrained(
     A published file says nothing of its options: the paper's hold then, and ConvMAE's or MAE's mask by its names.
     ``norm_pix_loss`` and ``method`` override what is known. Raises UserError if the file has no decoder of pixels.
     """
-    if not path.is_file():
-        raise UserError(f"There is no checkpoint {path}.")
+    check_is_file(path)
     tree = parse_yaml(read_config(path), str(path))
     of_model = tree.get("model") if isinstance(tree, dict) else None
     ours = isinstance(of_model, dict) and "method" in of_model  # and not another task's

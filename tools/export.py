@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from convmae.backbones import ConvViT
 from convmae.backbones.convvit import STRIDE
+from convmae.backbones.weight_files import split_choice
 from convmae.engine.cli import read_size, run_tool
 from convmae.engine.errors import UserError
 from convmae.engine.images import IMAGENET_MEAN, IMAGENET_STD
@@ -167,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     def run() -> None:
-        output = args.output or args.weights.with_suffix(".onnx")
+        output = args.output or split_choice(args.weights)[0].with_suffix(".onnx")
         check_request(output, args.overwrite)
         fixed = read_size(args.img_size) if args.img_size else None
         try:

@@ -29,7 +29,7 @@ from convmae.engine.cli import add_overrides, run_tool
 from convmae.engine.config import run_config
 from convmae.engine.drawing import draw_labels, legend
 from convmae.engine.errors import UserError
-from convmae.engine.files import write_whole
+from convmae.engine.files import check_is_file, write_whole
 from convmae.engine.prediction import name_drawings, read_pictures, save_picture
 from convmae.segmentation.config import SegmentationConfig
 from convmae.segmentation.predict import Predictor as Segmenter
@@ -60,8 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run() -> None:
         nonlocal unread
-        if not args.checkpoint.is_file():
-            raise UserError(f"There is no checkpoint {args.checkpoint}.")
+        check_is_file(args.checkpoint)
         names = name_drawings(args.pictures, args.output)
         results = args.output / args.results
         if results.exists() and not args.overwrite:

@@ -23,6 +23,7 @@ from convmae.backbones.position import Grid
 from convmae.engine.cli import run_tool
 from convmae.engine.drawing import column
 from convmae.engine.errors import UserError
+from convmae.engine.files import check_is_file
 from convmae.engine.images import list_images
 from convmae.engine.prediction import save_picture
 from convmae.pretraining import METHODS, FastConvMAE
@@ -157,8 +158,7 @@ def attention(args: argparse.Namespace) -> tuple[Draw, int]:
 
 def read_encoder(path: Path) -> ConvViT | ViT:
     """Returns the encoder in a file. Raises UserError where there is none, CheckpointError where it is not whole."""
-    if not path.is_file():
-        raise UserError(f"There is no checkpoint {path}.")
+    check_is_file(path)
     return cast(ConvViT | ViT, load_encoder(path))
 
 
