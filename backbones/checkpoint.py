@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from convmae.backbones.load_report import LoadReport
 from convmae.backbones.position import Grid, resample_bias_table, resample_offsets, resample_pos_embed
 from convmae.backbones.weight_files import CheckpointError, find_weights, read_weights
 from convmae.backbones.weight_values import check_values
+
+_logger = logging.getLogger(__name__)
 
 # A file that fits worse than this is of another model: a plain ViT, say, shares `pos_embed` and `norm` with ours.
 MIN_MATCH = 0.1
@@ -31,32 +34,6 @@ _OFFSETS = ("rel_pos_h", "rel_pos_w")
 
 # A value in the model's shape, "resized", "converted" or "" for as it was, and how; or None, "" and why not.
 _Fitted = tuple[Tensor | None, str, str]
-
-
-@dataclass
-class LoadReport:
-    """What became of each key; `str()` of it is meant for people."""
-
-    missing: list[str]  # the model's names that the file did not fill
-    unexpected: list[str]  # the file's names that the model has no place for
-    resized: list[str]  # the model's names whose values were resampled to its grid
-    converted: list[str]  # the model's names whose values were fused, reshaped or cut
-    source: str  # the file, the key inside it, and the prefix taken off
-    ignored: list[str] = field(default_factory=list)  # what carries no weights
-    notes: dict[str, str] = field(default_factory=dict)  # why or how, by name
-    loaded: int = 0  # tensors of the model that were filled
-    total: int = 0  # tensors of the model
-
-    def __str__(self) -> str:
-        lines = [f"{self.source}: {self.loaded} of the model's {self.total} tensors loaded"]
-        for fate in ("missing", "unexpected", "resized", "converted", "ignored"):
-            names = getattr(self, fate)
-            if names:
-                title = "ignored, for they are no weights" if fate == "ignored" else fate
-                plain = [name for name in names if name not in self.notes]
-                shown = _ranges(plain) + [f"{name} ({self.notes[name]})" for name in names if name in self.notes]
-                lines.append(f"  {title} ({len(names)}): {', '.join(shown)}")
-        return "\n".join(lines)
 
 
 def load_checkpoint(
@@ -88,8 +65,10 @@ def load_checkpoint(
     targets = {
         _unwrapped(name): (name, value) for name, value in model.state_dict().items() if isinstance(value, Tensor)
     }
-    prefix = best_prefix(state, targets)
-    report = LoadReport([], [], [], [], source + (f", prefix '{prefix}'" if prefix else ""), total=len(targets))
+    prefix, *others = _best_prefixes(state, targets)
+    if prefix or others:
+        source += f", prefix '{prefix}'" + "".join(f", not '{other}', which fits as well" for other in others)
+    report = LoadReport([], [], [], [], source, total=len(targets))
 
     given = _match(state, targets, prefix, report)
     fitted: dict[str, Tensor] = {}
@@ -120,14 +99,42 @@ def load_checkpoint(
     return report
 
 
+def fit_state(model: nn.Module, state: dict[str, Any], prefix: str = "", *_: object) -> None:
+    """Fits a state dict to `model` in place, as `load_checkpoint` fits values: a hook before PyTorch's own strict loading.
+
+    Names and shapes that don't fit stay for PyTorch to refuse.
+
+    Raises:
+        CheckpointError: values that can't be meant (see `check_values`).
+    """
+    taken: dict[str, Tensor] = {}
+    for name, target in model.state_dict().items():
+        value = state.get(prefix + name)
+        fit, _, how = _fit(value, target, name, model) if isinstance(value, Tensor) else (None, "", "")
+        if fit is None or value.is_meta:
+            continue
+        state[prefix + name] = fit
+        if target.is_floating_point():
+            taken[prefix + name] = value
+        if how:
+            _logger.info(f"{name}: {how}")
+    check_values(taken, "the state dict", state)
+
+
 def best_prefix(names: Iterable[str], targets: Iterable[str]) -> str:
     """The prefix of `names` under which most of them are `targets`: "" or "module.", "backbone.bottom_up.", ..."""
+    return _best_prefixes(names, targets)[0]
+
+
+def _best_prefixes(names: Iterable[str], targets: Iterable[str]) -> list[str]:
+    """The prefixes under which most names are targets, in order; several where a file holds several models."""
     targets = set(targets)
     votes: Counter[str] = Counter({"": 0})
     for name in map(_unwrapped, names):
         starts = [0, *(match.end() for match in re.finditer(r"\.", name))]
         votes.update(name[:start] for start in starts if name[start:] in targets)
-    return max(votes, key=lambda prefix: votes[prefix])  # of equals the first met
+    most = max(votes.values())
+    return [prefix for prefix, count in votes.items() if count == most]
 
 
 def _match(
@@ -245,24 +252,6 @@ def _unwrapped(name: str) -> str:
     for wrapper in _WRAPPERS:
         name = name.replace(wrapper, "")
     return name
-
-
-def _ranges(names: list[str]) -> list[str]:
-    """Shortens rows of names that differ by their first number only: a.0.b, a.1.b -> a.{0-1}.b."""
-    groups: dict[tuple[str, str], list[int]] = {}
-    for name in names:
-        match = re.search(r"(?<=\.)\d+(?=\.)", name)
-        head, number, tail = (name[: match.start()], int(match[0]), name[match.end() :]) if match else (name, -1, "")
-        groups.setdefault((head, tail), []).append(number)
-    shown = []
-    for (head, tail), numbers in groups.items():
-        if numbers == [-1]:
-            shown.append(head)
-        elif numbers == list(range(numbers[0], numbers[-1] + 1)) and len(numbers) > 1:
-            shown.append(f"{head}{{{numbers[0]}-{numbers[-1]}}}{tail}")
-        else:
-            shown += [f"{head}{number}{tail}" for number in numbers]
-    return shown
 
 
 def _another_model(state: Mapping[str, Any], targets: Mapping[str, Any], model: nn.Module, report: LoadReport) -> str:

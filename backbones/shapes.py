@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from convmae.backbones.checkpoint import LoadReport, load_checkpoint, square
+from convmae.backbones.checkpoint import load_checkpoint, square
+from convmae.backbones.load_report import LoadReport
 from convmae.backbones.weight_files import CheckpointError, read_weights
 
 STRIDE = 16  # pixels of an image that one position stands for

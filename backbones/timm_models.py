@@ -1,6 +1,7 @@
 """ConvViT by timm's names: `timm.create_model("convvit_base", ...)`, once `convmae.backbones` is imported.
 
-timm has no weights to download; it reads local ones: `pretrained=True, pretrained_cfg_overlay=dict(file="encoder.pth")`.
+timm has no weights to download; it reads local ones: `pretrained=True, pretrained_cfg_overlay=dict(file="encoder.pth")` takes
+any layout, and `checkpoint_path="model.pth"` a file of the whole model in timm's layout, both at any image size.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
+from convmae.backbones.checkpoint import fit_state
 from convmae.backbones.convvit import SIZES, ConvViT
 
 default_cfgs = generate_default_cfgs(
@@ -38,7 +40,7 @@ def _convvit(size: str, in_chans: int = 3, drop_rate: float = 0.0, **options: An
 def _create(
     size: str, pretrained: bool, pretrained_cfg_overlay: dict[str, Any] | None = None, **options: Any
 ) -> nn.Module:
-    return build_model_with_cfg(
+    model: nn.Module = build_model_with_cfg(
         partial(_convvit, size),
         f"convvit_{size}",
         pretrained,
@@ -47,6 +49,9 @@ def _create(
         feature_cfg={"out_indices": (0, 1, 2), "feature_cls": "getter"},
         **options,
     )
+    if isinstance(model, ConvViT):  # timm loads `checkpoint_path` by load_state_dict, without resampling positions
+        model.register_load_state_dict_pre_hook(fit_state)
+    return model
 
 
 @register_model

@@ -13,6 +13,7 @@ from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
 from convmae.backbones.position import Grid, RelativePositionBias
 from convmae.backbones.shapes import window_size
+from convmae.backbones.weight_values import check_values
 from convmae.detection.coco import Category, read_classes
 from convmae.detection.config import DetectionConfig
 from convmae.detection.mask_rcnn import MaskRCNN
@@ -56,6 +57,9 @@ def detector_from_detectron2(
         "have no place in this detector": [n for n in state if n not in left and translated.get(n) not in wanted],
     }
     named = {f"model.{name}": value for name, value in given.items() if name in wanted}
+    check_values(
+        {n: v for n, v in named.items() if wanted[n.removeprefix("model.")].is_floating_point()}, source, state
+    )
     return Converted({**named, _CLASSES: model.get_extra_state()}, reasons)
 
 
@@ -72,6 +76,8 @@ def detector_to_detectron2(state: Mapping[str, Tensor], source: str) -> Converte
         )
     if lacking := [part for part in ("backbone", "fpn", "rpn", "roi_heads") if not any(_in(part, n) for n in names)]:
         raise UserError(f"{source} is no whole detector: it holds nothing under {', '.join(lacking)}.")
+    counted = (_CLASSES, "num_batches_tracked")
+    check_values({name: value for name, value in state.items() if not name.endswith(counted)}, source, state)
     converted = to_detectron2(state)
     for name, table in [(name, value) for name, value in converted.items() if name.endswith(_TABLE)]:
         side = window_size(table)

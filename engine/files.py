@@ -17,6 +17,7 @@ import torch
 from convmae.backbones.safe_files import torch_load
 from convmae.backbones.weight_files import split_choice
 from convmae.engine.errors import UserError
+from convmae.engine.weights import check_finite
 
 
 def save_atomically(write: Callable[[Any], None], path: Path) -> None:
@@ -53,8 +54,9 @@ def save_weights(
 
     In a .pth they stand under ``state_dict`` too, at no cost: mmengine looks there, MAE's code and detectron2 under ``model``.
     ``config`` is the YAML of the run that made them, so that tools know what the weights are; ``meta`` says more of them, in
-    plain containers, as mmengine's checkpoints do.
+    plain containers, as mmengine's checkpoints do. Raises UserError for values that aren't finite.
     """
+    check_finite(state, f"{path} is not written", "Expected weights of a run that did not diverge.")
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     meta = dict(meta or {})
     if path.suffix == ".safetensors":

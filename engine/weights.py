@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from convmae.backbones.checkpoint import LoadReport
+from convmae.backbones.load_report import LoadReport
 from convmae.engine.errors import UserError
 
 # What a task adds to a pretrained encoder: a head, positions of its attention, scales of its branches, another level.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import inspect
+import json
 import re
 import sys
 from collections.abc import Sequence
@@ -21,8 +22,10 @@ from torch import Tensor, nn
 from convmae.backbones import ConvViT
 from convmae.backbones.convvit import STRIDE
 from convmae.backbones.weight_files import split_choice
+from convmae.engine.classes import known_classes
 from convmae.engine.cli import read_size, run_tool
 from convmae.engine.errors import UserError
+from convmae.engine.files import read_meta
 from convmae.engine.images import IMAGENET_MEAN, IMAGENET_STD
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -78,9 +81,18 @@ def read_model(weights: Path, part: str | None) -> tuple[nn.Module, ConvViT, str
 
 
 def export(
-    module: nn.Module, part: str, own: tuple[int, int], fixed: tuple[int, int] | None, opset: int | None, path: Path
+    module: nn.Module,
+    part: str,
+    own: tuple[int, int],
+    fixed: tuple[int, int] | None,
+    opset: int | None,
+    path: Path,
+    classes: Sequence[str] = (),
 ) -> None:
-    """Writes the graph for any batch, and any height and width unless they are `fixed`; `own` are the model's."""
+    """Writes the graph for any batch, and any height and width unless they are `fixed`; `own` are the model's.
+
+    What the logits are stands in its metadata, as a JSON list of `classes`.
+    """
     dim = torch.export.Dim
     if fixed:
         (height, width), dynamic = fixed, {0: dim("batch")}
@@ -99,7 +111,20 @@ def export(
         output_names=list(OUTPUTS[part]),
     )
     assert program is not None  # of the exporter that `dynamo` names
+    if classes:
+        program.model.metadata_props["classes"] = json.dumps(list(classes), ensure_ascii=False)
     program.save(path)
+
+
+def read_classes(weights: Path, logits: int) -> list[str]:
+    """Returns the names of a classifier's classes that stand in its file, or []. Raises UserError for fewer or more."""
+    meta = read_meta(weights)
+    names = list(map(str, (meta.get("dataset_meta") or {}).get("classes") or known_classes(meta)))
+    if names and len(names) != logits:
+        raise UserError(
+            f"{weights} names {len(names)} classes for {logits} logits; expected a class for each: the model.pth of a run."
+        )
+    return names
 
 
 def compare(module: nn.Module, path: Path, sizes: Sequence[tuple[int, int, int]]) -> float:
@@ -181,8 +206,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             own = (rows * STRIDE, columns * STRIDE)
             shape = "x".join(map(str, fixed)) if fixed else "any height and width"
             print(f"{part} with outputs {', '.join(OUTPUTS[part])}, for any batch of {shape}")
+            classes = read_classes(args.weights, model.num_classes) if part == "classifier" else []
+            if classes:
+                print(f"the graph's metadata names its {len(classes)} classes")
             path = Path(made) / output.name
-            export(module, part, own, fixed, args.opset, path)
+            export(module, part, own, fixed, args.opset, path, classes)
             print("difference from PyTorch, in parts of an output's largest value")
             worst = compare(module, path, [(1, *fixed), (3, *fixed)] if fixed else [(1, *own), *SIZES])
             written = sorted(made_file.replace(output.parent / made_file.name) for made_file in Path(made).iterdir())
