@@ -13,7 +13,7 @@ _SCALES = ("_scale", "_scale_inv")
 
 
 def check_values(values: Mapping[str, Tensor], source: str, names: Container[str] = ()) -> None:
-    """Refuses values for floating-point weights that can't be meant: integers, scaled bytes, what is not finite, constants.
+    """Refuses values for floating-point weights that can't be meant: integers, scaled bytes, what is not finite, zeros alone.
 
     Floats of any width are taken, also such as are stored in fewer bits.
 
@@ -49,11 +49,10 @@ def check_values(values: Mapping[str, Tensor], source: str, names: Container[str
         lambda value: f"holds a variance of {float(value.min()):g}",
         "expected weights that a run has written",
     )
-    matrices = [value for value in values.values() if value.ndim > 1 and value.numel() > 1]
-    if len(matrices) > 1 and all(_is_constant(value) for value in matrices):
+    matrices = [value for value in values.values() if value.ndim > 1]
+    if len(matrices) > 1 and not any(bool(value.any()) for value in matrices):
         raise CheckpointError(
-            f"{source}: each of its {len(matrices)} weight matrices is one constant, as if none had been written into them; "
-            "expected a trained model's"
+            f"{source}: its {len(matrices)} weight matrices hold zeros alone, as if none had been written; expected a trained model's"
         )
 
 
@@ -62,7 +61,3 @@ def _refuse(source: str, bad: Mapping[str, Tensor], describe: Callable[[Tensor],
         name, value = next(iter(bad.items()))
         more = f" ({len(bad)} such tensors)" if len(bad) > 1 else ""
         raise CheckpointError(f"{source}: {name} {describe(value)}{more}; {expected}")
-
-
-def _is_constant(value: Tensor) -> bool:
-    return bool((value == value[(0,) * value.ndim]).all())
