@@ -52,7 +52,8 @@ def check_values(values: Mapping[str, Tensor], source: str, names: Container[str
     matrices = [value for value in values.values() if value.ndim > 1]
     if len(matrices) > 1 and not any(bool(value.any()) for value in matrices):
         raise CheckpointError(
-            f"{source}: its {len(matrices)} weight matrices hold zeros alone, as if none had been written; expected a trained model's"
+            f"{source}: its {len(matrices)} weight matrices hold zeros alone, as if none had been written; expected a trained "
+            "model's"
         )
 
 

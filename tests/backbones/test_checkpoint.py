@@ -102,6 +102,26 @@ def test_the_prefix_is_the_one_that_fits_most() -> None:
     assert best_prefix(["x", "y"], targets) == ""
 
 
+def test_of_two_models_under_one_key_the_other_is_named() -> None:
+    state = random_state(classifier())
+    model = classifier()
+    report = load_checkpoint(
+        model, {"state_dict": prefixed(state, "student.") | prefixed(random_state(model, 2), "teacher.")}
+    )
+    assert same(model, state)
+    assert report.source.endswith("prefix 'student.', not 'teacher.', which fits as well")
+
+
+def test_names_that_are_left_out_keep_their_values() -> None:
+    model, state = classifier(), random_state(classifier())
+    before = model.head.weight.clone()
+    report = load_checkpoint(model, prefixed(state, "model."), left_out={"head.": "of other classes"})
+    assert torch.equal(model.head.weight, before)
+    assert torch.equal(model.fc_norm.weight, state["fc_norm.weight"])
+    assert report.missing == ["head.weight", "head.bias"]
+    assert "head.weight (of other classes)" in str(report)
+
+
 def bicubic(table: Tensor, old: int, new: tuple[int, int]) -> Tensor:
     image = table.view(1, old, old, -1).permute(0, 3, 1, 2)
     image = F.interpolate(image, new, mode="bicubic", align_corners=False, antialias=False)

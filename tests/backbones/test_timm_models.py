@@ -246,3 +246,37 @@ def test_timms_own_folders_come_back(state: dict[str, Tensor], tmp_path: Path) -
     again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     with torch.no_grad():
         assert torch.equal(again(images()), model(images()))
+
+
+@pytest.mark.parametrize("size", [64, 96, (32, 128)])
+def test_checkpoint_path_resamples_positions_as_a_pretrained_file_does(
+    size: int | tuple[int, int], state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    torch.save({"state_dict": state, "arch": "convvit_tiny"}, tmp_path / "model.pth")
+    model = tiny(img_size=size, checkpoint_path=str(tmp_path / "model.pth"))
+    same = tiny(img_size=size, pretrained=True, pretrained_cfg_overlay={"file": str(tmp_path / "model.pth")})
+    assert all(torch.equal(value, same.state_dict()[name]) for name, value in model.state_dict().items())
+    copied = pickle.loads(pickle.dumps(model))
+    copied.load_state_dict(state)
+    assert torch.equal(copied.pos_embed, model.pos_embed)
+
+
+def test_checkpoint_path_takes_a_file_of_the_whole_model_alone(state: dict[str, Tensor], tmp_path: Path) -> None:
+    path = str(tmp_path / "model.pth")
+    torch.save(encoder_only(state), path)
+    with pytest.raises(RuntimeError, match="Missing key"):
+        tiny(checkpoint_path=path)
+    torch.save(state, path)
+    with pytest.raises(RuntimeError, match=r"size mismatch for head\.weight"):
+        tiny(num_classes=5, checkpoint_path=path)
+    torch.save(state | {"head.bias": torch.full((10,), float("nan"))}, path)
+    with pytest.raises(CheckpointError, match=r"head\.bias holds 10 of 10 values that are not finite"):
+        tiny(checkpoint_path=path)
+
+
+def test_a_key_chooses_the_average_in_a_file_of_timms(state: dict[str, Tensor], tmp_path: Path) -> None:
+    average = {name: value + 1 for name, value in state.items()}
+    torch.save({"state_dict": state, "state_dict_ema": average}, tmp_path / "model.pth")
+    overlay = {"file": f"{tmp_path / 'model.pth'}:state_dict_ema"}
+    assert torch.equal(tiny(pretrained=True, pretrained_cfg_overlay=overlay).head.bias, average["head.bias"])
+    assert torch.equal(from_file(tmp_path / "model.pth", num_classes=10).head.bias, state["head.bias"])

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from convmae.backbones.weight_files import CheckpointError, read_weights
+from convmae.backbones.weight_files import CheckpointError, read_weights, split_choice
 
 STATE = {"a.weight": torch.arange(12.0).view(3, 4), "a.bias": torch.ones(3), "count": torch.tensor(3)}
 ARGS = argparse.Namespace(lr=1e-4, output_dir=Path("runs"), betas=(0.9, 0.95))
@@ -162,3 +162,119 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
         read_weights(tmp_path / "none.pth")
     with pytest.raises(CheckpointError, match="a folder at"):
         read_weights(tmp_path)
+
+
+def named(value: float, prefix: str = "") -> dict[str, Tensor]:
+    return {f"{prefix}{name}": torch.full_like(tensor, value) for name, tensor in STATE.items()}
+
+
+SEVERAL: dict[str, object] = {
+    "teacher": {
+        "student": named(1, "module."),
+        "teacher": named(2),
+        "dino_loss": {"center": torch.zeros(4)},
+        "epoch": 3,
+    },
+    "params_ema": {"params": named(1), "params_ema": named(2)},
+    "state_dict_ema": {"state_dict": named(1), "state_dict_ema": named(2), "arch": "convvit_tiny"},
+    "model_ema": {"model": named(1), "model_ema": named(2), "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}},
+    "ema.shadow": {"net": named(1), "ema": {"decay": 0.9, "shadow": named(2)}},
+    "model.teacher": {"model": {"student": named(1), "teacher": named(2)}},
+    "teacher.backbone": {"student": named(1, "backbone."), "teacher": named(2, "backbone.") | named(3, "head.")},
+    "target_encoder": {"state_dict": named(1, "encoder.") | named(2, "target_encoder.")},
+    "target.encoder": {"target.encoder": named(2), "encoder": named(1)},
+    "momentum": named(1, "base.") | named(2, "momentum."),
+    "weights": {"weights": {"state_dict": named(2)}, "other": named(1)},
+}
+
+
+@pytest.mark.parametrize("key", SEVERAL)
+def test_a_key_chooses_among_several_models(key: str, tmp_path: Path) -> None:
+    torch.save(SEVERAL[key], tmp_path / "several.pth")
+    state, source = read_weights(f"{tmp_path / 'several.pth'}:{key}")
+    assert {name: float(value.float().mean()) for name, value in state.items()} == dict.fromkeys(STATE, 2.0)
+    assert source.startswith(f"{tmp_path / 'several.pth'}, under '{key}'")
+
+
+def test_safetensors_and_pickles_have_parts_too(tmp_path: Path) -> None:
+    save_file(named(1, "student.") | named(2, "teacher."), tmp_path / "a.safetensors")
+    dump({"student": arrays(), "teacher": {n: v + 1 for n, v in arrays().items()}}, tmp_path / "a.pkl")
+    assert float(read_weights(f"{tmp_path / 'a.safetensors'}:teacher")[0]["a.bias"][0]) == 2
+    assert float(read_weights(f"{tmp_path / 'a.pkl'}:teacher")[0]["a.bias"][0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("teachers", "has nothing under 'teachers'; found 'student', 'teacher', 'dino_loss', 'epoch'"),
+        ("teacher.a.weights", "has nothing under 'teacher.a.weights'; found 'a', 'count'"),
+        ("epoch", "holds one int under 'epoch'; expected tensors by name"),
+        ("teacher.a.bias", "holds one Tensor under 'teacher.a.bias'"),
+    ],
+)
+def test_a_key_that_is_not_there_is_answered_by_those_that_are(key: str, words: str, tmp_path: Path) -> None:
+    torch.save(SEVERAL["teacher"], tmp_path / "several.pth")
+    with pytest.raises(CheckpointError, match=words.replace(".", r"\.")):
+        read_weights(f"{tmp_path / 'several.pth'}:{key}")
+
+
+def test_several_models_and_no_key_are_refused_with_the_keys(tmp_path: Path) -> None:
+    torch.save(SEVERAL["teacher"], tmp_path / "several.pth")
+    with pytest.raises(CheckpointError, match=r"'epoch'; expected one model, or .*: FILE:student or FILE:teacher$"):
+        read_weights(tmp_path / "several.pth")
+
+
+@pytest.mark.parametrize(
+    "beside", [{"acc": 0.3}, {"acc": torch.tensor(0.3)}, {"rng": torch.arange(5), "loss": {"c": torch.ones(2)}}]
+)
+@pytest.mark.parametrize("key", ["net", "encoder"])
+def test_one_model_under_any_key_is_found(key: str, beside: dict[str, object], tmp_path: Path) -> None:
+    torch.save({key: STATE, **beside}, tmp_path / "one.pth")
+    state, source = read_weights(tmp_path / "one.pth")
+    assert set(state) == set(STATE)
+    assert source.endswith(f"under '{key}'")
+
+
+@pytest.mark.parametrize("key", ["state_dict_ema", "model_ema"])
+def test_the_usual_weights_are_taken_and_others_beside_them_named(key: str, tmp_path: Path) -> None:
+    torch.save(SEVERAL[key], tmp_path / "both.pth")
+    state, source = read_weights(tmp_path / "both.pth")
+    assert float(state["a.bias"][0]) == 1
+    assert source.endswith(f"(it holds others too: :{key})")
+    torch.save({"model": STATE, "state_dict": STATE}, tmp_path / "same.pth")  # as this project's own files are
+    assert read_weights(tmp_path / "same.pth")[1].endswith("under 'state_dict'")
+
+
+def test_a_path_that_exists_is_a_file_whatever_its_colons(tmp_path: Path) -> None:
+    odd = tmp_path / "run:best.pth"
+    torch.save(SEVERAL["params_ema"], odd)
+    assert split_choice(odd) == (odd, "")
+    assert split_choice(f"{odd}:params") == (odd, "params")
+    torch.save(STATE, tmp_path / "a.pth")
+    torch.save(SEVERAL["params_ema"], tmp_path / "a.pth:params")
+    assert split_choice(tmp_path / "a.pth:params") == (tmp_path / "a.pth:params", "")
+    for missing in ("C:\\none.pth", "C:/none.pth", f"{tmp_path}/none.pth:teacher", f"{tmp_path}:teacher", ""):
+        assert split_choice(missing) == (Path(missing), "")
+    with pytest.raises(CheckpointError, match=r"no file at .*none\.pth:teacher"):
+        read_weights(tmp_path / "none.pth:teacher")
+
+
+def test_a_changed_bit_is_noticed(tmp_path: Path) -> None:
+    torch.save({"model": {"a.weight": torch.arange(200.0)}}, tmp_path / "a.pth")
+    content = bytearray((tmp_path / "a.pth").read_bytes())
+    content[content.index(torch.arange(200.0).numpy().tobytes()) + 101] ^= 8
+    (tmp_path / "a.pth").write_bytes(content)
+    assert (
+        torch.load(tmp_path / "a.pth", weights_only=True)["model"]["a.weight"].isfinite().all()
+    )  # PyTorch takes no notice
+    with pytest.raises(CheckpointError, match=r"is damaged: its part .*data/0 is not what was written"):
+        read_weights(tmp_path / "a.pth")
+
+
+def test_a_file_without_sums_is_read(tmp_path: Path) -> None:
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(STATE, tmp_path / "a.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert set(read_weights(tmp_path / "a.pth")[0]) == set(STATE)

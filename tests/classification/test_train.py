@@ -116,6 +116,7 @@ def test_the_test_tool_gives_the_runs_numbers(folders: Path, tmp_path: Path, cap
         assert test_cls.main([str(tmp_path / "run" / name), "--overwrite", "--work-dir", str(tmp_path / "test")]) == 2
         said = capsys.readouterr().err
         assert f"{name} was trained on class folders with 'left' where {folders / 'val'} has 'right'" in said
+        assert "only there: 'left'; only here: 'rightmost'" in said
     content = torch.load(tmp_path / "run" / "model.pth", weights_only=True)
     torch.save({"model": content["model"]}, tmp_path / "run" / "unnamed.pth")
     assert test_cls.main([str(tmp_path / "run" / "unnamed.pth"), "--overwrite"]) == 0
@@ -123,6 +124,8 @@ def test_the_test_tool_gives_the_runs_numbers(folders: Path, tmp_path: Path, cap
     (folders / "val" / "rightmost").rename(folders / "val" / "left")
     shutil.copytree(folders / "val" / "left", folders / "val" / "up")
     assert test_cls.main([str(tmp_path / "run" / "model.pth"), "--overwrite"]) == 2
+    assert f"without 'up', which {folders / 'val'} has (2 and 3 class folders" in capsys.readouterr().err
+    assert test_cls.main([str(tmp_path / "run" / "unnamed.pth"), "--overwrite"]) == 2
     assert "does not fit the 3 classes" in capsys.readouterr().err
     (tmp_path / "run" / "config.yaml").write_text("model: {method: convmae}\n")
     assert test_cls.main([str(tmp_path / "run" / "unnamed.pth"), "--overwrite"]) == 2

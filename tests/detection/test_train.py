@@ -55,6 +55,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(split: Path) -> None:
     whole, parts = (torch.load(split / name / "model.pth", weights_only=True)["model"] for name in ("whole", "parts"))
     assert whole.keys() == parts.keys()
     assert all(torch.equal(value, parts[name]) for name, value in whole.items())
+    annotations = split / "instances.json"
+    annotations.write_text(annotations.read_text().replace('"name": "disc"', '"name": "ring"'))
+    with pytest.raises(UserError, match=r"step_2\.pth was trained on classes with 'disc' where the data has 'ring'"):
+        train(tiny_config(split, *overrides, "schedule.steps=3"), split / "parts", resume=True)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -1,10 +1,12 @@
 """detectron2's names and ours say the same of heads of any depth, and weights of another model are told apart."""
 
+import re
 from pathlib import Path
 
 import pytest
 import reference
 import torch
+from tiny_detector import tiny_config
 
 from convmae.detection.coco import Category
 from convmae.detection.config import DetectionConfig, ModelOptions
@@ -109,3 +111,51 @@ def test_an_encoder_that_is_not_whole_starts_no_detector(tmp_path: Path) -> None
     torch.save({name: value for name, value in encoder.items() if "blocks3.1." not in name}, tmp_path / "half.pth")
     with pytest.raises(UserError, match=r"encoder's tensors unfilled \(blocks3\.1\."):
         init_weights(model, str(tmp_path / "half.pth"))
+
+
+def detector(split: Path, *categories: tuple[int, str]) -> DetectionModel:
+    return DetectionModel(tiny_config(split), [Category(*category) for category in categories])
+
+
+OF_CLASSES = ("box_predictor", "mask_fcn_logits")
+
+
+@pytest.mark.parametrize(
+    ("known", "taken"),
+    [
+        ([(1, "box"), (2, "disc")], True),
+        ([(3, "box"), (90, "disc")], True),
+        ([(1, "disc"), (2, "box")], False),
+        ([(1, "box"), (2, "bar")], False),
+    ],
+)
+def test_heads_of_other_classes_are_left_out_of_a_new_detector(
+    known: list[tuple[int, str]], taken: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = detector(tmp_path, *known).state_dict()
+    save_weights(given, tmp_path / "model.pth")
+    model = detector(tmp_path, (1, "box"), (2, "disc"))
+    init_weights(model, str(tmp_path / "model.pth"))
+    for name, value in model.state_dict().items():
+        if name.endswith("weight") and "norm" not in name and value.ndim > 1:
+            of_classes = any(part in name for part in OF_CLASSES)
+            assert torch.equal(value, given[name]) == (taken or not of_classes), name
+    assert ("starts anew" in caplog.text) != taken
+
+
+def test_a_detector_serves_the_same_names_in_the_same_order_whatever_their_ids(tmp_path: Path) -> None:
+    given = detector(tmp_path, (1, "box"), (2, "disc")).state_dict()
+    save_weights(given, tmp_path / "model.pth")
+    same = detector(tmp_path, (18, "box"), (44, "disc"))
+    load_detector(same, tmp_path / "model.pth")
+    same.load_state_dict(given)
+    assert [category.id for category in same.categories] == [18, 44]
+    for others, words in (
+        ([(1, "disc"), (2, "box")], "with 'box' where the data has 'disc' (the same names in another order)"),
+        ([(1, "box"), (2, "disc"), (3, "bar")], "without 'bar', which the data has"),
+    ):
+        other = detector(tmp_path, *others)
+        with pytest.raises(UserError, match=re.escape(f"was trained on classes {words}")):
+            load_detector(other, tmp_path / "model.pth")
+        with pytest.raises(ValueError, match=re.escape(f"it was trained on classes {words}")):
+            other.set_extra_state(given["_extra_state"])

@@ -86,6 +86,17 @@ def test_a_finished_run_that_is_resumed_only_reports_again(tiny_config: MakeConf
     assert json.loads((tmp_path / "metrics.json").read_text()) == before
 
 
+def test_a_run_is_not_continued_on_classes_in_another_order(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    config = tiny_config()
+    config.schedule.steps = 1
+    train(config, tmp_path, resume=False)
+    listing = Path(config.data.root) / "classes.txt"
+    listing.write_text("0\tother\n1\tsquare\n2\tdot\n3\tstripe\n")
+    config = tiny_config()
+    with pytest.raises(UserError, match=r"step_1\.pth was trained on classes with 'stripe' where the data has 'dot'"):
+        train(config, tmp_path, resume=True)
+
+
 def test_balanced_classes_hard_pixels_rare_pictures_and_several_sizes(tiny_config: MakeConfig, tmp_path: Path) -> None:
     config = tiny_config()
     label_map = Path(config.data.root) / "annotations/training/picture_1.png"
