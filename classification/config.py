@@ -14,7 +14,7 @@ class ModelOptions:
 
     arch: str = option("convvit", "kind of encoder: ConvMAE's, or the plain ViT of MAE", tuple(FAMILIES))
     size: str = option("base", "encoder", ("tiny", "small", "base", "large", "huge"))
-    init: str = option("", "pretrained weights (.pth or .safetensors); empty trains from scratch")
+    init: str = option("", "pretrained weights, FILE or FILE:KEY (.pth or .safetensors); empty trains from scratch")
     img_size: int = option(224, "side of the square that the model sees, in pixels", low=16, high=4096)
     drop_path: float = option(
         0.1, "rate of dropped residual paths, rising linearly over the blocks to this", low=0, high=0.99
@@ -75,7 +75,9 @@ class FinetuningConfig:
 class EncoderOptions:
     """A frozen encoder."""
 
-    init: str = option("", "pretrained weights (.pth or .safetensors); widths and depths are read from them")
+    init: str = option(
+        "", "pretrained weights, FILE or FILE:KEY (.pth or .safetensors); widths and depths are read from them"
+    )
     img_size: int = option(224, "side of the square that the encoder sees, in pixels", low=16, high=4096)
     features: str = option(
         "work_dirs/features", "folder that keeps features, so that they are computed once for all probes of an encoder"

@@ -13,7 +13,7 @@ class ModelOptions:
 
     size: str = option("base", "encoder", ("tiny", "small", "base", "large", "huge"))
     init: str = option(
-        "", "pretrained weights (.pth or .safetensors), whole or encoder alone; empty trains from scratch"
+        "", "pretrained weights, FILE or FILE:KEY (.pth or .safetensors), whole or encoder alone; empty: from scratch"
     )
     window_size: int = option(
         7, "side of the attention windows of stage 3, in tokens; the released detector has 16", low=1

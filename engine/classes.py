@@ -39,11 +39,10 @@ def class_difference(known: Sequence[str], expected: Sequence[str], where: str |
         said = f"with {old!r} where {where} has {new!r}"
     if sorted(before) == sorted(now):
         return f"was trained on {what} {said} (the same names in another order)"
-    counts = f"{len(before)} and {len(now)} {what}"
+    details = [f"{len(before)} and {len(now)} {what}"] if len(before) != len(now) else []
     sides = (("only there", _only(before, now)), ("only here", _only(now, before)))
-    return (
-        f"was trained on {what} {said} ({'; '.join([counts, *(f'{side}: {found}' for side, found in sides if found)])})"
-    )
+    details += [f"{side}: {found}" for side, found in sides if found]
+    return f"was trained on {what} {said}" + (f" ({'; '.join(details)})" if details else "")
 
 
 def check_classes(

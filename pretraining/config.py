@@ -27,7 +27,7 @@ class PretrainingModelOptions:
     decoder_depth: Optional[int] = option(None, "blocks of the decoder; null: the size's own", low=0)  # noqa: UP045
     decoder_heads: Optional[int] = option(None, "heads of the decoder; null: the size's own", low=1)  # noqa: UP045
     branch_depth: int = option(1, "of the decoder's blocks, the last that each target has for itself", low=0)
-    init: str = option("", "weights to start from; empty: none")
+    init: str = option("", "weights to start from, FILE or FILE:KEY; empty: none")
 
 
 @dataclass

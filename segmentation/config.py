@@ -12,7 +12,9 @@ class ModelOptions:
     """UPerNet on ConvViTSeg."""
 
     size: str = option("base", "encoder", ("tiny", "small", "base", "large", "huge"))
-    init: str = option("", "pretrained encoder weights (.pth or .safetensors); empty trains from scratch")
+    init: str = option(
+        "", "pretrained encoder weights, FILE or FILE:KEY (.pth or .safetensors); empty trains from scratch"
+    )
     drop_path: float = option(
         0.2, "rate of dropped residual paths, rising linearly over the blocks to this", low=0, high=0.99
     )

@@ -107,9 +107,7 @@ def test_weights_of_a_run_fill_the_model_and_carry_its_classes(split: Path, tmp_
     load_detector(second, path)
     for name, value in first.model.state_dict().items():
         assert torch.equal(value, second.model.state_dict()[name])
-    with pytest.raises(
-        UserError, match=r"trained on 2 classes, the data has 2; the first that differs: 'disc' and 'bar'"
-    ):
+    with pytest.raises(UserError, match="was trained on classes with 'disc' where the data has 'bar'"):
         load_detector(DetectionModel(small_config(), [Category(3, "box"), Category(90, "bar")]), path)
     with pytest.raises(UserError, match="leaves"):
         load_detector(DetectionModel(small_config(mask_convs=[16, 16]), categories), path)

@@ -88,7 +88,7 @@ def test_a_finished_run_that_is_resumed_only_reports_again(tiny_config: MakeConf
 
 def test_a_run_is_not_continued_on_classes_in_another_order(tiny_config: MakeConfig, tmp_path: Path) -> None:
     config = tiny_config()
-    config.schedule.steps = 1
+    config.schedule.steps, config.schedule.warmup = 1, 0
     train(config, tmp_path, resume=False)
     listing = Path(config.data.root) / "classes.txt"
     listing.write_text("0\tother\n1\tsquare\n2\tdot\n3\tstripe\n")
