@@ -41,6 +41,7 @@ def load_checkpoint(
     path_or_state_dict: str | Path | Mapping[str, Any],
     strict: bool = False,
     left_out: Mapping[str, str] | None = None,
+    source: str = "the state dict",
 ) -> LoadReport:
     """Loads weights of any known layout into `model`, in place, and says what became of every key.
 
@@ -52,6 +53,7 @@ def load_checkpoint(
         path_or_state_dict: a file (see `read_weights`), a state dict, or a checkpoint's content.
         strict: missing and unexpected names are an error.
         left_out: how names of the model begin that keep their values, and why.
+        source: where a state dict is from, for the report.
 
     Raises:
         CheckpointError: a file that can't be read safely, weights of another model, values that can't be meant (see
@@ -60,8 +62,8 @@ def load_checkpoint(
     if isinstance(path_or_state_dict, (str, Path)):
         state, source = read_weights(path_or_state_dict)
     else:
-        state, inside = find_weights(path_or_state_dict, "the state dict")
-        source = f"the state dict, under {inside}" if inside else "the state dict"
+        state, inside = find_weights(path_or_state_dict, source)
+        source = f"{source}, under {inside}" if inside else source
     targets = {
         _unwrapped(name): (name, value) for name, value in model.state_dict().items() if isinstance(value, Tensor)
     }

@@ -25,6 +25,12 @@ def check_values(values: Mapping[str, Tensor], source: str, names: Container[str
     Raises:
         CheckpointError: the first name, what its values are and how many others are alike.
     """
+    _refuse(
+        source,
+        {name: value for name, value in values.items() if value.is_meta},
+        lambda value: f"is of the shape {list(value.shape)} and has no values",
+        "expected weights that a run has written",
+    )
     scaled = {name for name in values if any(f"{name}{end}" in names for end in _SCALES)}
     _refuse(
         source,

@@ -90,7 +90,7 @@ def init_weights(model: DetectionModel, path: str) -> None:
 
     Raises UserError if they leave a part of the encoder unfilled.
     """
-    weights, names, categories = _open(Path(path))
+    weights, names, categories, source = _open(Path(path))
     whole = any(name.startswith(("rpn.", "model.rpn.")) for name in names)
     known = [category.name for category in categories or ()]
     other = class_difference(known, model.dataset_meta["classes"], "the data") if known else ""
@@ -98,6 +98,7 @@ def init_weights(model: DetectionModel, path: str) -> None:
         model.model if whole else model.model.backbone,
         weights,
         left_out=dict.fromkeys(_OF_CLASSES, "of other classes") if other else None,
+        source=source,
     )
     log.info(str(report))
     if other:
@@ -107,9 +108,9 @@ def init_weights(model: DetectionModel, path: str) -> None:
 
 def load_detector(model: DetectionModel, path: Path) -> None:
     """Fills a whole model. Raises UserError for weights of another detector, of other windows or of other classes."""
-    weights, _, categories = _open(path)
+    weights, _, categories, source = _open(path)
     check_classes(path, [category.name for category in categories or ()], model.dataset_meta["classes"], "the data")
-    report = load_checkpoint(model.model, weights)
+    report = load_checkpoint(model.model, weights, source=source)
     log.info(str(report))
     # A table for the whole grid may serve another one; a window's has one size, and so shows which blocks have windows.
     blocks = set(range(len(model.model.backbone.blocks3))) - set(model.model.backbone.global_blocks)
@@ -122,11 +123,11 @@ def load_detector(model: DetectionModel, path: Path) -> None:
     check_filled(report, path, len(model.categories), "roi_heads.box_predictor.")
 
 
-def _open(path: Path) -> tuple[Path | dict[str, Any], list[str], list[Category] | None]:
-    """Returns what to load (the file, or weights under our names where its are detectron2's), the names, and the classes."""
-    state, _ = read_weights(path)
+def _open(path: Path) -> tuple[Path | dict[str, Any], list[str], list[Category] | None, str]:
+    """Returns what to load (the file, or weights under our names where its are detectron2's), names, classes and source."""
+    state, source = read_weights(path)
     extra = state.get("_extra_state")
     weights: Path | dict[str, Any] = path
     if any(name.startswith("proposal_generator.") for name in state):
         state = weights = from_detectron2(state)
-    return weights, list(state), None if extra is None else read_categories(extra)
+    return weights, list(state), None if extra is None else read_categories(extra), source

@@ -71,6 +71,10 @@ REFUSED: dict[str, tuple[Callable[[State], State], str]] = {
     ),
     "infinite in a statistic": (changed("1.running_mean", with_value(float("inf"))), r"1\.running_mean holds"),
     "a negative variance": (changed("1.running_var", with_value(-0.5)), r"1\.running_var holds a variance of -0\.5"),
+    "shapes alone": (
+        lambda given: {n: torch.empty_like(v, device="meta") for n, v in given.items()},
+        r"0\.weight is of the shape \[4, 3\] and has no values \(\d such tensors\)",
+    ),
     "nothing written": (
         lambda given: {n: torch.zeros_like(v) for n, v in given.items()},
         "its 2 weight matrices hold zeros alone",

@@ -10,6 +10,7 @@ from mmengine.model import BaseModel
 from torch import nn
 from torch.utils.data import Dataset
 
+from convmae.engine import checkpoints
 from convmae.engine.checkpoints import find_whole, latest_checkpoint, list_checkpoints
 from convmae.engine.cli import prepare_report_dir, prepare_work_dir
 from convmae.engine.errors import UserError
@@ -224,3 +225,15 @@ def test_best_weights_that_are_damaged_are_said_to_be_replaced(
     (tmp_path / "best.pth").write_bytes(b"PK\x03\x04abc")
     run(tmp_path, 3, resume=True, best="mean")
     assert "best.pth tells no mean, so the next evaluation replaces it" in caplog.text
+
+
+def test_all_processes_continue_from_what_the_first_one_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save({"step": torch.ones(5)}, tmp_path / "step_7.pth")  # as another machine's stale view of the folder
+    told = checkpoints.Found(tmp_path / "step_3.pth", {tmp_path / "step_4.pth": "step_4.pth is an empty file"})
+    monkeypatch.setattr(checkpoints, "is_main_process", lambda: False)
+    monkeypatch.setattr(checkpoints, "tell_all", lambda value: told if value is None else value)
+    assert find_whole(tmp_path) == told
+    checkpoints.set_aside(told.damaged)  # which the first process does
+    monkeypatch.setattr(checkpoints, "tell_all", lambda value: told._replace(path=None))
+    with pytest.raises(UserError, match=r"No checkpoint in .* is whole:\n  step_4\.pth is an empty file"):
+        find_whole(tmp_path)
