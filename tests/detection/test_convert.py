@@ -1,6 +1,8 @@
 """Detector files go from detectron2's layout to ours and back: every name, shape and value, or the name is said."""
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import reference
 import torch
 from torch import Tensor
 
+from convmae.backbones import CheckpointError
 from convmae.backbones.position import bias_at_grid
 from convmae.detection.config import DetectionConfig
 from convmae.detection.convert import (
@@ -139,3 +142,22 @@ def test_the_index_names_the_row_of_each_offset() -> None:
 def test_cocos_classes_are_those_of_its_files(data_dir: Path) -> None:
     entries = json.loads((data_dir / "coco_mini" / "annotations" / "instances_val2017.json").read_text())["categories"]
     assert [(found.id, found.name) for found in coco_classes()] == sorted((e["id"], e["name"]) for e in entries)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (lambda given: given.to(torch.int8), "is int8; expected floats"),
+        (lambda given: torch.full(given.shape, float("nan")), "values that are not finite"),
+    ],
+)
+def test_values_that_can_not_be_meant_are_not_converted(
+    value: Callable[[Tensor], Tensor], words: str, published: dict[str, Tensor]
+) -> None:
+    name = "roi_heads.box_predictor.cls_score.weight"
+    with pytest.raises(CheckpointError, match=words):
+        detector_from_detectron2(published | {name: value(published[name])}, "a.pth", CONFIG)
+    ours = detector_from_detectron2(published, "a.pth", CONFIG)
+    state = {key.removeprefix("model."): given for key, given in ours.state.items()}
+    with pytest.raises(CheckpointError, match=rf"b\.pth: {re.escape(name)} .*{words}"):
+        detector_to_detectron2(state | {name: value(state[name])}, "b.pth")

@@ -1,5 +1,6 @@
 """ONNX graphs compute what PyTorch does, at sizes that they were not traced at."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from convmae.backbones import ConvViT, ConvViTDet
+from convmae.engine.files import save_weights
 from convmae.tools import export as tool
 
 for package in tool.PACKAGES:
@@ -154,3 +156,30 @@ def test_missing_packages_are_named(tmp_path: Path, capsys: pytest.CaptureFixtur
     monkeypatch.setattr(tool.importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else object())
     error = refused(capsys, tmp_path / "absent.pth")
     assert "Export needs onnxruntime: pip install onnx onnxscript onnxruntime" in error
+
+
+def test_an_exported_classifier_names_its_classes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    import onnx
+
+    model, path = random_model(), tmp_path / "model.pth"
+    names = ["Bär", "dog", "fox"]
+    save_weights(model.state_dict(), path, meta={"dataset_meta": {"classes": names, "folders": ["n1", "n2", "n3"]}})
+    assert tool.main([str(path), "--img-size", "32"]) == 0
+    assert "names its 3 classes" in capsys.readouterr().out
+    held = {entry.key: entry.value for entry in onnx.load(tmp_path / "model.onnx").metadata_props}
+    assert json.loads(held["classes"]) == names
+    save_weights(model.state_dict(), path, meta={"dataset_meta": {"classes": names[:2]}})
+    assert tool.main([str(path), "--overwrite"]) == 2
+    assert "names 2 classes for 3 logits" in capsys.readouterr().err
+
+
+def test_one_of_several_models_in_a_file_is_exported_beside_it(tmp_path: Path) -> None:
+    first, second = random_model(0), random_model(1)
+    torch.save(
+        {"student": first.state_dict(), "teacher": {"net": second.state_dict(), "step": 3}}, tmp_path / "two.pth"
+    )
+    assert tool.main([f"{tmp_path / 'two.pth'}:teacher.net", "--img-size", "32"]) == 0
+    images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    (found,) = session(tmp_path / "two.onnx").run(["logits"], {"images": images.numpy()})
+    with torch.no_grad():
+        assert torch.allclose(torch.from_numpy(found), second(images), atol=1e-4)
