@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -57,8 +58,12 @@ def read_features(config: ProbeConfig, split: ClassFolder, encoder: Classifier, 
     key.update(weights.read_bytes() + chosen.encode())
     path = Path(config.model.features) / f"{split.root.name}_{key.hexdigest()}.safetensors"
     if path.is_file():
-        log.info(f"features of {split.root}: {path}")
-        return Features(**safetensors.torch.load_file(path))
+        try:
+            kept = Features(**safetensors.torch.load_file(path))
+            log.info(f"features of {split.root}: {path}")
+            return kept
+        except (safetensors.SafetensorError, TypeError) as error:
+            log.warning(f"{path} is damaged and made anew ({error})")
     features = extract(encoder.to(device), split, config, view, device, dtype)
     content = safetensors.torch.save(features._asdict())
     try:

@@ -47,8 +47,7 @@ def finetune(config: FinetuningConfig, work_dir: Path, resume: bool) -> Page | N
     model = build_model(config, len(training.classes))
     if options.init:
         init = Path(options.init)
-        known = known_classes(read_meta(init))
-        other = class_difference(known, training.folders, training.root, _FOLDERS) if known else ""
+        other = class_difference(known_classes(read_meta(init)), training.folders, training.root, _FOLDERS)
         report = load_checkpoint(model, init, left_out={"head.": "of other classes"} if other else None)
         log.info(str(report))
         if other:

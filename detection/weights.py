@@ -93,7 +93,7 @@ def init_weights(model: DetectionModel, path: str) -> None:
     weights, names, categories, source = _open(Path(path))
     whole = any(name.startswith(("rpn.", "model.rpn.")) for name in names)
     known = [category.name for category in categories or ()]
-    other = class_difference(known, model.dataset_meta["classes"], "the data") if known else ""
+    other = class_difference(known, model.dataset_meta["classes"], "the data")
     report = load_checkpoint(
         model.model if whole else model.model.backbone,
         weights,

@@ -25,10 +25,11 @@ def known_classes(meta: Mapping[str, Any]) -> list[str]:
 def class_difference(known: Sequence[str], expected: Sequence[str], where: str | Path, what: str = "classes") -> str:
     """Returns how the list that weights were trained on differs from the data's, as the end of a sentence, or "".
 
-    Names are compared in order, whatever their Unicode form. ``where``: the data; ``what``: the names, in the plural.
+    Names are compared in order, whatever their Unicode form; weights that name none differ from no data. ``where``: the
+    data; ``what``: the names, in the plural.
     """
     before, now = ([unicodedata.normalize("NFC", name) for name in names] for names in (known, expected))
-    if before == now:
+    if not known or before == now:
         return ""
     old, new = next(pair for pair in zip_longest(before, now) if pair[0] != pair[1])
     if old is None:
@@ -53,8 +54,8 @@ def check_classes(
     what: str = "classes",
     advice: str = "",
 ) -> None:
-    """Raises UserError where weights name other classes than the data, or another order; weights that name none pass."""
-    difference = class_difference(known, expected, where, what) if known else ""
+    """Raises UserError where there is a ``class_difference``."""
+    difference = class_difference(known, expected, where, what)
     if difference:
         raise UserError(f"{source} {difference}; expected the same names in the same order{advice and f'; {advice}'}.")
 

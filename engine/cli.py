@@ -37,7 +37,7 @@ def run_tool(main: Callable[[], None]) -> int:
     from torch import OutOfMemoryError
 
     from convmae.backbones import CheckpointError
-    from convmae.engine.runner import Interrupted
+    from convmae.engine.loops import Interrupted
 
     try:
         main()

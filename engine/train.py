@@ -25,11 +25,12 @@ from convmae.engine.config import differing_options, to_yaml
 from convmae.engine.errors import UserError
 from convmae.engine.hooks import CheckpointHook, LearningRateHook, LogHook, RecipeHook, SkippedStepHook
 from convmae.engine.log import log
+from convmae.engine.loops import EvalLoop, TrainLoop
 from convmae.engine.memory import check_memory
 from convmae.engine.optim import build_optim_wrapper, param_groups, scaled_lr
 from convmae.engine.options import DataOptions, OptimOptions, RuntimeOptions, ScheduleOptions
 from convmae.engine.precision import precision_name, resolve_device, set_up
-from convmae.engine.runner import EvalLoop, Runner, TrainLoop
+from convmae.engine.runner import Runner
 from convmae.engine.schedule import Schedule
 from convmae.engine.seeding import SeededDataset, StepSampler
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from convmae.engine.hooks import LogHook
-from convmae.engine.runner import TrainLoop
+from convmae.engine.loops import TrainLoop
 from convmae.tools.host_waits import Wait, host_waits
 
 

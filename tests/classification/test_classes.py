@@ -105,7 +105,11 @@ def test_one_of_several_models_in_a_file_is_fine_tuned_tested_and_probed(
         assert knn.main([*probe, f"model.init={both}:{key}", "--work-dir", str(tmp_path / "knn")]) == 0
         # The features of one model are not taken for the other's.
         assert len(list((tmp_path / "features").iterdir())) == 2 * min(number, 2)
-    capsys.readouterr()
+    cut = next((tmp_path / "features").glob("val_*"))
+    cut.write_bytes(cut.read_bytes()[:20])
+    for key in ("student", "teacher"):
+        assert knn.main([*probe, f"model.init={both}:{key}", "--work-dir", str(tmp_path / "knn"), "--overwrite"]) == 0
+    assert f"{cut} is damaged and made anew" in capsys.readouterr().out
     assert test_cls.main([f"{both}:tutor", "--config", "finetune_tiny_96px.yaml", *usual, "--overwrite"]) == 2
     assert "has nothing under 'tutor'; found 'student', 'teacher', 'epoch'" in capsys.readouterr().err
     assert test_cls.main([f"{tmp_path / 'none.pth'}:teacher", *usual]) == 2

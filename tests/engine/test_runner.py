@@ -20,8 +20,8 @@ from torch.utils.data import Dataset
 from convmae.engine.checkpoints import latest_checkpoint
 from convmae.engine.errors import UserError
 from convmae.engine.log import duration, start_log
+from convmae.engine.loops import Interrupted
 from convmae.engine.options import DataOptions, OptimOptions, RuntimeOptions, ScheduleOptions
-from convmae.engine.runner import Interrupted
 from convmae.engine.train import train
 
 
