@@ -69,7 +69,9 @@ def find_weights(content: object, source: str, key: str = "") -> tuple[dict[str,
         found = models[only], [only]
     if found is not None:
         state, keys = found
-        others = [f":{name}" for name, other in models.items() if keys and name != keys[0] and _differs(other, state)]
+        others = [
+            f"FILE:{name}" for name, other in models.items() if keys and name != keys[0] and _differs(other, state)
+        ]
         beside = f" (it holds others too: {', '.join(others)})" if others else ""
         return state, ", ".join(map(repr, keys)) + beside
     expected = "tensors by name, or these under 'model' or 'state_dict'"

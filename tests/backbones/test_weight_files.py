@@ -240,7 +240,7 @@ def test_the_usual_weights_are_taken_and_others_beside_them_named(key: str, tmp_
     torch.save(SEVERAL[key], tmp_path / "both.pth")
     state, source = read_weights(tmp_path / "both.pth")
     assert float(state["a.bias"][0]) == 1
-    assert source.endswith(f"(it holds others too: :{key})")
+    assert source.endswith(f"(it holds others too: FILE:{key})")
     torch.save({"model": STATE, "state_dict": STATE}, tmp_path / "same.pth")  # as this project's own files are
     assert read_weights(tmp_path / "same.pth")[1].endswith("under 'state_dict'")
 
