@@ -19,6 +19,7 @@ from convmae.classification.erasing import draw_erasing
 from convmae.classification.mixing import draw_mix
 from convmae.engine.errors import UserError
 from convmae.engine.images import IMAGENET_MEAN, list_images, read_image, to_tensor
+from convmae.engine.limits import own_limits
 from convmae.engine.log import log
 from convmae.engine.reading import RGB, Reading
 
@@ -125,7 +126,8 @@ class TrainSet(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path, label = self.split.pictures[index]
-        image = to_tensor(self.transform(read_image(path, self.split.reading)))
+        with own_limits():  # Pillow's are for crops, too
+            image = to_tensor(self.transform(read_image(path, self.split.reading)))
         mix = draw_mix(self.options.mixup, self.options.cutmix)
         return {
             "images": image,
@@ -149,7 +151,8 @@ class EvalSet(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path, label = self.split.pictures[index]
-        image = to_tensor(self.transform(read_image(path, self.split.reading)))
+        with own_limits():  # Pillow's are for crops, too
+            image = to_tensor(self.transform(read_image(path, self.split.reading)))
         return {"images": image, "labels": label, "index": torch.tensor(index)}
 
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Fault, Report, refuse
-from convmae.engine.images import list_images, open_image, upright
+from convmae.engine.images import list_images, open_image
+from convmae.engine.orientation import upright
 from convmae.engine.reading import MAX_PIXELS
 from convmae.segmentation.config import SegmentationDataOptions
 
