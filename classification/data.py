@@ -18,7 +18,8 @@ from convmae.classification.config import AugmentationOptions, FolderOptions
 from convmae.classification.erasing import draw_erasing
 from convmae.classification.mixing import draw_mix
 from convmae.engine.errors import UserError
-from convmae.engine.images import IMAGENET_MEAN, list_images, read_image, to_tensor
+from convmae.engine.folders import list_images
+from convmae.engine.images import IMAGENET_MEAN, read_image, to_tensor
 from convmae.engine.log import log
 
 BICUBIC = v2.InterpolationMode.BICUBIC

@@ -10,7 +10,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from convmae.engine.errors import UserError
-from convmae.engine.images import list_images, read_image
+from convmae.engine.folders import list_images
+from convmae.engine.images import read_image
 
 
 def name_drawings(given: Sequence[Path], output: Path) -> dict[Path, Path]:

@@ -9,7 +9,8 @@ import torch
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from convmae.engine.images import Box, list_images, read_crop, resize_crop
+from convmae.engine.folders import list_images
+from convmae.engine.images import Box, read_crop, resize_crop
 from convmae.pretraining.config import PretrainingDataOptions
 
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Fault, Report, refuse
-from convmae.engine.images import list_images, open_image, upright
+from convmae.engine.folders import list_images
+from convmae.engine.images import open_image, upright
 from convmae.segmentation.config import SegmentationDataOptions
 
 IGNORE = 255  # the label of a pixel that neither trains nor counts

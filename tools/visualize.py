@@ -23,7 +23,7 @@ from convmae.backbones.position import Grid
 from convmae.engine.cli import run_tool
 from convmae.engine.drawing import column
 from convmae.engine.errors import UserError
-from convmae.engine.images import list_images
+from convmae.engine.folders import list_images
 from convmae.engine.prediction import save_picture
 from convmae.pretraining import METHODS, FastConvMAE
 from convmae.pretraining.attention import attention_maps, attention_sheet
