@@ -81,8 +81,10 @@ def find_pairs(images: Path, labels: Path, report: Report = refuse) -> list[Pair
                 f"No folder {folder}; expected the ADE20K layout (images/training, images/validation, annotations/training, "
                 "annotations/validation). Set data.root, or data.train_images and its like."
             )
-    image_of = _by_stem(list_images(images), images, report)
-    label_of = _by_stem([path for path in list_images(labels) if path.suffix.lower() in LABEL_SUFFIXES], labels, report)
+    image_of = _by_stem(list_images(images, report), images, report)
+    label_of = _by_stem(
+        [path for path in list_images(labels, report) if path.suffix.lower() in LABEL_SUFFIXES], labels, report
+    )
     if not label_of:
         raise UserError(f"{labels} holds no label map; expected lossless ones: {', '.join(LABEL_SUFFIXES)}.")
     how = "Pictures and label maps pair by name: add or remove the file."
