@@ -21,6 +21,7 @@ from convmae.detection.coco import (
 from convmae.detection.config import DetectionConfig
 from convmae.detection.dataset import under_root
 from convmae.detection.records import ImageRecord
+from convmae.engine.duplicates import check_repeated, check_shared
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Effect, Fault, Report, spread
 from convmae.engine.images import Look
@@ -63,10 +64,14 @@ def check_data(config: DetectionConfig, count: int = 0) -> list[SplitCheck]:
             ("validation", options.val_annotations, options.val_images),
         )
     ]
+    for split in splits:
+        if split.data is not None:
+            check_repeated(split.data.paths(), split.faults.append, complete=not count)
     train, val = (split.data for split in splits)
     if train is not None and val is not None:
         check_same_classes(train, val, splits[1].faults.append)
         _check_seen_classes(train, val, splits[1].faults.append)
+        check_shared(train.paths(), val.paths(), splits[1].faults.append, complete=not count)
     return splits
 
 

@@ -15,7 +15,8 @@ from convmae.detection.check import check_pictures, check_size
 from convmae.detection.coco import CocoData, ImageRecord, check_objects, check_same_classes, read_coco
 from convmae.detection.config import DetectionDataOptions
 from convmae.detection.transforms import Geometry, fit, large_scale_jitter, place_objects
-from convmae.engine.faults import refuse
+from convmae.engine.duplicates import check_shared
+from convmae.engine.faults import Tally, log_remarks, refuse
 from convmae.engine.images import read_image
 from convmae.engine.log import log
 
@@ -92,6 +93,9 @@ def read_splits(options: DetectionDataOptions, masks: bool) -> tuple[CocoData, C
     log.info(f"validation data: {val.describe()} ({val.annotations})")
     check_pictures(train, options.check_pictures)
     check_pictures(val, options.check_pictures)
+    shared = Tally()
+    check_shared(train.paths(), val.paths(), shared)
+    log_remarks("validation", shared.remarks)
     return train, val
 
 

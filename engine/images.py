@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,7 +25,6 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # What Pillow raises on damaged files, TypeError and struct.error on metadata of the wrong kinds.
 _DAMAGED = (OSError, SyntaxError, ValueError, TypeError, struct.error)
 _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # last bytes of a whole file
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"}
 
 
 class Look(NamedTuple):
@@ -110,22 +108,6 @@ def resize_crop(image: Image.Image, crop: Box, size: int) -> torch.Tensor:
     # As bytes and channels last, as they are: PyTorch's kernel for these is several times as fast as Pillow's.
     tensor = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
     return resize(tensor, [size, size], InterpolationMode.BICUBIC, antialias=True)
-
-
-def list_images(folder: str | Path) -> list[Path]:
-    """Returns the pictures in a folder and the folders below it, sorted. Raises UserError if there are none."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}: expected one that holds pictures.")
-    found = [
-        Path(parent, name)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
-    ]
-    if not found:
-        raise UserError(f"{folder} holds no pictures: expected files ending in {', '.join(sorted(SUFFIXES))}.")
-    return sorted(found)
 
 
 def to_tensor(image: Image.Image) -> torch.Tensor:
