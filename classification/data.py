@@ -24,6 +24,7 @@ from convmae.engine.faults import Fault, Remark, Tally, log_remarks, refuse_all
 from convmae.engine.images import IMAGENET_MEAN, read_image, to_tensor
 from convmae.engine.limits import own_limits
 from convmae.engine.log import log
+from convmae.engine.ranges import check_ranges
 from convmae.engine.reading import RGB, Reading
 
 BICUBIC = v2.InterpolationMode.BICUBIC
@@ -88,6 +89,8 @@ def read_split(options: FolderOptions, part: str) -> ClassFolder:
     faults: list[Fault] = []
     classes = class_folders(folder)
     pictures = find_labelled(folder, classes, faults.append)
+    reading = options.reading()
+    check_ranges([path for path, _ in pictures], reading, faults.append)
     refuse_all(faults)
     names = _names(root / "classes.txt")
     check_repeated([path for path, _ in pictures], faults.append, [classes[label] for _, label in pictures])
@@ -96,7 +99,7 @@ def read_split(options: FolderOptions, part: str) -> ClassFolder:
         classes,
         pictures,
         [names.get(name, name) for name in classes],
-        options.reading(),
+        reading,
         Tally(faults).remarks,
     )
     log.info(f"data, {part}: {found.describe()}")

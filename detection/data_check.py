@@ -25,6 +25,7 @@ from convmae.engine.duplicates import check_repeated, check_shared
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Effect, Fault, Report, spread
 from convmae.engine.images import Look
+from convmae.engine.ranges import check_ranges
 from convmae.engine.reading import Reading
 
 
@@ -115,6 +116,7 @@ def _check_split(name: str, annotations: Path, folder: Path, masks: bool, count:
                 f"{data.path(record)} (image {record.id}) is turned as its EXIF data says; its boxes must be so, too."
             )
             report(Fault("pictures turned by EXIF data", message, Effect.NOTE, record))
+    check_ranges([data.path(record) for record in split.good], reading, report, complete=not count)
     return split
 
 

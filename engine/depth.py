@@ -76,16 +76,24 @@ def kind_of(image: ImageFile.ImageFile, name: Path) -> Kind:
 def read_deep(image: ImageFile.ImageFile, name: Path, kind: Kind, given: tuple[float, float] | None) -> Image.Image:
     """Returns a picture beyond 8 bits as upright bytes: grey, RGB or RGBA.
 
-    ``given``: the values of black and white where the user says them, else those of the kind hold. What is no number is black.
+    ``given``: the values of black and white where the user says them, else those of the kind hold. What is no finite number
+    is black.
     Raises Fault where neither tells them.
     """
-    values, black_white = samples(image, name, kind), given or kind.range
-    if black_white is None:
-        raise _unknown_range(name, values, kind)
-    scaled = to_bytes(values, *black_white)
+    values = samples(image, name, kind)
+    scaled = scale(values, name, kind, given)
     if values.ndim == 3 and values.shape[2] == 4:
-        scaled[..., 3] = to_bytes(values[..., 3], *(kind.range or black_white))
-    return Image.fromarray(np.ascontiguousarray(255 - scaled if kind.inverted else scaled))
+        scaled[..., 3] = scale(values[..., 3], name, kind, None)
+    return Image.fromarray(np.ascontiguousarray(scaled))
+
+
+def scale(values: NDArray, name: Path, kind: Kind, given: tuple[float, float] | None) -> NDArray[np.uint8]:
+    """Returns a file's values, of any shape, as bytes; raises as ``read_deep`` does."""
+    black_white = given or kind.range
+    if black_white is None:
+        raise unknown_range(name, values, kind)
+    scaled = to_bytes(values, *black_white)
+    return 255 - scaled if kind.inverted else scaled
 
 
 def samples(image: ImageFile.ImageFile, name: Path, kind: Kind) -> NDArray:
@@ -121,10 +129,10 @@ def samples(image: ImageFile.ImageFile, name: Path, kind: Kind) -> NDArray:
 
 
 def to_bytes(values: NDArray, low: float, high: float) -> NDArray[np.uint8]:
-    """Returns values of any shape as bytes, ``low`` as 0 and ``high`` as 255; what is no number becomes 0."""
+    """Returns values of any shape as bytes, ``low`` as 0 and ``high`` as 255; what is no finite number becomes 0."""
     if values.dtype.kind == "u" and values.dtype.itemsize == 2:
         return to_bytes(np.arange(2**16, dtype=np.float64), low, high)[values]
-    numbers = np.nan_to_num(values.astype(np.float64), copy=False, nan=low)
+    numbers = np.nan_to_num(values.astype(np.float64), copy=False, nan=low, posinf=low, neginf=low)
     np.clip(numbers, low, high, out=numbers)
     numbers -= low
     numbers *= 255 / (high - low)
@@ -132,14 +140,24 @@ def to_bytes(values: NDArray, low: float, high: float) -> NDArray[np.uint8]:
     return numbers.astype(np.uint8)
 
 
-def _unknown_range(name: Path, values: NDArray, kind: Kind) -> Fault:
+def unknown_range(name: Path, values: NDArray, kind: Kind) -> Fault:
+    """Returns the fault of a picture whose kind does not tell black and white; ``values`` are what it holds."""
     finite = values[np.isfinite(values)]
-    held = f"{finite.min():g} to {finite.max():g}" if finite.size else "no number"
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
+    held = f"{low:g} to {high:g}" if finite.size else "no number"
     return Fault(
         "pictures of unknown range",
         f"{name} is a picture of {kind}, which do not tell what is black and what is white; this file holds {held}. Give the "
-        "values of both for all pictures, as data.range=[0,1].",
+        f"values of both for all pictures, as data.range={advised_range(float(low), float(high), kind)}.",
     )
+
+
+def advised_range(low: float, high: float, kind: Kind) -> str:
+    """Returns a range for values of a kind: so many bits of unsigned integers, of others the values with two digits."""
+    if kind.form == "unsigned":
+        return f"[0,{2 ** max(1, int(np.ceil(high)).bit_length()) - 1}]"
+    step = 10.0 ** (np.floor(np.log10(max(high - low, 1e-30))) - 1)
+    return f"[{np.floor(low / step) * step:g},{np.ceil(high / step) * step if high > low else low + 1:g}]"
 
 
 def _kind_of_jpeg2000(path: Path) -> Kind:

@@ -12,6 +12,7 @@ from torchvision.transforms import v2
 from convmae.engine.faults import Fault, Tally, refuse_all
 from convmae.engine.folders import list_images
 from convmae.engine.images import Box, read_crop, resize_crop
+from convmae.engine.ranges import check_ranges
 from convmae.pretraining.config import PretrainingDataOptions
 from convmae.pretraining.label_maps import check_label_maps
 
@@ -26,10 +27,11 @@ class PictureFolder(Dataset):
     def __init__(self, options: PretrainingDataOptions, img_size: int) -> None:
         faults: list[Fault] = []
         self.paths = list_images(options.root, faults.append, once=True)
+        self.reading = options.reading()
         check_label_maps(self.paths, faults.append)
+        check_ranges(self.paths, self.reading, faults.append)
         refuse_all(faults)
         self.remarks = Tally(faults).remarks
-        self.reading = options.reading()
         self.tokens = (-(-img_size // 16)) ** 2
         self.img_size = img_size
         self.crop = v2.RandomResizedCrop(img_size, (options.crop_scale, 1.0))

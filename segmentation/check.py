@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from convmae.engine.errors import UserError
-from convmae.engine.faults import Effect, Fault, spread
+from convmae.engine.faults import Effect, Fault, as_fault, spread
 from convmae.engine.images import Look, look_at, read_image
+from convmae.engine.ranges import check_ranges
 from convmae.engine.reading import Reading
 from convmae.segmentation.config import SegmentationDataOptions
 from convmae.segmentation.label_values import LabelValues, measure
@@ -123,6 +124,7 @@ def check_split(
             else:
                 _add(found, pair, image, label, values.counts, int(options.reduce_zero_label))
     found.decoded = sum(pair in chosen for pair in found.good)
+    check_ranges([pair.image for pair in found.good], reading, found.faults.append, complete=decode is None)
     return found
 
 
@@ -170,7 +172,7 @@ def _look(pair: Pair, reading: Reading) -> tuple[Look, Look]:
     try:
         image = look_at(pair.image, reading)
     except UserError as error:
-        raise Fault("unreadable pictures", str(error)) from None
+        raise as_fault(error, "unreadable pictures") from None
     try:
         label = look_at(pair.label, reading)
     except UserError as error:
@@ -185,4 +187,4 @@ def _decode(path: Path, reading: Reading) -> None:
     try:
         read_image(path, reading)
     except UserError as error:
-        raise Fault("unreadable pictures", str(error)) from None
+        raise as_fault(error, "unreadable pictures") from None

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmae.engine.errors import UserError
-from convmae.engine.faults import Effect, Fault, Report, refuse
+from convmae.engine.faults import Effect, Fault, Report, as_fault, refuse
 from convmae.engine.folders import list_images
 from convmae.engine.images import open_image
 from convmae.engine.orientation import upright
@@ -131,7 +131,7 @@ def check_values(path: Path, counts: NDArray[np.int64], num_classes: int, reduce
 
 def unreadable_label(error: UserError) -> Fault:
     """Returns the fault of a label map that is no picture or is cut off."""
-    return Fault("unreadable label maps", str(error))
+    return as_fault(error, "unreadable label maps")
 
 
 def _without_sources(paths: list[Path], folder: Path, report: Report) -> list[Path]:
