@@ -95,7 +95,9 @@ def _check_used(found: Sequence[_Values], reading: Reading, report: Report) -> N
         f"{len(found)} pictures of more than 8 bits were looked at, the first is {found[0].header.path}: almost all values lie "
         f"from {smallest:g} to {largest:g}, and {which} {low:g} to {high:g}"
     )
-    advice = f"If not meant, give the values of black and white, as data.range={advised_range(smallest, largest, kind)}."
+    advice = (
+        f"If not meant, give the values of black and white, as data.range={advised_range(smallest, largest, kind)}."
+    )
     if np.mean(beyond) > 0.5:
         kept = f"{np.mean(beyond):.0%} of them are beyond and become black or white"
         report(Fault("splits whose values are mostly beyond data.range", f"{what}: {kept}. {advice}", Effect.DOUBTFUL))
