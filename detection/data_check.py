@@ -21,9 +21,12 @@ from convmae.detection.coco import (
 from convmae.detection.config import DetectionConfig
 from convmae.detection.dataset import under_root
 from convmae.detection.records import ImageRecord
+from convmae.engine.duplicates import check_repeated, check_shared
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Effect, Fault, Report, spread
 from convmae.engine.images import Look
+from convmae.engine.ranges import check_ranges
+from convmae.engine.reading import Reading
 
 
 @dataclass
@@ -49,24 +52,36 @@ def check_data(config: DetectionConfig, count: int = 0) -> list[SplitCheck]:
     """Returns the training and the validation split with all faults, having opened ``count`` pictures of each (0: all)."""
     options = config.data
     splits = [
-        _check_split(name, under_root(options, annotations), under_root(options, images), config.model.masks, count)
+        _check_split(
+            name,
+            under_root(options, annotations),
+            under_root(options, images),
+            config.model.masks,
+            count,
+            options.reading(),
+        )
         for name, annotations, images in (
             ("training", options.train_annotations, options.train_images),
             ("validation", options.val_annotations, options.val_images),
         )
     ]
+    for split in splits:
+        if split.data is not None:
+            check_repeated(split.data.paths(), split.faults.append, complete=not count)
     train, val = (split.data for split in splits)
     if train is not None and val is not None:
         check_same_classes(train, val, splits[1].faults.append)
         _check_seen_classes(train, val, splits[1].faults.append)
+        check_shared(train.paths(), val.paths(), splits[1].faults.append, complete=not count)
     return splits
 
 
-def _check_split(name: str, annotations: Path, folder: Path, masks: bool, count: int) -> SplitCheck:
+def _check_split(name: str, annotations: Path, folder: Path, masks: bool, count: int, reading: Reading) -> SplitCheck:
     split = SplitCheck(name, annotations)
     report = split.faults.append
     try:
         data = split.data = parse_coco(annotations, folder, report)
+        data.reading = reading
     except UserError as error:
         report(Fault("files that can't be read", str(error)))
         return split
@@ -101,6 +116,7 @@ def _check_split(name: str, annotations: Path, folder: Path, masks: bool, count:
                 f"{data.path(record)} (image {record.id}) is turned as its EXIF data says; its boxes must be so, too."
             )
             report(Fault("pictures turned by EXIF data", message, Effect.NOTE, record))
+    check_ranges([data.path(record) for record in split.good], reading, report, complete=not count)
     return split
 
 

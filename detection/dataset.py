@@ -15,7 +15,8 @@ from convmae.detection.check import check_pictures, check_size
 from convmae.detection.coco import CocoData, ImageRecord, check_objects, check_same_classes, read_coco
 from convmae.detection.config import DetectionDataOptions
 from convmae.detection.transforms import Geometry, fit, large_scale_jitter, place_objects
-from convmae.engine.faults import refuse
+from convmae.engine.duplicates import check_shared
+from convmae.engine.faults import Tally, log_remarks, refuse
 from convmae.engine.images import read_image
 from convmae.engine.log import log
 
@@ -90,8 +91,11 @@ def read_splits(options: DetectionDataOptions, masks: bool) -> tuple[CocoData, C
         check_same_classes(train, val, refuse)
     log.info(f"training data: {train.describe()} ({train.annotations})")
     log.info(f"validation data: {val.describe()} ({val.annotations})")
-    check_pictures(train, options.check_pictures)
-    check_pictures(val, options.check_pictures)
+    log_remarks("training", check_pictures(train, options.check_pictures))
+    log_remarks("validation", check_pictures(val, options.check_pictures))
+    shared = Tally()
+    check_shared(train.paths(), val.paths(), shared)
+    log_remarks("validation", shared.remarks)
     return train, val
 
 
@@ -104,6 +108,7 @@ def read_split(options: DetectionDataOptions, masks: bool) -> CocoData:
 
 def _read_split(options: DetectionDataOptions, annotations: str, images: str, masks: bool) -> CocoData:
     data = read_coco(under_root(options, annotations), under_root(options, images), masks).subset(options.limit)
+    data.reading = options.reading()
     check_objects(data, refuse)
     return data
 
@@ -114,7 +119,7 @@ def under_root(options: DetectionDataOptions, path: str) -> Path:
 
 
 def _read(data: CocoData, record: ImageRecord) -> Image.Image:
-    image = read_image(data.path(record))
+    image = read_image(data.path(record), data.reading)
     check_size(image.size, record, data)
     return image
 

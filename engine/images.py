@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,18 +11,22 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, ImageFile
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
+from convmae.engine.depth import Kind, kind_of, read_deep
 from convmae.engine.errors import UserError
+from convmae.engine.limits import check_pixels, own_limits
+from convmae.engine.orientation import orientation, upright, upright_size
+from convmae.engine.png import pixels_alone
+from convmae.engine.reading import MAX_PIXELS, RGB, Reading
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# What Pillow raises on damaged files, TypeError and struct.error on metadata of the wrong kinds.
-_DAMAGED = (OSError, SyntaxError, ValueError, TypeError, struct.error, Image.DecompressionBombError)
+# What Pillow raises on damaged files, the last of them on metadata of the wrong kinds.
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, zlib.error, TypeError, IndexError, struct.error)
 _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # last bytes of a whole file
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"}
 
 
 class Look(NamedTuple):
@@ -43,10 +47,14 @@ class Box(NamedTuple):
 
 
 @contextmanager
-def open_image(path: str | Path) -> Iterator[Image.Image]:
-    """Gives a picture that is not decoded yet. Raises UserError naming a file that is none, or turns out to be broken."""
+def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Iterator[ImageFile.ImageFile]:
+    """Gives a picture that is not decoded yet.
+
+    Raises UserError naming a file that is none, turns out to be broken, or has more than ``max_pixels``.
+    """
     try:
-        with Image.open(path) as image:
+        with own_limits(), _open(Path(path)) as image:
+            check_pixels(path, image.size, max_pixels)
             yield image
     except FileNotFoundError:
         raise UserError(f"There is no picture {path}.") from None
@@ -54,37 +62,24 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
         raise UserError(f"{path} can't be read as a picture ({error}); replace or remove the file.") from None
 
 
-def orientation(image: Image.Image) -> int:
-    """Returns how the EXIF data turns a picture: 1 not at all, 2 to 4 half a turn or mirrored, 5 to 8 a quarter turn."""
-    return image.getexif().get(ExifTags.Base.Orientation, 1)
-
-
-def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Returns width and height, turned as the EXIF data says."""
-    return image.size[::-1] if orientation(image) in (5, 6, 7, 8) else image.size
-
-
-def upright(image: Image.Image) -> Image.Image:
-    """Returns the picture turned as its EXIF data says."""
-    return image if orientation(image) == 1 else ImageOps.exif_transpose(image)
-
-
-def read_image(path: str | Path) -> Image.Image:
+def read_image(path: str | Path, reading: Reading = RGB) -> Image.Image:
     """Returns a picture as RGB, turned as its EXIF data says. Raises UserError naming a file that is none, or is cut off."""
-    with open_image(path) as image:
-        return _upright_rgb(image)
+    with open_image(path, reading.max_pixels) as image:
+        return _upright_rgb(image, Path(path), kind_of(image, Path(path)), reading)
 
 
-def look_at(path: str | Path) -> Look:
+def look_at(path: str | Path, reading: Reading = RGB) -> Look:
     """Looks at a picture, decoding it only where its last bytes don't say that it is whole; raises as `read_image` does."""
-    with open_image(path) as image:
+    with open_image(path, reading.max_pixels) as image:
         look, ending = Look(image.mode, upright_size(image), orientation(image) != 1), _ENDINGS.get(image.format or "")
     if ending is None or not _ends_with(Path(path), ending):
-        read_image(path)
+        read_image(path, reading)
     return look
 
 
-def read_crop(path: str | Path, choose: Callable[[int, int], Box], size: int) -> tuple[Image.Image, Box]:
+def read_crop(
+    path: str | Path, choose: Callable[[int, int], Box], size: int, reading: Reading = RGB
+) -> tuple[Image.Image, Box]:
     """Reads a picture as `read_image` does, but no finer than a crop that is resized to `size` pixels needs.
 
     A JPEG file is decoded at 1/2, 1/4 or 1/8 of its size if the crop then still has twice the pixels along each side.
@@ -95,12 +90,13 @@ def read_crop(path: str | Path, choose: Callable[[int, int], Box], size: int) ->
     Returns:
         The picture, and the crop in its pixels: of a smaller picture rounded, by a quarter of a resized pixel at most.
     """
-    with open_image(path) as image:
+    with open_image(path, reading.max_pixels) as image:
+        kind = kind_of(image, Path(path))
         width, height = upright_size(image)
         crop = choose(height, width)
         shrink = max(1, min(crop.height, crop.width) // (2 * size))
         image.draft(None, (image.width // shrink, image.height // shrink))
-        image = _upright_rgb(image)
+        image = _upright_rgb(image, Path(path), kind, reading)
         across, down = image.width / width, image.height / height
         top, left = round(crop.top * down), round(crop.left * across)
         bottom, right = round((crop.top + crop.height) * down), round((crop.left + crop.width) * across)
@@ -109,26 +105,11 @@ def read_crop(path: str | Path, choose: Callable[[int, int], Box], size: int) ->
 
 def resize_crop(image: Image.Image, crop: Box, size: int) -> torch.Tensor:
     """Returns a crop of an RGB picture at `size` x `size` pixels as bytes [3, size, size]; bicubic, antialiased."""
-    pixels = image.crop((crop.left, crop.top, crop.left + crop.width, crop.top + crop.height))
+    with own_limits():
+        pixels = image.crop((crop.left, crop.top, crop.left + crop.width, crop.top + crop.height))
     # As bytes and channels last, as they are: PyTorch's kernel for these is several times as fast as Pillow's.
     tensor = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
     return resize(tensor, [size, size], InterpolationMode.BICUBIC, antialias=True)
-
-
-def list_images(folder: str | Path) -> list[Path]:
-    """Returns the pictures in a folder and the folders below it, sorted. Raises UserError if there are none."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}: expected one that holds pictures.")
-    found = [
-        Path(parent, name)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
-    ]
-    if not found:
-        raise UserError(f"{folder} holds no pictures: expected files ending in {', '.join(sorted(SUFFIXES))}.")
-    return sorted(found)
 
 
 def to_tensor(image: Image.Image) -> torch.Tensor:
@@ -143,6 +124,18 @@ def normalize(images: torch.Tensor) -> torch.Tensor:
     return torch.stack([(channel.float() - 255 * mean) / (255 * std) for channel, mean, std in channels], 1)
 
 
+def _open(path: Path) -> ImageFile.ImageFile:
+    try:
+        return Image.open(path)
+    except FileNotFoundError:
+        raise
+    except _DAMAGED:  # of a PNG perhaps its profile or a text alone, which no other reader minds
+        pixels = pixels_alone(path)
+        if pixels is None:
+            raise
+        return Image.open(pixels)
+
+
 def _ends_with(path: Path, ending: bytes) -> bool:
     with path.open("rb") as file:
         file.seek(0, 2)
@@ -150,17 +143,16 @@ def _ends_with(path: Path, ending: bytes) -> bool:
         return file.read() == ending
 
 
-def _upright_rgb(image: Image.Image) -> Image.Image:
-    image = upright(image)
-    if image.mode.startswith(("I", "F")):  # 16 or 32 bits: convert() would clip at 255
-        values = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if values.max(initial=0) > 255 else 255.0
-        return Image.fromarray(np.clip(values / top * 255 + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode in ("P", "LA", "PA", "RGBA"):  # transparent pixels become white, not whatever lies below
-        image = image.convert("RGBA")
-        ground = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(ground, image)
-    if image.mode != "RGB":
-        return image.convert("RGB")
-    image.load()
-    return image
+def _upright_rgb(image: ImageFile.ImageFile, path: Path, kind: Kind, reading: Reading) -> Image.Image:
+    if kind.deep and (reading.range or image.mode.startswith(("I", "F", "L"))):
+        picture = read_deep(image, path, kind, reading.range)
+    else:  # in colour Pillow takes the upper byte of 16 bits
+        picture = upright(image)
+    if picture.mode in ("P", "LA", "PA", "RGBA", "La", "RGBa") or "transparency" in picture.info:
+        # Transparent pixels become white, not whatever lies below.
+        picture = picture.convert("LA" if picture.mode == "La" else "RGBA").convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    if picture.mode != "RGB":
+        return picture.convert("RGB")
+    picture.load()
+    return picture

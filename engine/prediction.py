@@ -4,13 +4,45 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from PIL import Image
 from tqdm import tqdm
 
+from convmae.engine.config import from_tree
 from convmae.engine.errors import UserError
-from convmae.engine.images import list_images, read_image
+from convmae.engine.faults import Fault
+from convmae.engine.files import read_config
+from convmae.engine.folders import list_images
+from convmae.engine.images import read_image
+from convmae.engine.options import ReadingOptions
+from convmae.engine.reading import RGB, Reading
+from convmae.engine.safe_yaml import parse_yaml
+
+
+@dataclass
+class _PictureConfig:
+    """What concerns pictures in the trees of all tasks."""
+
+    data: ReadingOptions = field(default_factory=ReadingOptions)
+
+
+def kept_reading(checkpoint: Path, overrides: Sequence[str] = ()) -> Reading:
+    """Returns how the run that wrote a checkpoint, of whatever task, read its pictures; published weights: as by default.
+
+    Raises UserError for ``overrides`` other than of ``ReadingOptions`` in ``data``.
+    """
+    tree = parse_yaml(read_config(checkpoint), str(checkpoint))
+    of_data = tree.get("data") if isinstance(tree, dict) else None
+    names = [one.name for one in fields(ReadingOptions)]
+    kept = {name: of_data[name] for name in names if name in of_data} if isinstance(of_data, dict) else {}
+    return from_tree(_PictureConfig, {"data": kept}, overrides).data.reading()
+
+
+def say(fault: Fault) -> None:
+    """Prints what of a folder of pictures is passed over."""
+    print(f"note: {fault}", file=sys.stderr)
 
 
 def name_drawings(given: Sequence[Path], output: Path) -> dict[Path, Path]:
@@ -22,7 +54,7 @@ def name_drawings(given: Sequence[Path], output: Path) -> dict[Path, Path]:
     names: dict[Path, Path] = {}
     taken: set[Path] = set()
     for top in given:
-        for path in list_images(top) if top.is_dir() else [top]:
+        for path in list_images(top, say) if top.is_dir() else [top]:
             if path.resolve().is_relative_to(output.resolve()):
                 raise UserError(f"{path} lies in {output}, where the drawings go; give another folder by --output.")
             if path in names:
@@ -38,11 +70,11 @@ def name_drawings(given: Sequence[Path], output: Path) -> dict[Path, Path]:
     return names
 
 
-def read_pictures(names: Mapping[Path, Path]) -> Iterator[tuple[Path, Path, Image.Image]]:
+def read_pictures(names: Mapping[Path, Path], reading: Reading = RGB) -> Iterator[tuple[Path, Path, Image.Image]]:
     """Yields each picture that can be read, with its path and its drawing's name; says of the others why not."""
     for path, name in tqdm(names.items(), disable=None):
         try:
-            image = read_image(path)
+            image = read_image(path, reading)
         except UserError as error:
             tqdm.write(f"error: {error}", file=sys.stderr)
             continue

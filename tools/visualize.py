@@ -20,12 +20,12 @@ from torch import Tensor
 
 from convmae.backbones import ConvViT, ViT, load_encoder
 from convmae.backbones.position import Grid
-from convmae.engine.cli import run_tool
+from convmae.engine.cli import add_overrides, run_tool
 from convmae.engine.drawing import column
 from convmae.engine.errors import UserError
 from convmae.engine.files import check_is_file
-from convmae.engine.images import list_images
-from convmae.engine.prediction import save_picture
+from convmae.engine.folders import list_images
+from convmae.engine.prediction import kept_reading, save_picture, say
 from convmae.pretraining import METHODS, FastConvMAE
 from convmae.pretraining.attention import attention_maps, attention_sheet
 from convmae.pretraining.features import feature_maps, feature_strip
@@ -89,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--query", nargs="+", metavar="ROW,COLUMN", help="patches that attend, from 0,0 (default: five, spread evenly)"
     )
     own.add_argument("--block", type=int, help="which block attends, from 0 (default: the last)")
+    add_overrides(parser, "data.range=[0,4095] or data.max_pixels=500000000")
     args = parser.parse_args(argv)
 
     def run() -> None:
@@ -105,16 +106,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"--output is {output}; expected the name of a picture to write, such as {args.kind}.png.")
         if output.exists() and not args.overwrite:
             raise UserError(f"{output} is there already: give another --output, or --overwrite.")
-        paths = [path for given in args.pictures for path in (list_images(given) if given.is_dir() else [given])]
+        paths = [path for given in args.pictures for path in (list_images(given, say) if given.is_dir() else [given])]
         draw, usual_size = {"reconstructions": reconstructions, "features": features, "attention": attention}[
             args.kind
         ](args)
         size = args.size or usual_size
+        reading = kept_reading(args.checkpoint, args.cfg_options)
         paths = paths[: args.limit]
         print(f"{args.checkpoint}: {args.kind}, {len(paths)} pictures at {size} px")
         sheets = []
         for path in paths:
-            image = load_picture(path, size, args.whole)
+            image = load_picture(path, size, args.whole, reading)
             try:
                 sheets.append(column(draw(image), path.name))
             except ValueError as error:
