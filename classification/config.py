@@ -5,7 +5,7 @@ from typing import List  # noqa: UP035  (the spelling that OmegaConf 2.3 reads o
 
 from convmae.backbones import FAMILIES
 from convmae.engine.config import option
-from convmae.engine.options import DataOptions, OptimOptions, RuntimeOptions, ScheduleOptions
+from convmae.engine.options import DataOptions, OptimOptions, RuntimeOptions, ScheduleOptions, channels_option
 
 
 @dataclass
@@ -16,6 +16,7 @@ class ModelOptions:
     size: str = option("base", "encoder", ("tiny", "small", "base", "large", "huge"))
     init: str = option("", "pretrained weights (.pth or .safetensors); empty trains from scratch")
     img_size: int = option(224, "side of the square that the model sees, in pixels", low=16, high=4096)
+    in_chans: int = channels_option()
     drop_path: float = option(
         0.1, "rate of dropped residual paths, rising linearly over the blocks to this", low=0, high=0.99
     )

@@ -129,7 +129,7 @@ class TrainSet(Dataset):
             "images": image,
             "labels": label,
             "mix": mix,
-            "erased": draw_erasing(self.options.erase, *image.shape[1:]),
+            "erased": draw_erasing(self.options.erase, *image.shape),
         }
 
 

@@ -83,7 +83,12 @@ def build_model(config: FinetuningConfig, classes: int) -> Classifier:
     options = config.model
     try:
         return FAMILIES[options.arch](
-            options.size, classes, options.img_size, options.drop_path, config.runtime.checkpoint_activations
+            options.size,
+            classes,
+            options.img_size,
+            options.drop_path,
+            config.runtime.checkpoint_activations,
+            in_chans=options.in_chans,
         )
     except ValueError as error:
         raise UserError(f"model: {error}") from None

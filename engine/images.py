@@ -136,10 +136,17 @@ def to_tensor(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous()
 
 
+def channel_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns mean and deviation of each channel of pictures, 0 to 1: ImageNet's of RGB, else the mean over RGB for all."""
+    if channels == 3:
+        return IMAGENET_MEAN, IMAGENET_STD
+    return (sum(IMAGENET_MEAN) / 3,) * channels, (sum(IMAGENET_STD) / 3,) * channels
+
+
 def normalize(images: torch.Tensor) -> torch.Tensor:
-    """Returns bytes [B, 3, H, W] as floats with ImageNet's mean and deviation taken out."""
+    """Returns bytes [B, C, H, W] as floats less the mean and over the deviation of ``channel_statistics``."""
     # Numbers, not tensors, which would be copied to the GPU in every step, and the step would wait for it.
-    channels = zip(images.unbind(1), IMAGENET_MEAN, IMAGENET_STD, strict=True)
+    channels = zip(images.unbind(1), *channel_statistics(images.shape[1]), strict=True)
     return torch.stack([(channel.float() - 255 * mean) / (255 * std) for channel, mean, std in channels], 1)
 
 

@@ -6,6 +6,13 @@ from typing import List, Optional, Tuple  # noqa: UP035  (the spelling that Omeg
 from convmae.engine.config import option
 
 
+def channels_option() -> int:
+    """Returns the option of a model that takes other pictures than RGB."""
+    return option(
+        3, "channels of the pictures: 3 are RGB, 1 is grey, others are bands of TIFF, .npy or RGBA files", low=1
+    )
+
+
 @dataclass
 class DataOptions:
     """How pictures reach the model."""

@@ -41,7 +41,7 @@ class PretrainingModel(BaseModel):
         self.mask_ratio = mask_ratio
 
     def forward(self, images: torch.Tensor, noise: torch.Tensor, mode: str = "loss") -> dict[str, torch.Tensor]:
-        """Returns ``{"loss": [], ...}`` for bytes [B, 3, S, S] and noise [B, L]."""
+        """Returns ``{"loss": [], ...}`` for bytes [B, in_chans, S, S] and noise [B, L]."""
         if mode != "loss":
             raise ValueError(
                 f"mode is {mode!r}, expected 'loss': pretraining predicts through convmae.pretraining.pictures"
@@ -78,6 +78,7 @@ def build_model(config: PretrainingConfig) -> MaskedAutoencoder:
         options.img_size,
         config.norm_pix_loss,
         checkpoint_activations=config.runtime.checkpoint_activations,
+        in_chans=options.in_chans,
         **given,
     )
     if options.init:

@@ -22,7 +22,7 @@ from convmae.backbones import ConvViT
 from convmae.backbones.convvit import STRIDE
 from convmae.engine.cli import read_size, run_tool
 from convmae.engine.errors import UserError
-from convmae.engine.images import IMAGENET_MEAN, IMAGENET_STD
+from convmae.engine.images import channel_statistics
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 OUTPUTS = {"encoder": ("E1", "E2", "E3"), "classifier": ("logits",)}
@@ -77,7 +77,13 @@ def read_model(weights: Path, part: str | None) -> tuple[nn.Module, ConvViT, str
 
 
 def export(
-    module: nn.Module, part: str, own: tuple[int, int], fixed: tuple[int, int] | None, opset: int | None, path: Path
+    module: nn.Module,
+    part: str,
+    own: tuple[int, int],
+    fixed: tuple[int, int] | None,
+    opset: int | None,
+    path: Path,
+    channels: int = 3,
 ) -> None:
     """Writes the graph for any batch, and any height and width unless they are `fixed`; `own` are the model's."""
     dim = torch.export.Dim
@@ -89,7 +95,7 @@ def export(
         dynamic = {0: dim("batch"), 2: dim("height"), 3: dim("width")}
     program = torch.onnx.export(
         module,
-        (torch.zeros(2, 3, height, width),),
+        (torch.zeros(2, channels, height, width),),
         dynamo=True,
         verbose=False,
         opset_version=opset,
@@ -101,7 +107,7 @@ def export(
     program.save(path)
 
 
-def compare(module: nn.Module, path: Path, sizes: Sequence[tuple[int, int, int]]) -> float:
+def compare(module: nn.Module, path: Path, sizes: Sequence[tuple[int, int, int]], channels: int = 3) -> float:
     """Prints how the graph's outputs differ from PyTorch's at each size (batch, height, width); returns the most.
 
     A difference is in parts of the output's largest value. Raises UserError where the outputs disagree.
@@ -111,7 +117,7 @@ def compare(module: nn.Module, path: Path, sizes: Sequence[tuple[int, int, int]]
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     differences = []
     for batch, height, width in sizes:
-        images = torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
+        images = torch.randn(batch, channels, height, width, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
             expected = module(images)
         expected = (expected,) if isinstance(expected, Tensor) else expected
@@ -181,12 +187,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             shape = "x".join(map(str, fixed)) if fixed else "any height and width"
             print(f"{part} with outputs {', '.join(OUTPUTS[part])}, for any batch of {shape}")
             path = Path(made) / output.name
-            export(module, part, own, fixed, args.opset, path)
+            export(module, part, own, fixed, args.opset, path, model.in_chans)
             print("difference from PyTorch, in parts of an output's largest value")
-            worst = compare(module, path, [(1, *fixed), (3, *fixed)] if fixed else [(1, *own), *SIZES])
+            sizes = [(1, *fixed), (3, *fixed)] if fixed else [(1, *own), *SIZES]
+            worst = compare(module, path, sizes, model.in_chans)
             written = sorted(made_file.replace(output.parent / made_file.name) for made_file in Path(made).iterdir())
         print(f"largest difference: {worst:.1e}")
-        print(f"images: RGB, values 0 to 1, less {IMAGENET_MEAN}, over {IMAGENET_STD}")
+        means, deviations = channel_statistics(model.in_chans)
+        kind = "RGB" if model.in_chans == 3 else f"channels: {model.in_chans}"
+        print(f"images: {kind}, values 0 to 1, less {means}, over {deviations}")
         print(f"written: {', '.join(map(str, written))}")
 
     return run_tool(run)
