@@ -20,6 +20,7 @@ from convmae.classification.mixing import draw_mix
 from convmae.engine.errors import UserError
 from convmae.engine.images import IMAGENET_MEAN, list_images, read_image, to_tensor
 from convmae.engine.log import log
+from convmae.engine.reading import RGB, Reading
 
 BICUBIC = v2.InterpolationMode.BICUBIC
 
@@ -31,12 +32,13 @@ _RAND_AUGMENT = re.compile(
 
 @dataclass
 class ClassFolder:
-    """One split: its class folders in order, each picture with its label, and the classes' names."""
+    """One split: its class folders in order, each picture with its label, the classes' names, and how pictures are read."""
 
     root: Path
     folders: list[str]
     pictures: list[tuple[Path, int]]
     classes: list[str]
+    reading: Reading = RGB
 
     def describe(self) -> str:
         """Returns one line for the log and the report."""
@@ -85,7 +87,7 @@ def read_split(options: FolderOptions, part: str) -> ClassFolder:
         raise UserError(f"{folder} holds {holds}; a classifier needs two or more, one a class.")
     pictures = [(path, label) for label, name in enumerate(classes) for path in list_images(folder / name)]
     names = _names(root / "classes.txt")
-    found = ClassFolder(folder, classes, pictures, [names.get(name, name) for name in classes])
+    found = ClassFolder(folder, classes, pictures, [names.get(name, name) for name in classes], options.reading())
     log.info(f"data, {part}: {found.describe()}")
     return found
 
@@ -123,7 +125,7 @@ class TrainSet(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path, label = self.split.pictures[index]
-        image = to_tensor(self.transform(read_image(path)))
+        image = to_tensor(self.transform(read_image(path, self.split.reading)))
         mix = draw_mix(self.options.mixup, self.options.cutmix)
         return {
             "images": image,
@@ -147,7 +149,7 @@ class EvalSet(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path, label = self.split.pictures[index]
-        image = to_tensor(self.transform(read_image(path)))
+        image = to_tensor(self.transform(read_image(path, self.split.reading)))
         return {"images": image, "labels": label, "index": torch.tensor(index)}
 
 

@@ -51,7 +51,7 @@ def read_features(config: ProbeConfig, split: ClassFolder, encoder: Classifier, 
     key = hashlib.blake2b(digest_size=12)
     crop = (view, config.runtime.seed, config.linear.crop_scale) if view else config.data.test_crop
     computed = (dtype, "tf32") if config.runtime.tf32 and device.type == "cuda" else dtype
-    for part in (config.model.img_size, crop, computed, *_stamps(split)):
+    for part in (config.model.img_size, split.reading, crop, computed, *_stamps(split)):
         key.update(repr(part).encode())
     key.update(Path(config.model.init).read_bytes())
     path = Path(config.model.features) / f"{split.root.name}_{key.hexdigest()}.safetensors"

@@ -94,7 +94,7 @@ def _add_mistakes(page: Page, details: Details, split: ClassFolder) -> None:
 
 
 def _picture(found: Prediction, classes: list[str], split: ClassFolder) -> Picture:
-    image = read_image(split.pictures[found.picture][0])
+    image = read_image(split.pictures[found.picture][0], split.reading)
     scale = SHOWN / max(image.size)
     image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
     return Picture(image, f"{classes[found.label]}, taken for {classes[found.top[0]]} ({found.score:.0%})")

@@ -35,9 +35,9 @@ def check_pictures(data: CocoData, count: int) -> None:
 def check_picture(data: CocoData, record: ImageRecord, decode: bool = False) -> Look:
     """Looks at a picture, decoding it on demand or where its last bytes don't say that it is whole; raises Fault as above."""
     try:
-        look = look_at(data.path(record))
+        look = look_at(data.path(record), data.reading)
         if decode:
-            read_image(data.path(record))
+            read_image(data.path(record), data.reading)
     except UserError as error:
         raise Fault(
             "unreadable pictures", f"{error} It is image {record.id} of {data.annotations}.", image=record

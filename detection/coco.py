@@ -7,7 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from convmae.engine.errors import UserError
 from convmae.engine.faults import Effect, Fault, Report, refuse
 from convmae.engine.log import process_rank
 from convmae.engine.memory import collector_paused
+from convmae.engine.reading import RGB, Reading
 
 _PARTS = ("images", "annotations", "categories")
 _LARGE = 5_000_000  # bytes; smaller files are read in less than a second, without a cache
@@ -30,7 +31,10 @@ _LARGE = 5_000_000  # bytes; smaller files are read in less than a second, witho
 
 @dataclass
 class CocoData:
-    """One split. ``objects[image id]`` holds its objects, crowds included; ``dropped`` counts what was left out, by reason."""
+    """One split. ``objects[image id]`` holds its objects, crowds included; ``dropped`` counts what was left out, by reason.
+
+    ``reading`` says how its pictures are read.
+    """
 
     annotations: Path
     folder: Path
@@ -38,6 +42,7 @@ class CocoData:
     images: list[ImageRecord]
     objects: Mapping[int, list[ObjectRecord]]
     dropped: dict[str, int] = field(default_factory=dict)
+    reading: Reading = RGB
 
     def path(self, image: ImageRecord) -> Path:
         """Returns the file of a picture."""
@@ -73,7 +78,7 @@ class CocoData:
         if count == 0:
             return self
         chosen = sorted(self.with_objects(), key=lambda image: image.id)
-        return CocoData(self.annotations, self.folder, self.categories, chosen[:count], self.objects, self.dropped)
+        return replace(self, images=chosen[:count])
 
     def ground_truth(self) -> dict[str, Any]:
         """Returns the split as the dictionary that COCO evaluation reads."""

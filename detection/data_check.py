@@ -24,6 +24,7 @@ from convmae.detection.records import ImageRecord
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Effect, Fault, Report, spread
 from convmae.engine.images import Look
+from convmae.engine.reading import Reading
 
 
 @dataclass
@@ -49,7 +50,14 @@ def check_data(config: DetectionConfig, count: int = 0) -> list[SplitCheck]:
     """Returns the training and the validation split with all faults, having opened ``count`` pictures of each (0: all)."""
     options = config.data
     splits = [
-        _check_split(name, under_root(options, annotations), under_root(options, images), config.model.masks, count)
+        _check_split(
+            name,
+            under_root(options, annotations),
+            under_root(options, images),
+            config.model.masks,
+            count,
+            options.reading(),
+        )
         for name, annotations, images in (
             ("training", options.train_annotations, options.train_images),
             ("validation", options.val_annotations, options.val_images),
@@ -62,11 +70,12 @@ def check_data(config: DetectionConfig, count: int = 0) -> list[SplitCheck]:
     return splits
 
 
-def _check_split(name: str, annotations: Path, folder: Path, masks: bool, count: int) -> SplitCheck:
+def _check_split(name: str, annotations: Path, folder: Path, masks: bool, count: int, reading: Reading) -> SplitCheck:
     split = SplitCheck(name, annotations)
     report = split.faults.append
     try:
         data = split.data = parse_coco(annotations, folder, report)
+        data.reading = reading
     except UserError as error:
         report(Fault("files that can't be read", str(error)))
         return split

@@ -104,6 +104,7 @@ def read_split(options: DetectionDataOptions, masks: bool) -> CocoData:
 
 def _read_split(options: DetectionDataOptions, annotations: str, images: str, masks: bool) -> CocoData:
     data = read_coco(under_root(options, annotations), under_root(options, images), masks).subset(options.limit)
+    data.reading = options.reading()
     check_objects(data, refuse)
     return data
 
@@ -114,7 +115,7 @@ def under_root(options: DetectionDataOptions, path: str) -> Path:
 
 
 def _read(data: CocoData, record: ImageRecord) -> Image.Image:
-    image = read_image(data.path(record))
+    image = read_image(data.path(record), data.reading)
     check_size(image.size, record, data)
     return image
 

@@ -51,7 +51,7 @@ def rate(data: CocoData, predictions: list[dict[str, Any]], pictures: Mapping[in
 
 def draw(data: CocoData, record: ImageRecord, found: Mapping[str, dict[str, Any]]) -> Image.Image:
     """Returns the ground truth beside the confident detections of each model, under its name; one colour a class."""
-    image = read_image(data.path(record))
+    image = read_image(data.path(record), data.reading)
     panels = [_draw_truth(image, data, record)] + [
         draw_detections(image, _sure(one), data.categories) for one in found.values()
     ]

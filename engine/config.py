@@ -274,7 +274,7 @@ def _check_values(node: Any, prefix: str) -> None:
                 + (f" Did you mean {hint!r}?" if hint else "")
             )
         length = field.metadata.get("length")
-        if length is not None and len(value) != length:
+        if length is not None and value is not None and len(value) != length:
             raise UserError(f"{key} is {value}; expected {length} numbers.")
         low, high = field.metadata.get("low"), field.metadata.get("high")
         for number in value if isinstance(value, list) else [value]:

@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
 from convmae.engine.errors import UserError
+from convmae.engine.reading import MAX_PIXELS, RGB, Reading
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -43,7 +44,7 @@ class Box(NamedTuple):
 
 
 @contextmanager
-def open_image(path: str | Path) -> Iterator[Image.Image]:
+def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """Gives a picture that is not decoded yet. Raises UserError naming a file that is none, or turns out to be broken."""
     try:
         with Image.open(path) as image:
@@ -69,22 +70,24 @@ def upright(image: Image.Image) -> Image.Image:
     return image if orientation(image) == 1 else ImageOps.exif_transpose(image)
 
 
-def read_image(path: str | Path) -> Image.Image:
+def read_image(path: str | Path, reading: Reading = RGB) -> Image.Image:
     """Returns a picture as RGB, turned as its EXIF data says. Raises UserError naming a file that is none, or is cut off."""
-    with open_image(path) as image:
+    with open_image(path, reading.max_pixels) as image:
         return _upright_rgb(image)
 
 
-def look_at(path: str | Path) -> Look:
+def look_at(path: str | Path, reading: Reading = RGB) -> Look:
     """Looks at a picture, decoding it only where its last bytes don't say that it is whole; raises as `read_image` does."""
-    with open_image(path) as image:
+    with open_image(path, reading.max_pixels) as image:
         look, ending = Look(image.mode, upright_size(image), orientation(image) != 1), _ENDINGS.get(image.format or "")
     if ending is None or not _ends_with(Path(path), ending):
-        read_image(path)
+        read_image(path, reading)
     return look
 
 
-def read_crop(path: str | Path, choose: Callable[[int, int], Box], size: int) -> tuple[Image.Image, Box]:
+def read_crop(
+    path: str | Path, choose: Callable[[int, int], Box], size: int, reading: Reading = RGB
+) -> tuple[Image.Image, Box]:
     """Reads a picture as `read_image` does, but no finer than a crop that is resized to `size` pixels needs.
 
     A JPEG file is decoded at 1/2, 1/4 or 1/8 of its size if the crop then still has twice the pixels along each side.
@@ -95,7 +98,7 @@ def read_crop(path: str | Path, choose: Callable[[int, int], Box], size: int) ->
     Returns:
         The picture, and the crop in its pixels: of a smaller picture rounded, by a quarter of a resized pixel at most.
     """
-    with open_image(path) as image:
+    with open_image(path, reading.max_pixels) as image:
         width, height = upright_size(image)
         crop = choose(height, width)
         shrink = max(1, min(crop.height, crop.width) // (2 * size))

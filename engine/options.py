@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import List, Optional, Tuple  # noqa: UP035  (the spelling that OmegaConf 2.3 reads on every Python)
 
 from convmae.engine.config import option
+from convmae.engine.errors import UserError
+from convmae.engine.reading import MAX_PIXELS, Reading
 
 
 def channels_option() -> int:
@@ -14,7 +16,31 @@ def channels_option() -> int:
 
 
 @dataclass
-class DataOptions:
+class ReadingOptions:
+    """How pictures are read from their files."""
+
+    range: Optional[List[float]] = option(  # noqa: UP006, UP045
+        None,
+        "values that become black and white in pictures of more than 8 bits, such as [0, 4095] for 12 bits kept in 16; null: "
+        "all that a file of its kind can hold",
+        length=2,
+    )
+    max_pixels: int = option(MAX_PIXELS, "width times height beyond which a picture or label map is refused", low=1)
+
+    def reading(self, channels: int = 3) -> Reading:
+        """Returns how a run with these options reads its pictures. Raises UserError for a range that is none."""
+        if self.range is None:
+            return Reading(channels, None, self.max_pixels)
+        low, high = self.range
+        if low >= high:
+            raise UserError(
+                f"data.range is {self.range}; expected the value of black and a larger one of white, such as [0, 4095]."
+            )
+        return Reading(channels, (low, high), self.max_pixels)
+
+
+@dataclass
+class DataOptions(ReadingOptions):
     """How pictures reach the model."""
 
     batch_size: int = option(16, "pictures in one optimiser step, over all processes and accumulated parts", low=1)

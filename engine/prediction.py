@@ -4,13 +4,38 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from PIL import Image
 from tqdm import tqdm
 
+from convmae.engine.config import from_tree
 from convmae.engine.errors import UserError
+from convmae.engine.files import read_config
 from convmae.engine.images import list_images, read_image
+from convmae.engine.options import ReadingOptions
+from convmae.engine.reading import RGB, Reading
+from convmae.engine.safe_yaml import parse_yaml
+
+
+@dataclass
+class _PictureConfig:
+    """What concerns pictures in the trees of all tasks."""
+
+    data: ReadingOptions = field(default_factory=ReadingOptions)
+
+
+def kept_reading(checkpoint: Path, overrides: Sequence[str] = ()) -> Reading:
+    """Returns how the run that wrote a checkpoint, of whatever task, read its pictures; published weights: as by default.
+
+    Raises UserError for ``overrides`` other than of ``ReadingOptions`` in ``data``.
+    """
+    tree = parse_yaml(read_config(checkpoint), str(checkpoint))
+    of_data = tree.get("data") if isinstance(tree, dict) else None
+    names = [one.name for one in fields(ReadingOptions)]
+    kept = {name: of_data[name] for name in names if name in of_data} if isinstance(of_data, dict) else {}
+    return from_tree(_PictureConfig, {"data": kept}, overrides).data.reading()
 
 
 def name_drawings(given: Sequence[Path], output: Path) -> dict[Path, Path]:
@@ -38,11 +63,11 @@ def name_drawings(given: Sequence[Path], output: Path) -> dict[Path, Path]:
     return names
 
 
-def read_pictures(names: Mapping[Path, Path]) -> Iterator[tuple[Path, Path, Image.Image]]:
+def read_pictures(names: Mapping[Path, Path], reading: Reading = RGB) -> Iterator[tuple[Path, Path, Image.Image]]:
     """Yields each picture that can be read, with its path and its drawing's name; says of the others why not."""
     for path, name in tqdm(names.items(), disable=None):
         try:
-            image = read_image(path)
+            image = read_image(path, reading)
         except UserError as error:
             tqdm.write(f"error: {error}", file=sys.stderr)
             continue

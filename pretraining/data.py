@@ -21,6 +21,7 @@ class PictureFolder(Dataset):
 
     def __init__(self, options: PretrainingDataOptions, img_size: int) -> None:
         self.paths = list_images(options.root)
+        self.reading = options.reading()
         self.tokens = (-(-img_size // 16)) ** 2
         self.img_size = img_size
         self.crop = v2.RandomResizedCrop(img_size, (options.crop_scale, 1.0))
@@ -34,7 +35,7 @@ class PictureFolder(Dataset):
         return self.paths[index]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        picture = resize_crop(*read_crop(self.paths[index], self.choose, self.img_size), self.img_size)
+        picture = resize_crop(*read_crop(self.paths[index], self.choose, self.img_size, self.reading), self.img_size)
         return {"images": self.flip(picture), "noise": torch.rand(self.tokens)}
 
     def choose(self, height: int, width: int) -> Box:

@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 
 from convmae.engine.drawing import column, row
 from convmae.engine.images import as_rgb, channel_statistics, normalize, read_image, to_tensor
+from convmae.engine.reading import RGB, Reading
 from convmae.pretraining.autoencoder import MaskedAutoencoder
 from convmae.pretraining.patches import PATCH, pad_to_patches, patch_statistics, patchify, unpatchify
 
@@ -34,9 +35,9 @@ class Views(NamedTuple):
     norm_pix: bool
 
 
-def load_picture(path: Path, size: int, whole: bool = False) -> Tensor:
+def load_picture(path: Path, size: int, whole: bool = False, reading: Reading = RGB) -> Tensor:
     """Returns a picture as a model takes it, its shorter side ``size`` pixels: the centre square, or ``whole``; [3, H, W]."""
-    resized = v2.functional.resize(read_image(path), [size], v2.InterpolationMode.BICUBIC, antialias=True)
+    resized = v2.functional.resize(read_image(path, reading), [size], v2.InterpolationMode.BICUBIC, antialias=True)
     return normalize(to_tensor(resized if whole else v2.functional.center_crop(resized, [size, size]))[None])[0]
 
 

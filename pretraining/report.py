@@ -73,7 +73,8 @@ def _add_pictures(
 ) -> list[Path]:
     """Adds reconstructions, where the model predicts pixels, and one picture's features; returns the file written."""
     chosen = [paths[i * len(paths) // SHOWN] for i in range(SHOWN)] if len(paths) > SHOWN else list(paths)
-    images = [load_picture(path, config.model.img_size) for path in chosen]
+    reading = config.data.reading()
+    images = [load_picture(path, config.model.img_size, reading=reading) for path in chosen]
     written = []
     if hasattr(model, "decoder_pred"):
         views = [reconstruct(model, image, config.model.mask_ratio, config.runtime.seed) for image in images]

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Effect, Fault, spread
 from convmae.engine.images import Look, look_at, read_image
+from convmae.engine.reading import Reading
 from convmae.segmentation.config import SegmentationDataOptions
 from convmae.segmentation.layout import (
     IGNORE,
@@ -74,7 +75,7 @@ def check_split(
     Of ``look`` pairs, spread evenly (None: all), the label map is decoded and the picture's header read; of ``decode`` of them
     (None: all) the picture is decoded, too, as is one that ends before its format's end mark.
     """
-    found = Found(name, *split_folders(options, name))
+    found, reading = Found(name, *split_folders(options, name)), options.reading()
     found.pixels, found.pictures = np.zeros(num_classes, np.int64), np.zeros(num_classes, np.int64)
     try:
         found.pairs = find_pairs(found.images, found.labels, found.faults.append)
@@ -86,10 +87,10 @@ def check_split(
 
     def examine(pair: Pair) -> tuple[Look, Look, NDArray[np.int64]] | Fault:
         try:
-            image, label = _look(pair)
+            image, label = _look(pair, reading)
             if pair in chosen:
-                _decode(pair.image)
-            labels = read_label(pair.label, num_classes, options.reduce_zero_label)
+                _decode(pair.image, reading)
+            labels = read_label(pair.label, num_classes, options.reduce_zero_label, reading.max_pixels)
         except Fault as fault:
             fault.image = pair
             return fault
@@ -130,14 +131,14 @@ def _add(found: Found, pair: Pair, image: Look, label: Look, counts: NDArray[np.
         found.faults.append(Fault("label maps that are all ignored", message, Effect.NOTE, pair))
 
 
-def _look(pair: Pair) -> tuple[Look, Look]:
+def _look(pair: Pair, reading: Reading) -> tuple[Look, Look]:
     """Looks at the files of a pair; raises Fault where one is unreadable, or the label map is none of the picture."""
     try:
-        image = look_at(pair.image)
+        image = look_at(pair.image, reading)
     except UserError as error:
         raise Fault("unreadable pictures", str(error)) from None
     try:
-        label = look_at(pair.label)
+        label = look_at(pair.label, reading)
     except UserError as error:
         raise unreadable_label(error) from None
     check_mode(pair.label, label.mode)
@@ -145,9 +146,9 @@ def _look(pair: Pair) -> tuple[Look, Look]:
     return image, label
 
 
-def _decode(path: Path) -> None:
+def _decode(path: Path, reading: Reading) -> None:
     """Raises Fault for a broken picture."""
     try:
-        read_image(path)
+        read_image(path, reading)
     except UserError as error:
         raise Fault("unreadable pictures", str(error)) from None

@@ -148,7 +148,7 @@ def _add_pictures(page: Page, one: Scored, other: Scored, options: SegmentationD
         if shown:
             caption = f"The {len(shown)} pictures whose pixel accuracy is most above the other run's."
             title = f"Better in {better.run.name}"
-            add_pictures(page, title, shown, one.details.classes, options.reduce_zero_label, caption)
+            add_pictures(page, title, shown, one.details.classes, options, caption)
 
 
 def _find(pairs: dict[str, Pair], result: Result, images: Path, options: SegmentationDataOptions, number: int) -> Pair:
@@ -157,7 +157,7 @@ def _find(pairs: dict[str, Pair], result: Result, images: Path, options: Segment
     if result.path not in pairs:
         raise UserError(f"There is no {images / result.path}, on which the runs were tested. {how}")
     pair = pairs[result.path]
-    truth = read_label(pair.label, number, options.reduce_zero_label)
+    truth = read_label(pair.label, number, options.reduce_zero_label, options.max_pixels)
     if not np.array_equal(np.bincount(truth.ravel(), minlength=256)[:number], result.truth(number)):
         raise UserError(f"{pair.label} holds other labels than when the runs were tested. {how}")
     return pair

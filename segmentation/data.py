@@ -30,6 +30,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         self.pairs = pairs
         self.classes = classes
         self.options = options
+        self.reading = options.reading()
         self.metainfo = {"classes": classes}  # mmengine hands it to the metrics
         self._transforms = _training_transforms(options) if train else []
         self._pack = PackSegInputs()
@@ -44,8 +45,8 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         pair = self.pairs[index]
         # Hue and saturation are distorted alike whether the channels are RGB or BGR, so mmseg's transforms serve RGB.
-        image = np.array(read_image(pair.image))
-        label = read_label(pair.label, len(self.classes), self.options.reduce_zero_label)
+        image = np.array(read_image(pair.image, self.reading))
+        label = read_label(pair.label, len(self.classes), self.options.reduce_zero_label, self.reading.max_pixels)
         check_size(pair, label.shape[::-1], image.shape[1::-1])
         results: dict[str, Any] = {
             "img": image,

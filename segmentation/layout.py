@@ -10,6 +10,7 @@ import numpy as np
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Fault, Report, refuse
 from convmae.engine.images import list_images, open_image, upright
+from convmae.engine.reading import MAX_PIXELS
 from convmae.segmentation.config import SegmentationDataOptions
 
 IGNORE = 255  # the label of a pixel that neither trains nor counts
@@ -114,13 +115,13 @@ def check_size(pair: Pair, label: tuple[int, int], image: tuple[int, int]) -> No
         )
 
 
-def read_label(path: Path, num_classes: int, reduce_zero_label: bool) -> np.ndarray:
+def read_label(path: Path, num_classes: int, reduce_zero_label: bool, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Returns a label map as uint8 [H, W] with classes 0..num_classes - 1 and IGNORE.
 
     Raises Fault for a colour, 16-bit or truncated file and for a label beyond the class list.
     """
     try:
-        with open_image(path) as image:
+        with open_image(path, max_pixels) as image:
             check_mode(path, image.mode)
             raw = np.array(upright(image), dtype=np.uint8)
     except Fault:

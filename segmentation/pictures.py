@@ -10,6 +10,7 @@ from PIL import Image
 from convmae.engine.drawing import draw_labels, enlarge, palette, row
 from convmae.engine.images import read_image
 from convmae.engine.report import Page, Picture
+from convmae.segmentation.config import SegmentationDataOptions
 from convmae.segmentation.layout import IGNORE, Pair, read_label
 
 
@@ -26,21 +27,23 @@ def add_pictures(
     title: str,
     shown: Sequence[Shown],
     classes: Sequence[str],
-    reduce_zero_label: bool,
+    options: SegmentationDataOptions,
     caption: str = "",
     columns: int = 1,
 ) -> None:
     """Adds pictures with their truth and predictions, and a legend of the classes that they hold."""
     colours, held, pictures = palette(len(classes)), set[int](), []
     for pair, text, predictions in shown:
-        truth = read_label(pair.label, len(classes), reduce_zero_label)
+        truth = read_label(pair.label, len(classes), options.reduce_zero_label, options.max_pixels)
         held.update(np.unique(np.concatenate([truth.ravel(), *map(np.ravel, predictions.values())])).tolist())
-        pictures.append(Picture(_draw(pair, {"ground truth": truth, **predictions}, colours), text))
+        image = read_image(pair.image, options.reading())
+        pictures.append(Picture(_draw(image, {"ground truth": truth, **predictions}, colours), text))
     legend = [(classes[label], colours[label]) for label in sorted(held - {IGNORE})]
     page.pictures(title, pictures, caption, columns=columns, legend=legend)
 
 
-def _draw(pair: Pair, label_maps: Mapping[str, NDArray], colours: Sequence[tuple[int, int, int]]) -> Image.Image:
-    image = read_image(pair.image)
+def _draw(
+    image: Image.Image, label_maps: Mapping[str, NDArray], colours: Sequence[tuple[int, int, int]]
+) -> Image.Image:
     panels = [enlarge(image)[0], *(draw_labels(image, labels, colours) for labels in label_maps.values())]
     return row(panels, ["image", *label_maps])

@@ -5,14 +5,17 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
+from convmae.engine.reading import MAX_PIXELS
 from convmae.segmentation.layout import IGNORE, Pair, read_label
 
 
-def find_classes(pairs: list[Pair], num_classes: int, reduce_zero_label: bool) -> NDArray[np.bool_]:
+def find_classes(
+    pairs: list[Pair], num_classes: int, reduce_zero_label: bool, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.bool_]:
     """Returns which classes each picture's label map holds, [P, N]. Raises UserError naming a label map that is broken."""
 
     def held(pair: Pair) -> NDArray[np.bool_]:
-        labels = read_label(pair.label, num_classes, reduce_zero_label)
+        labels = read_label(pair.label, num_classes, reduce_zero_label, max_pixels)
         return np.bincount(labels.ravel(), minlength=IGNORE + 1)[:num_classes] > 0
 
     with ThreadPoolExecutor() as pool:

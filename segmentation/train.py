@@ -120,7 +120,7 @@ def find_data(config: SegmentationConfig, splits: tuple[str, ...]) -> tuple:
 def _training_pairs(training: Found, classes: list[str], config: SegmentationConfig) -> list[Pair]:
     if not config.data.repeat_rare:
         return training.pairs
-    held = find_classes(training.pairs, len(classes), config.data.reduce_zero_label)
+    held = find_classes(training.pairs, len(classes), config.data.reduce_zero_label, config.data.max_pixels)
     pairs = repeat_rare(training.pairs, held, config.data.repeat_rare)
     log.info(f"pictures of rare classes are repeated: {len(training.pairs)} become {len(pairs)}")
     return pairs

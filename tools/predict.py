@@ -83,7 +83,7 @@ def detect(args: argparse.Namespace, names: dict[Path, Path], results: Path) -> 
     detector = Detector(config, args.checkpoint)
     print(f"{args.checkpoint}: {len(detector.categories)} classes, {len(names)} pictures, on {detector.device}")
     images, predictions = [], []
-    for number, (path, name, image) in enumerate(read_pictures(names), 1):
+    for number, (path, name, image) in enumerate(read_pictures(names, config.data.reading()), 1):
         images.append(ImageRecord(number, str(path), image.width, image.height))
         predictions.append(detector(image, number))
         save_picture(draw_detections(image, predictions[-1], detector.categories), args.output / name)
@@ -98,7 +98,7 @@ def segment(args: argparse.Namespace, names: dict[Path, Path], results: Path) ->
     segmenter = Segmenter(config, args.checkpoint)
     print(f"{args.checkpoint}: {len(segmenter.classes)} classes, {len(names)} pictures, on {segmenter.device}")
     done, found = 0, set[int]()
-    for _, name, image in read_pictures(names):
+    for _, name, image in read_pictures(names, config.data.reading()):
         labels = segmenter(image)
         save_picture(draw_labels(image, labels, segmenter.colours), args.output / "overlays" / name)
         save_picture(segmenter.label_map(labels), args.output / "labels" / name.with_suffix(".png"))

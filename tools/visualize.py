@@ -20,11 +20,11 @@ from torch import Tensor
 
 from convmae.backbones import ConvViT, ViT, load_encoder
 from convmae.backbones.position import Grid
-from convmae.engine.cli import run_tool
+from convmae.engine.cli import add_overrides, run_tool
 from convmae.engine.drawing import column
 from convmae.engine.errors import UserError
 from convmae.engine.images import list_images
-from convmae.engine.prediction import save_picture
+from convmae.engine.prediction import kept_reading, save_picture
 from convmae.pretraining import METHODS, FastConvMAE
 from convmae.pretraining.attention import attention_maps, attention_sheet
 from convmae.pretraining.features import feature_maps, feature_strip
@@ -88,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--query", nargs="+", metavar="ROW,COLUMN", help="patches that attend, from 0,0 (default: five, spread evenly)"
     )
     own.add_argument("--block", type=int, help="which block attends, from 0 (default: the last)")
+    add_overrides(parser, "data.range=[0,4095] or data.max_pixels=500000000")
     args = parser.parse_args(argv)
 
     def run() -> None:
@@ -109,11 +110,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.kind
         ](args)
         size = args.size or usual_size
+        reading = kept_reading(args.checkpoint, args.cfg_options)
         paths = paths[: args.limit]
         print(f"{args.checkpoint}: {args.kind}, {len(paths)} pictures at {size} px")
         sheets = []
         for path in paths:
-            image = load_picture(path, size, args.whole)
+            image = load_picture(path, size, args.whole, reading)
             try:
                 sheets.append(column(draw(image), path.name))
             except ValueError as error:

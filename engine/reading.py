@@ -1,0 +1,23 @@
+"""How the files of a run become bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MAX_PIXELS = 180_000_000  # no fewer than Pillow refuses by itself
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the files of a run become bytes.
+
+    ``range``: the values of pictures beyond 8 bits that become 0 and 255, None where the file's kind tells;
+    ``max_pixels``: larger pictures are refused before they are decoded.
+    """
+
+    channels: int = 3
+    range: tuple[float, float] | None = None
+    max_pixels: int = MAX_PIXELS
+
+
+RGB = Reading()
