@@ -11,10 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
+from convmae.engine.bands import check_count, stored_bands, to_bytes
 from convmae.engine.errors import UserError
 from convmae.engine.reading import MAX_PIXELS, RGB, Reading
 
@@ -23,7 +25,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # What Pillow raises on damaged files, TypeError and struct.error on metadata of the wrong kinds.
 _DAMAGED = (OSError, SyntaxError, ValueError, TypeError, struct.error, Image.DecompressionBombError)
 _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # last bytes of a whole file
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"}
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif", ".npy"}
+Picture = Image.Image | torch.Tensor  # in RGB, or of other channels bytes [C, H, W]
 
 
 class Look(NamedTuple):
@@ -70,15 +73,26 @@ def upright(image: Image.Image) -> Image.Image:
     return image if orientation(image) == 1 else ImageOps.exif_transpose(image)
 
 
-def read_image(path: str | Path, reading: Reading = RGB) -> Image.Image:
-    """Returns a picture as RGB, turned as its EXIF data says. Raises UserError naming a file that is none, or is cut off."""
+def read_image(path: str | Path, reading: Reading = RGB) -> Picture:
+    """Returns a picture as RGB, or as bytes [C, H, W] of other channels, turned as its EXIF data says.
+
+    One channel is grey, of a coloured picture its luma. Of more, each is a band of the file, as many as it has: a fourth band
+    is no transparency then.
+
+    Raises UserError naming a file that is none, is cut off, or has other bands than the model has channels.
+    """
+    if (bands := stored_bands(Path(path), reading)) is not None:
+        return _from_bands(to_bytes(bands.read(), reading), reading)
     with open_image(path, reading.max_pixels) as image:
-        return _upright_rgb(image)
+        return _decode(Path(path), image, reading)
 
 
 def look_at(path: str | Path, reading: Reading = RGB) -> Look:
     """Looks at a picture, decoding it only where its last bytes don't say that it is whole; raises as `read_image` does."""
+    if (bands := stored_bands(Path(path), reading)) is not None:
+        return Look(f"{bands.count} x {bands.dtype}", bands.size, bands.turned)
     with open_image(path, reading.max_pixels) as image:
+        _check_modes(Path(path), image, reading)
         look, ending = Look(image.mode, upright_size(image), orientation(image) != 1), _ENDINGS.get(image.format or "")
     if ending is None or not _ends_with(Path(path), ending):
         read_image(path, reading)
@@ -87,7 +101,7 @@ def look_at(path: str | Path, reading: Reading = RGB) -> Look:
 
 def read_crop(
     path: str | Path, choose: Callable[[int, int], Box], size: int, reading: Reading = RGB
-) -> tuple[Image.Image, Box]:
+) -> tuple[Picture, Box]:
     """Reads a picture as `read_image` does, but no finer than a crop that is resized to `size` pixels needs.
 
     A JPEG file is decoded at 1/2, 1/4 or 1/8 of its size if the crop then still has twice the pixels along each side.
@@ -98,23 +112,30 @@ def read_crop(
     Returns:
         The picture, and the crop in its pixels: of a smaller picture rounded, by a quarter of a resized pixel at most.
     """
+    if (bands := stored_bands(Path(path), reading)) is not None:
+        width, height = bands.size
+        return _from_bands(to_bytes(bands.read(), reading), reading), choose(height, width)
     with open_image(path, reading.max_pixels) as image:
         width, height = upright_size(image)
         crop = choose(height, width)
         shrink = max(1, min(crop.height, crop.width) // (2 * size))
         image.draft(None, (image.width // shrink, image.height // shrink))
-        image = _upright_rgb(image)
-        across, down = image.width / width, image.height / height
+        picture = _decode(Path(path), image, reading)
+        reduced = size_of(picture)
+        across, down = reduced[0] / width, reduced[1] / height
         top, left = round(crop.top * down), round(crop.left * across)
         bottom, right = round((crop.top + crop.height) * down), round((crop.left + crop.width) * across)
-        return image, Box(top, left, bottom - top, right - left)
+        return picture, Box(top, left, bottom - top, right - left)
 
 
-def resize_crop(image: Image.Image, crop: Box, size: int) -> torch.Tensor:
-    """Returns a crop of an RGB picture at `size` x `size` pixels as bytes [3, size, size]; bicubic, antialiased."""
-    pixels = image.crop((crop.left, crop.top, crop.left + crop.width, crop.top + crop.height))
-    # As bytes and channels last, as they are: PyTorch's kernel for these is several times as fast as Pillow's.
-    tensor = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
+def resize_crop(image: Picture, crop: Box, size: int) -> torch.Tensor:
+    """Returns a crop of a picture at `size` x `size` pixels as bytes [C, size, size]; bicubic, antialiased."""
+    bottom, right = crop.top + crop.height, crop.left + crop.width
+    if isinstance(image, torch.Tensor):
+        tensor = image[:, crop.top : bottom, crop.left : right]
+    else:
+        # As bytes and channels last, as they are: PyTorch's kernel for these is several times as fast as Pillow's.
+        tensor = torch.from_numpy(np.array(image.crop((crop.left, crop.top, right, bottom)))).permute(2, 0, 1)
     return resize(tensor, [size, size], InterpolationMode.BICUBIC, antialias=True)
 
 
@@ -134,8 +155,23 @@ def list_images(folder: str | Path) -> list[Path]:
     return sorted(found)
 
 
-def to_tensor(image: Image.Image) -> torch.Tensor:
-    """Returns a picture as bytes [3, H, W]."""
+def size_of(image: Picture) -> tuple[int, int]:
+    """Returns a picture's width and height."""
+    return (image.shape[2], image.shape[1]) if isinstance(image, torch.Tensor) else image.size
+
+
+def as_rgb(image: Picture) -> Image.Image:
+    """Returns what is drawn of a picture: one or two channels as grey, the first, and of more the first three as RGB."""
+    if isinstance(image, Image.Image):
+        return image
+    shown = image[:3] if len(image) > 2 else image[:1].expand(3, -1, -1)
+    return Image.fromarray(shown.permute(1, 2, 0).contiguous().numpy())
+
+
+def to_tensor(image: Picture) -> torch.Tensor:
+    """Returns a picture as bytes [C, H, W]."""
+    if isinstance(image, torch.Tensor):
+        return image
     return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous()
 
 
@@ -158,6 +194,28 @@ def _ends_with(path: Path, ending: bytes) -> bool:
         file.seek(0, 2)
         file.seek(max(0, file.tell() - len(ending)))
         return file.read() == ending
+
+
+def _from_bands(values: NDArray[np.uint8], reading: Reading) -> Picture:
+    """Bytes [C, H, W] as the model's channels, of which C are as many or 1."""
+    if reading.channels == 3:
+        return Image.fromarray(np.ascontiguousarray(np.broadcast_to(values, (3, *values.shape[1:])).transpose(1, 2, 0)))
+    return torch.from_numpy(np.ascontiguousarray(values))
+
+
+def _check_modes(path: Path, image: Image.Image, reading: Reading) -> None:
+    """Raises UserError where a model of neither RGB nor grey has other channels than a picture of Pillow's has bands."""
+    if reading.channels not in (1, 3):
+        check_count(path, 3 if image.mode in ("P", "PA") else len(image.getbands()), reading)
+
+
+def _decode(path: Path, image: Image.Image, reading: Reading) -> Picture:
+    _check_modes(path, image, reading)
+    if reading.channels == 3:
+        return _upright_rgb(image)
+    if reading.channels == 1:
+        return torch.from_numpy(np.array(_upright_rgb(image).convert("L")))[None]
+    return to_tensor(upright(image))
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
