@@ -214,9 +214,13 @@ def _fit_channels(value: Tensor, wanted: int) -> _Fitted:
     """
     found = value.shape[1]
     if found != 3:
-        return None, "", f"of {found} channels in the file, of {wanted} in the model: the model's in_chans must be {found}"
-    how = f"inflated from 3 to {wanted} channels" if wanted > 3 else f"RGB's {found} channels put into {wanted}"
-    return adapt_input_conv(wanted, value), "converted", how
+        return (
+            None,
+            "",
+            f"of {found} channels in the file, of {wanted} in the model: the model's in_chans must be {found}",
+        )
+    how = "inflated" if wanted > found else "reduced"
+    return adapt_input_conv(wanted, value), "converted", f"{how} from {found} to {wanted} channels"
 
 
 def _fit_positions(value: Tensor, wanted: int, grid: Grid) -> _Fitted:

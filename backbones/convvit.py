@@ -147,7 +147,7 @@ class ConvViTEncoder(Encoder):
         return resample_pos_embed(self.pos_embed, self.grid_size, grid)
 
     def forward_stages(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Runs the stages on [B, in_chans, H, W], any H and W. Returns E1, E2, E3 channels last, [B, ceil(H / stride), ..., C]."""
+        """Runs the stages on [B, C, H, W], any H and W. Returns E1, E2, E3 channels last, [B, ceil(H / stride), ..., C]."""
         height, width = images.shape[-2:]
         rows, columns = cells(height, STRIDE), cells(width, STRIDE)
         images = F.pad(images, (0, columns * STRIDE - width, 0, rows * STRIDE - height))
@@ -214,9 +214,7 @@ class ConvViT(Classifier, ConvViTEncoder):
         global_pool: str = "avg",
         in_chans: int = 3,
     ) -> None:
-        ConvViTEncoder.__init__(
-            self, size, img_size, drop_path_rate, checkpoint_activations, in_chans=in_chans
-        )
+        ConvViTEncoder.__init__(self, size, img_size, drop_path_rate, checkpoint_activations, in_chans=in_chans)
         self.add_head(self.embed_dims[2], num_classes, global_pool)
         self.feature_info = [
             {"num_chs": width, "reduction": 2 ** (stage + 1), "module": f"blocks{stage}.{depth - 1}"}

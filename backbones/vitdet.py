@@ -60,9 +60,7 @@ class ConvViTDet(ConvViTEncoder):
     ) -> None:
         conv_eps = 1e-6 if position == "decomposed" else 1e-5  # the port's and the paper's code
         kept_at = pretrain_img_size or img_size
-        super().__init__(
-            size, kept_at, drop_path_rate, checkpoint_activations, conv_eps=conv_eps, in_chans=in_chans
-        )
+        super().__init__(size, kept_at, drop_path_rate, checkpoint_activations, conv_eps=conv_eps, in_chans=in_chans)
         depth = self.dims.depths[2]
         self.global_blocks = spread_blocks(depth) if global_blocks is None else tuple(global_blocks)
         if outside := [index for index in self.global_blocks if not 0 <= index < depth]:

@@ -1,7 +1,7 @@
 """Every option of a classification run, with its default (the paper's fine-tuning recipe) and the line that --help shows."""
 
 from dataclasses import dataclass, field
-from typing import List  # noqa: UP035  (the spelling that OmegaConf 2.3 reads on every Python)
+from typing import List, Optional  # noqa: UP035  (the spelling that OmegaConf 2.3 reads on every Python)
 
 from convmae.backbones import FAMILIES
 from convmae.engine.config import option
@@ -78,6 +78,9 @@ class EncoderOptions:
 
     init: str = option("", "pretrained weights (.pth or .safetensors); widths and depths are read from them")
     img_size: int = option(224, "side of the square that the encoder sees, in pixels", low=16, high=4096)
+    in_chans: Optional[int] = option(  # noqa: UP045
+        None, "channels of the pictures; null: those of the weights. RGB weights serve any number", low=1
+    )
     features: str = option(
         "work_dirs/features", "folder that keeps features, so that they are computed once for all probes of an encoder"
     )

@@ -45,12 +45,12 @@ class ClassFolder:
         return f"{len(self.pictures)} pictures of {len(self.classes)} classes, in {self.root}"
 
 
-def read_splits(options: FolderOptions) -> tuple[ClassFolder, ClassFolder]:
+def read_splits(options: FolderOptions, channels: int = 3) -> tuple[ClassFolder, ClassFolder]:
     """Returns the training and the validation split and logs what was found.
 
     Raises UserError for folders that are missing, hold no pictures, or name other classes in one split than in the other.
     """
-    train, val = read_split(options, options.train), read_split(options, options.val)
+    train, val = (read_split(options, part, channels) for part in (options.train, options.val))
     only = sorted(set(train.folders) ^ set(val.folders))
     if only:
         holder, other = (train, val) if only[0] in train.folders else (val, train)
@@ -73,7 +73,7 @@ def few_labels(split: ClassFolder, per_class: int) -> ClassFolder:
     return replace(split, pictures=pictures)
 
 
-def read_split(options: FolderOptions, part: str) -> ClassFolder:
+def read_split(options: FolderOptions, part: str, channels: int = 3) -> ClassFolder:
     """Returns a split and logs what was found. Raises UserError unless it has two classes or more, each with pictures."""
     root = Path(options.root)
     folder = root / part
@@ -87,13 +87,14 @@ def read_split(options: FolderOptions, part: str) -> ClassFolder:
         raise UserError(f"{folder} holds {holds}; a classifier needs two or more, one a class.")
     pictures = [(path, label) for label, name in enumerate(classes) for path in list_images(folder / name)]
     names = _names(root / "classes.txt")
-    found = ClassFolder(folder, classes, pictures, [names.get(name, name) for name in classes], options.reading())
+    titles = [names.get(name, name) for name in classes]
+    found = ClassFolder(folder, classes, pictures, titles, options.reading(channels))
     log.info(f"data, {part}: {found.describe()}")
     return found
 
 
 class TrainSet(Dataset):
-    """Augmented crops: ``images``, bytes [3, S, S]; ``labels`` []; ``mix`` [4], what ``mixing.mix`` draws from; ``erased``."""
+    """Augmented crops: ``images``, bytes [C, S, S]; ``labels`` []; ``mix`` [4], what ``mixing.mix`` draws from; ``erased``."""
 
     def __init__(self, split: ClassFolder, options: AugmentationOptions, img_size: int) -> None:
         self.split, self.options = split, options
@@ -102,6 +103,11 @@ class TrainSet(Dataset):
             v2.RandomHorizontalFlip(options.flip),
         ]
         if options.rand_augment:
+            if split.reading.channels != 3:
+                raise UserError(
+                    f"augment.rand_augment is for RGB pictures, model.in_chans is {split.reading.channels}; expected it "
+                    'empty: augment.rand_augment="".'
+                )
             if not _RAND_AUGMENT.fullmatch(options.rand_augment):
                 raise UserError(
                     f"augment.rand_augment is {options.rand_augment!r}, which timm does not read; expected a description "
@@ -136,7 +142,7 @@ class TrainSet(Dataset):
 
 
 class EvalSet(Dataset):
-    """Centre crops: ``images``, bytes [3, S, S]; ``labels`` [] and ``index`` [], the picture's place in the split."""
+    """Centre crops: ``images``, bytes [C, S, S]; ``labels`` [] and ``index`` [], the picture's place in the split."""
 
     def __init__(self, split: ClassFolder, img_size: int, test_crop: float) -> None:
         self.split = split

@@ -88,7 +88,7 @@ class MaskRCNN(nn.Module):
     ) -> tuple[list[Detections], dict[str, Tensor]]:
         """Returns detections and losses; in training, with ``targets``, the losses, else the detections.
 
-        images: [B, in_chans, H, W], normalised; sizes: height and width of each picture inside its padding; boxes are clipped to it.
+        images: [B, C, H, W], normalised; sizes: height and width of each picture inside its padding; boxes are clipped to it.
         """
         sizes = sizes or [(images.shape[-2], images.shape[-1])] * len(images)
         pyramid = self.features(images)

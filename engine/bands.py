@@ -58,11 +58,15 @@ def stored_bands(path: Path, reading: Reading) -> Bands | None:
 def check_count(path: Path, count: int, reading: Reading) -> None:
     """Raises UserError where a file has other bands than the model has channels."""
     if count != reading.channels:
-        bands = "1 band" if count == 1 else f"{count} bands"
         raise UserError(
-            f"{path} has {bands}, model.in_chans is {reading.channels}; expected as many: set model.in_chans={count}, or leave "
-            "out what the model has no channel for."
+            f"{path} has {count_bands(count)}, model.in_chans is {reading.channels}; expected as many: set "
+            f"model.in_chans={count}, or give files of as many bands as the model has channels."
         )
+
+
+def count_bands(count: int) -> str:
+    """Returns a number of bands as text."""
+    return "1 band" if count == 1 else f"{count} bands"
 
 
 def turn(values: NDArray[Any], orientation: int) -> NDArray[Any]:
@@ -113,7 +117,9 @@ def _tiff(path: Path, reading: Reading) -> Bands | None:
         with tifffile.TiffFile(path) as file:
             page = file.pages.first
             series = file.series[0]
-            kept = {axis: size for axis, size in zip(series.axes, series.shape, strict=True) if size > 1 or axis in "YX"}
+            kept = {
+                axis: size for axis, size in zip(series.axes, series.shape, strict=True) if size > 1 or axis in "YX"
+            }
             if reading.channels in (1, 3) and "C" not in kept and _is_plain(page, reading):
                 return None
             end = max(map(sum, zip(page.dataoffsets, page.databytecounts, strict=True)))

@@ -16,7 +16,7 @@ from PIL import ExifTags, Image, ImageOps
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
-from convmae.engine.bands import check_count, stored_bands, to_bytes
+from convmae.engine.bands import check_count, count_bands, stored_bands, to_bytes
 from convmae.engine.errors import UserError
 from convmae.engine.reading import MAX_PIXELS, RGB, Reading
 
@@ -90,7 +90,7 @@ def read_image(path: str | Path, reading: Reading = RGB) -> Picture:
 def look_at(path: str | Path, reading: Reading = RGB) -> Look:
     """Looks at a picture, decoding it only where its last bytes don't say that it is whole; raises as `read_image` does."""
     if (bands := stored_bands(Path(path), reading)) is not None:
-        return Look(f"{bands.count} x {bands.dtype}", bands.size, bands.turned)
+        return Look(f"with {count_bands(bands.count)} of {bands.dtype}", bands.size, bands.turned)
     with open_image(path, reading.max_pixels) as image:
         _check_modes(Path(path), image, reading)
         look, ending = Look(image.mode, upright_size(image), orientation(image) != 1), _ENDINGS.get(image.format or "")

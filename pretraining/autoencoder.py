@@ -138,7 +138,7 @@ class MaskedAutoencoder(Encoder):
         return x + resample_pos_embed(self.decoder_pos_embed, self.grid_size, visible.grid)
 
     def forward_loss(self, images: Tensor, pred: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
-        """Mean squared error over removed patches, of predictions [n, p * p * in_chans] for `rows` [n] of all views' patches."""
+        """Mean squared error over removed patches, of predictions [n, p*p*C] for `rows` [n] of all views' patches."""
         target = patchify(images)
         if self.norm_pix_loss:
             mean, deviation = patch_statistics(target)

@@ -16,12 +16,12 @@ from convmae.pretraining.config import PretrainingDataOptions
 class PictureFolder(Dataset):
     """Random square crops of the pictures below a folder, each with the noise that its mask follows from.
 
-    A sample holds ``images`` (bytes [3, S, S]) and ``noise`` ([L], L the number of 16-pixel patches).
+    A sample holds ``images`` (bytes [channels, S, S]) and ``noise`` ([L], L the number of 16-pixel patches).
     """
 
-    def __init__(self, options: PretrainingDataOptions, img_size: int) -> None:
+    def __init__(self, options: PretrainingDataOptions, img_size: int, channels: int = 3) -> None:
         self.paths = list_images(options.root)
-        self.reading = options.reading()
+        self.reading = options.reading(channels)
         self.tokens = (-(-img_size // 16)) ** 2
         self.img_size = img_size
         self.crop = v2.RandomResizedCrop(img_size, (options.crop_scale, 1.0))

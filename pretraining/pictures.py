@@ -36,7 +36,7 @@ class Views(NamedTuple):
 
 
 def load_picture(path: Path, size: int, whole: bool = False, reading: Reading = RGB) -> Tensor:
-    """Returns a picture as a model takes it, its shorter side ``size`` pixels: the centre square, or ``whole``; [3, H, W]."""
+    """Returns a picture as a model takes it, its shorter side ``size`` pixels: the centre square, or ``whole``; [C, H, W]."""
     resized = v2.functional.resize(read_image(path, reading), [size], v2.InterpolationMode.BICUBIC, antialias=True)
     return normalize(to_tensor(resized if whole else v2.functional.center_crop(resized, [size, size]))[None])[0]
 

@@ -117,7 +117,7 @@ def build_mixture(config: PretrainingConfig) -> MixtureOfReconstructors:
 def train(config: PretrainingConfig, work_dir: Path, resume: bool) -> Page | None:
     """Pretrains as the tree says; writes weights, full and of the encoder alone, and a report, whose page it returns."""
     started = time.perf_counter()
-    pictures = PictureFolder(config.data, config.model.img_size)
+    pictures = PictureFolder(config.data, config.model.img_size, config.model.in_chans)
     log.info(f"data: {len(pictures)} pictures below {config.data.root}")
     mixture = build_mixture(config)
     model = mixture.model

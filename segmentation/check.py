@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from tqdm import tqdm
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Effect, Fault, spread
 from convmae.engine.images import Look, look_at, read_image
-from convmae.engine.reading import Reading
+from convmae.engine.reading import RGB, Reading
 from convmae.segmentation.config import SegmentationDataOptions
 from convmae.segmentation.layout import (
     IGNORE,
@@ -47,6 +47,7 @@ class Found:
         default_factory=lambda: np.zeros(0, np.int64)
     )  # [num_classes], pictures with it
     ignored: int = 0  # pixels
+    reading: Reading = RGB
 
     def describe(self) -> str:
         """Returns one line for the log and the report."""
@@ -68,14 +69,20 @@ class Found:
 
 
 def check_split(
-    name: str, options: SegmentationDataOptions, num_classes: int, decode: int | None, look: int | None = None
+    name: str,
+    options: SegmentationDataOptions,
+    num_classes: int,
+    decode: int | None,
+    look: int | None = None,
+    channels: int = 3,
 ) -> Found:
     """Pairs the files of "training" or "validation" and returns what is there and all faults.
 
     Of ``look`` pairs, spread evenly (None: all), the label map is decoded and the picture's header read; of ``decode`` of them
     (None: all) the picture is decoded, too, as is one that ends before its format's end mark.
     """
-    found, reading = Found(name, *split_folders(options, name)), options.reading()
+    reading = options.reading(channels)
+    found = Found(name, *split_folders(options, name), reading=reading)
     found.pixels, found.pictures = np.zeros(num_classes, np.int64), np.zeros(num_classes, np.int64)
     try:
         found.pairs = find_pairs(found.images, found.labels, found.faults.append)
@@ -138,7 +145,7 @@ def _look(pair: Pair, reading: Reading) -> tuple[Look, Look]:
     except UserError as error:
         raise Fault("unreadable pictures", str(error)) from None
     try:
-        label = look_at(pair.label, reading)
+        label = look_at(pair.label, replace(reading, channels=1))
     except UserError as error:
         raise unreadable_label(error) from None
     check_mode(pair.label, label.mode)

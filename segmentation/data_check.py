@@ -9,10 +9,12 @@ from convmae.segmentation.check import Found, check_split
 from convmae.segmentation.config import SegmentationDataOptions
 
 
-def check_data(options: SegmentationDataOptions, classes: Sequence[str], count: int = 0) -> list[Found]:
+def check_data(
+    options: SegmentationDataOptions, classes: Sequence[str], count: int = 0, channels: int = 3
+) -> list[Found]:
     """Returns the training and the validation split with all faults, having decoded ``count`` pairs of each (0: all)."""
     names = ("training", "validation")
-    splits = [check_split(name, options, len(classes), count or None, count or None) for name in names]
+    splits = [check_split(name, options, len(classes), count or None, count or None, channels) for name in names]
     if not count or count >= max(len(split.pairs) for split in splits):  # a sample does not tell what is nowhere
         _check_seen_classes(splits, classes)
     return splits

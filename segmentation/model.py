@@ -80,7 +80,10 @@ def build_model(config: SegmentationConfig, num_classes: int) -> UPerNet:
     """Returns UPerNet with fresh weights; its names are the public ``backbone.*``, ``decode_head.*``, ``auxiliary_head.*``."""
     options, inference, crop = config.model, config.inference, config.data.crop
     widths = Dims.of(options.size).embed_dims
-    means, deviations = channel_statistics(options.in_chans)
+    # One for all channels or one for each of three, says mmengine: of other pictures than RGB all are the same.
+    means, deviations = (
+        values[:3] if options.in_chans == 3 else values[:1] for values in channel_statistics(options.in_chans)
+    )
     with DefaultScope.overwrite_default_scope("mmseg"), warnings.catch_warnings():  # a runner made earlier set its own
         # mmseg suggests one output for two classes, and another average over ignored pixels than the published runs used.
         warnings.filterwarnings("ignore", message=".*(binary segmentation|avg_non_ignore).*")
@@ -157,6 +160,11 @@ def check_options(config: SegmentationConfig, training: bool = True) -> None:
     if ratios[0] > ratios[1]:
         raise UserError(
             f"data.ratio_range is {ratios}; expected the smallest and the largest factor, such as [0.5, 2.0]."
+        )
+    if training and config.data.photometric and config.model.in_chans != 3:
+        raise UserError(
+            f"data.photometric distorts the colours of RGB pictures, model.in_chans is {config.model.in_chans}; set "
+            "data.photometric=false."
         )
     parts = config.data.accumulate * get_world_size()
     one_token = config.data.crop <= {"conv": 64, "max_pool": 32}[config.model.downsample]  # of E4

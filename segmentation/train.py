@@ -49,10 +49,12 @@ def train(config: SegmentationConfig, work_dir: Path, resume: bool) -> Page | No
         log.info(str(report))
         check_encoder(report, config.model.init)
     metric = SegmentationMetric(classes)
-    val_set = SegmentationDataset(validation.pairs, classes, config.data, train=False)
+    val_set = SegmentationDataset(validation.pairs, classes, config.data, False, config.model.in_chans)
     runner = run_training(
         model,
-        SegmentationDataset(_training_pairs(training, classes, config), classes, config.data, train=True),
+        SegmentationDataset(
+            _training_pairs(training, classes, config), classes, config.data, True, config.model.in_chans
+        ),
         config=config,
         work_dir=work_dir,
         collate=partial(stack_crops, side=config.data.crop),
@@ -87,7 +89,7 @@ def test(config: SegmentationConfig, checkpoint: Path, work_dir: Path) -> dict[s
     model = build_model(config, len(classes))
     load_weights(model, checkpoint, classes)
     metric = SegmentationMetric(classes)
-    val_set = SegmentationDataset(validation.pairs, classes, config.data, train=False)
+    val_set = SegmentationDataset(validation.pairs, classes, config.data, False, config.model.in_chans)
     evaluate(
         model,
         val_set,
@@ -111,7 +113,7 @@ def find_data(config: SegmentationConfig, splits: tuple[str, ...]) -> tuple:
     classes = read_classes(options)
     found: list[Found] = []
     for split in splits:
-        found.append(check_split(split, options, len(classes), options.check_pixels))
+        found.append(check_split(split, options, len(classes), options.check_pixels, channels=config.model.in_chans))
         refuse_all(found[-1].faults)
         log.info(f"data, {split}: {found[-1].describe()}, in {found[-1].images}")
     return classes, *found

@@ -50,9 +50,10 @@ def _check_seg(args: argparse.Namespace, work_dir: Path) -> tuple[Sequence[Split
     from convmae.segmentation.data_report import write_data_report
     from convmae.segmentation.layout import read_classes
 
-    options = _config(SegmentationConfig, args).data
+    config = _config(SegmentationConfig, args)
+    options = config.data
     classes = read_classes(options)
-    splits = check_data(options, classes, args.pictures)
+    splits = check_data(options, classes, args.pictures, config.model.in_chans)
     return splits, write_data_report(splits, classes, options, work_dir)
 
 
