@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,17 @@ from timm.data.auto_augment import rand_augment_transform
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from convmae.classification.class_folders import check_same_folders, class_folders, find_labelled
 from convmae.classification.config import AugmentationOptions, FolderOptions
 from convmae.classification.erasing import draw_erasing
 from convmae.classification.mixing import draw_mix
+from convmae.engine.duplicates import check_repeated, check_shared
 from convmae.engine.errors import UserError
-from convmae.engine.images import IMAGENET_MEAN, list_images, read_image, to_tensor
+from convmae.engine.faults import Fault, Remark, Tally, log_remarks, refuse_all
+from convmae.engine.images import IMAGENET_MEAN, read_image, to_tensor
+from convmae.engine.limits import own_limits
 from convmae.engine.log import log
+from convmae.engine.ranges import check_ranges
 from convmae.engine.reading import RGB, Reading
 
 BICUBIC = v2.InterpolationMode.BICUBIC
@@ -32,13 +37,17 @@ _RAND_AUGMENT = re.compile(
 
 @dataclass
 class ClassFolder:
-    """One split: its class folders in order, each picture with its label, the classes' names, and how pictures are read."""
+    """One split: its class folders in order, each picture with its label, the classes' names, and how pictures are read.
+
+    ``remarks``: what of the folder is passed over, or may not be meant.
+    """
 
     root: Path
     folders: list[str]
     pictures: list[tuple[Path, int]]
     classes: list[str]
     reading: Reading = RGB
+    remarks: list[Remark] = field(default_factory=list)
 
     def describe(self) -> str:
         """Returns one line for the log and the report."""
@@ -51,15 +60,13 @@ def read_splits(options: FolderOptions, channels: int = 3) -> tuple[ClassFolder,
     Raises UserError for folders that are missing, hold no pictures, or name other classes in one split than in the other.
     """
     train, val = (read_split(options, part, channels) for part in (options.train, options.val))
-    only = sorted(set(train.folders) ^ set(val.folders))
-    if only:
-        holder, other = (train, val) if only[0] in train.folders else (val, train)
-        raise UserError(
-            f"{holder.root} has the class folder {only[0]!r}, {other.root} has not"
-            + (f" (and {len(only) - 1} more differ)" if len(only) > 1 else "")
-            + "; expected the same classes in both."
-        )
-    return few_labels(train, options.per_class) if options.per_class else train, val
+    check_same_folders(train.root, train.folders, val.root, val.folders)
+    if options.per_class:
+        train = few_labels(train, options.per_class)
+    shared = Tally()
+    check_shared([path for path, _ in train.pictures], [path for path, _ in val.pictures], shared)
+    log_remarks(options.val, shared.remarks)
+    return train, replace(val, remarks=[*val.remarks, *shared.remarks])
 
 
 def few_labels(split: ClassFolder, per_class: int) -> ClassFolder:
@@ -79,17 +86,24 @@ def read_split(options: FolderOptions, part: str, channels: int = 3) -> ClassFol
     folder = root / part
     if not root.is_dir():
         raise UserError(f"There is no data folder {root}; expected one with a folder a class in each split.")
-    if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}; expected one that holds a folder a class.")
-    classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if len(classes) < 2:
-        holds = f"one class folder, {classes[0]!r}" if classes else "no class folders"
-        raise UserError(f"{folder} holds {holds}; a classifier needs two or more, one a class.")
-    pictures = [(path, label) for label, name in enumerate(classes) for path in list_images(folder / name)]
+    faults: list[Fault] = []
+    classes = class_folders(folder)
+    pictures = find_labelled(folder, classes, faults.append)
+    reading = options.reading(channels)
+    check_ranges([path for path, _ in pictures], reading, faults.append)
+    refuse_all(faults)
     names = _names(root / "classes.txt")
-    titles = [names.get(name, name) for name in classes]
-    found = ClassFolder(folder, classes, pictures, titles, options.reading(channels))
+    check_repeated([path for path, _ in pictures], faults.append, [classes[label] for _, label in pictures])
+    found = ClassFolder(
+        folder,
+        classes,
+        pictures,
+        [names.get(name, name) for name in classes],
+        reading,
+        Tally(faults).remarks,
+    )
     log.info(f"data, {part}: {found.describe()}")
+    log_remarks(part, found.remarks)
     return found
 
 
@@ -131,7 +145,8 @@ class TrainSet(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path, label = self.split.pictures[index]
-        image = to_tensor(self.transform(read_image(path, self.split.reading)))
+        with own_limits():  # Pillow's are for crops, too
+            image = to_tensor(self.transform(read_image(path, self.split.reading)))
         mix = draw_mix(self.options.mixup, self.options.cutmix)
         return {
             "images": image,
@@ -155,7 +170,8 @@ class EvalSet(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path, label = self.split.pictures[index]
-        image = to_tensor(self.transform(read_image(path, self.split.reading)))
+        with own_limits():  # Pillow's are for crops, too
+            image = to_tensor(self.transform(read_image(path, self.split.reading)))
         return {"images": image, "labels": label, "index": torch.tensor(index)}
 
 

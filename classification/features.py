@@ -24,10 +24,14 @@ from convmae.engine.seeding import SampleKey, SeededDataset
 
 
 class Features(NamedTuple):
-    """The last stage's tokens of each picture, averaged: ``values`` [N, C], and ``labels`` [N]."""
+    """The last stage's tokens of each picture, averaged: ``values`` [N, C]; ``labels`` [N]; ``contents`` [N], of its pixels.
+
+    Two pictures of which the encoder saw the same pixels have the same number in ``contents``.
+    """
 
     values: Tensor
     labels: Tensor
+    contents: Tensor
 
 
 def probed_encoder(options: EncoderOptions) -> Classifier:
@@ -52,7 +56,7 @@ def read_features(config: ProbeConfig, split: ClassFolder, encoder: Classifier, 
     key = hashlib.blake2b(digest_size=12)
     crop = (view, config.runtime.seed, config.linear.crop_scale) if view else config.data.test_crop
     computed = (dtype, "tf32") if config.runtime.tf32 and device.type == "cuda" else dtype
-    for part in (config.model.img_size, split.reading, crop, computed, *_stamps(split)):
+    for part in (Features._fields, config.model.img_size, split.reading, crop, computed, *_stamps(split)):
         key.update(repr(part).encode())
     key.update(Path(config.model.init).read_bytes())
     path = Path(config.model.features) / f"{split.root.name}_{key.hexdigest()}.safetensors"
@@ -91,14 +95,21 @@ def extract(
         num_workers=config.data.workers,
         pin_memory=device.type == "cuda",
     )
-    values, labels = [], []
+    values, labels, contents = [], [], []
     for batch in tqdm(loader, desc=f"features of {split.root}", leave=False, disable=None):
         with autocast(device, dtype):
             tokens = encoder.forward_features(normalize(batch["images"].to(device, non_blocking=True)))
         values.append(tokens.float().mean(1))
         labels.append(batch["labels"])
+        contents += [_content(image) for image in batch["images"]]
     log.info(f"features of {split.root}: {len(dataset)} pictures at {config.model.img_size} px")
-    return Features(torch.cat(values).cpu(), torch.cat(labels))
+    return Features(torch.cat(values).cpu(), torch.cat(labels), torch.tensor(contents))
+
+
+def _content(image: Tensor) -> int:
+    """Returns a number of 64 bits, with a sign, that follows from a picture's bytes."""
+    digest = hashlib.blake2b(image.numpy().tobytes(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
 
 
 def _stamps(split: ClassFolder) -> list[tuple[str, int, int, int]]:

@@ -24,24 +24,30 @@ def standardize(train: Tensor, other: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def knn_scores(
-    train: Features, values: Tensor, classes: int, ks: Sequence[int], temperature: float, device: torch.device
+    train: Features, other: Features, classes: int, ks: Sequence[int], temperature: float, device: torch.device
 ) -> dict[int, Tensor]:
-    """Returns for each k the votes [N, classes], summing to 1, of the k training features most like each of ``values`` [N, C].
+    """Returns for each k the votes [N, classes], summing to 1, of the k training pictures most like each of ``other``.
 
     The votes are counted on ``device`` and returned on the CPU. Likeness is the cosine s of standardised features, and a vote
-    weighs exp(s / temperature).
+    weighs exp(s / temperature). A picture that is a training picture itself, by its pixels, is not among its neighbours; where
+    no other is left, all classes have the same votes.
     """
-    known, labels = (one.to(device) for one in train)
+    known, labels, contents = (one.to(device) for one in train)
     bank = F.normalize(standardize(known, known), dim=1)
-    queries = F.normalize(standardize(known, values.to(device)), dim=1)
+    queries = F.normalize(standardize(known, other.values.to(device)), dim=1)
     most = min(max(ks), len(bank))
     votes: dict[int, list[Tensor]] = {k: [] for k in ks}
-    for part in queries.split(max(1, SIMILARITIES // len(bank))):
-        similarity, nearest = (part @ bank.T).topk(most, dim=1)
+    rows = max(1, SIMILARITIES // len(bank))
+    for part, own in zip(queries.split(rows), other.contents.to(device).split(rows), strict=True):
+        likeness = part @ bank.T
+        repeated = torch.isin(own, contents).nonzero().flatten()
+        likeness[repeated] = likeness[repeated].masked_fill(own[repeated, None] == contents, -torch.inf)
+        similarity, nearest = likeness.topk(most, dim=1)
         chosen = labels[nearest]
-        # Relative to the best, so that small temperatures don't overflow.
-        weights = ((similarity - similarity[:, :1]) / temperature).exp()
+        # Relative to the best, so that small temperatures don't overflow; -1 where there is none but the picture itself.
+        weights = ((similarity - similarity[:, :1].clamp(min=-1)) / temperature).exp()
         for k in ks:
             counted = part.new_zeros(len(part), classes).scatter_add_(1, chosen[:, :k], weights[:, :k])
-            votes[k].append(counted / counted.sum(1, keepdim=True))
+            total = counted.sum(1, keepdim=True)
+            votes[k].append(torch.where(total > 0, counted / total, 1 / classes))
     return {k: torch.cat(parts).cpu() for k, parts in votes.items()}

@@ -11,6 +11,7 @@ import numpy as np
 from convmae.classification.data import ClassFolder
 from convmae.classification.evaluation import Details, Prediction
 from convmae.engine.config import to_yaml
+from convmae.engine.data_report import add_remarks
 from convmae.engine.images import as_rgb, read_image
 from convmae.engine.log import duration
 from convmae.engine.plots import curves, matrix
@@ -53,6 +54,7 @@ def write_report(
     _add_confusion(page, details)
     _add_mistakes(page, details, splits[-1])
     page.facts("Data", {split.root.name: split.describe() for split in splits})
+    add_remarks(page, {str(split.root): split.remarks for split in splits})
     page.facts("Run", {"weights": str(weights), "time": duration(seconds), **environment()})
     page.code("Configuration", to_yaml(config))
     metrics_path, page_path = work_dir / "metrics.json", work_dir / "report" / "index.html"

@@ -169,13 +169,17 @@ def knn(config: ProbeConfig, work_dir: Path) -> Page:
     if not ks or min(ks) < 1:
         raise UserError(f"knn.ks is {ks}; expected numbers of neighbours such as [10, 20].")
     device = resolve_device(config.runtime.device)
-    votes = knn_scores(train, val.values, len(training.classes), ks, config.knn.temperature, device)
+    votes = knn_scores(train, val, len(training.classes), ks, config.knn.temperature, device)
     results = {k: _score(votes[k], val, training.classes) for k in ks}
+    repeated = int(torch.isin(val.contents, train.contents).sum())
+    if repeated:
+        log.info(f"{repeated} validation pictures are training pictures, too: none is counted as its own neighbour")
     page = start_page("Nearest neighbours", f"{config.model.init}, {training.root}", *results[ks[0]])
     page.table(
         "Numbers of neighbours",
         ["k", "top-1", "top-5"],
         [[str(k), results[k][0]["top1"], results[k][0]["top5"]] for k in ks],
+        f"{repeated:,} validation pictures are training pictures, too; none is its own neighbour." if repeated else "",
     )
     return _finish(page, results[ks[0]], {"k": ks[0]}, config, [training, validation], work_dir, started)
 

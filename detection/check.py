@@ -6,8 +6,9 @@ from convmae.backbones import SIZES
 from convmae.detection.coco import CocoData, ImageRecord
 from convmae.detection.config import DetectionConfig
 from convmae.engine.errors import UserError
-from convmae.engine.faults import Fault, spread
+from convmae.engine.faults import Fault, Remark, Tally, as_fault, refuse_all, spread
 from convmae.engine.images import Look, look_at, read_image
+from convmae.engine.ranges import check_ranges
 
 
 def check_options(config: DetectionConfig) -> None:
@@ -26,10 +27,17 @@ def check_options(config: DetectionConfig) -> None:
         raise UserError(f"model.global_blocks has {outside}; expected blocks from 0 to {depth - 1} of '{model.size}'.")
 
 
-def check_pictures(data: CocoData, count: int) -> None:
-    """Looks at ``count`` pictures spread evenly; raises Fault for one that is none, is cut off, or has another size."""
+def check_pictures(data: CocoData, count: int) -> list[Remark]:
+    """Looks at ``count`` pictures spread evenly and returns what may not be meant.
+
+    Raises Fault for one that is none, is cut off, or has another size.
+    """
     for record in spread(data.images, count):
         check_picture(data, record)
+    faults: list[Fault] = []
+    check_ranges(data.paths(), data.reading, faults.append)
+    refuse_all(faults)
+    return Tally(faults).remarks
 
 
 def check_picture(data: CocoData, record: ImageRecord, decode: bool = False) -> Look:
@@ -39,9 +47,8 @@ def check_picture(data: CocoData, record: ImageRecord, decode: bool = False) -> 
         if decode:
             read_image(data.path(record), data.reading)
     except UserError as error:
-        raise Fault(
-            "unreadable pictures", f"{error} It is image {record.id} of {data.annotations}.", image=record
-        ) from None
+        kind = as_fault(error, "unreadable pictures").kind
+        raise Fault(kind, f"{error} It is image {record.id} of {data.annotations}.", image=record) from None
     check_size(look.size, record, data)
     return look
 

@@ -48,6 +48,10 @@ class CocoData:
         """Returns the file of a picture."""
         return self.folder / image.file_name
 
+    def paths(self) -> list[Path]:
+        """Returns the files of all pictures."""
+        return [self.path(image) for image in self.images]
+
     def training_objects(self, image: ImageRecord) -> list[ObjectRecord]:
         """Returns the objects to learn from: all but crowds."""
         return [found for found in self.objects.get(image.id, []) if not found.crowd]

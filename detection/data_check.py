@@ -21,9 +21,11 @@ from convmae.detection.coco import (
 from convmae.detection.config import DetectionConfig
 from convmae.detection.dataset import under_root
 from convmae.detection.records import ImageRecord
+from convmae.engine.duplicates import check_repeated, check_shared
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Effect, Fault, Report, spread
 from convmae.engine.images import Look
+from convmae.engine.ranges import check_ranges
 from convmae.engine.reading import Reading
 
 
@@ -63,10 +65,14 @@ def check_data(config: DetectionConfig, count: int = 0) -> list[SplitCheck]:
             ("validation", options.val_annotations, options.val_images),
         )
     ]
+    for split in splits:
+        if split.data is not None:
+            check_repeated(split.data.paths(), split.faults.append, complete=not count)
     train, val = (split.data for split in splits)
     if train is not None and val is not None:
         check_same_classes(train, val, splits[1].faults.append)
         _check_seen_classes(train, val, splits[1].faults.append)
+        check_shared(train.paths(), val.paths(), splits[1].faults.append, complete=not count)
     return splits
 
 
@@ -110,6 +116,7 @@ def _check_split(name: str, annotations: Path, folder: Path, masks: bool, count:
                 f"{data.path(record)} (image {record.id}) is turned as its EXIF data says; its boxes must be so, too."
             )
             report(Fault("pictures turned by EXIF data", message, Effect.NOTE, record))
+    check_ranges([data.path(record) for record in split.good], reading, report, complete=not count)
     return split
 
 

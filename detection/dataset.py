@@ -14,7 +14,8 @@ from convmae.detection.check import check_pictures, check_size
 from convmae.detection.coco import CocoData, ImageRecord, check_objects, check_same_classes, read_coco
 from convmae.detection.config import DetectionDataOptions
 from convmae.detection.transforms import Geometry, fit, large_scale_jitter, place_objects
-from convmae.engine.faults import refuse
+from convmae.engine.duplicates import check_shared
+from convmae.engine.faults import Tally, log_remarks, refuse
 from convmae.engine.images import Picture, read_image, size_of
 from convmae.engine.log import log
 
@@ -89,8 +90,11 @@ def read_splits(options: DetectionDataOptions, masks: bool, channels: int = 3) -
         check_same_classes(train, val, refuse)
     log.info(f"training data: {train.describe()} ({train.annotations})")
     log.info(f"validation data: {val.describe()} ({val.annotations})")
-    check_pictures(train, options.check_pictures)
-    check_pictures(val, options.check_pictures)
+    log_remarks("training", check_pictures(train, options.check_pictures))
+    log_remarks("validation", check_pictures(val, options.check_pictures))
+    shared = Tally()
+    check_shared(train.paths(), val.paths(), shared)
+    log_remarks("validation", shared.remarks)
     return train, val
 
 

@@ -23,6 +23,7 @@ from convmae.detection.model import DetectionModel
 from convmae.detection.report import write_report
 from convmae.detection.weights import init_weights, load_detector
 from convmae.engine.config import save_config, to_yaml
+from convmae.engine.faults import log_remarks
 from convmae.engine.files import save_weights
 from convmae.engine.log import log, log_done
 from convmae.engine.report import Page
@@ -82,7 +83,7 @@ def test(config: DetectionConfig, checkpoint: Path, work_dir: Path) -> dict[str,
     check_options(config)
     data = read_split(config.data, config.model.masks, config.model.in_chans)
     log.info(f"validation data: {data.describe()} ({data.annotations})")
-    check_pictures(data, config.data.check_pictures)
+    log_remarks("validation", check_pictures(data, config.data.check_pictures))
     model = DetectionModel(config, data.categories)
     load_detector(model, checkpoint)
     metric, val_set = CocoMetric(data, config.model.masks), _eval_set(data, config)

@@ -38,6 +38,11 @@ class Fault(UserError):
 Report = Callable[[Fault], None]
 
 
+def as_fault(error: UserError, kind: str) -> Fault:
+    """Returns an error as the fault that it is, or as one of ``kind``."""
+    return error if isinstance(error, Fault) else Fault(kind, str(error))
+
+
 def refuse(fault: Fault) -> None:
     """Raises a fault that stops training."""
     if fault.effect is Effect.STOPS:

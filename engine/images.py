@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,20 +11,22 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, ImageFile
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
-from convmae.engine.bands import check_count, count_bands, stored_bands, to_bytes
+from convmae.engine.bands import check_count, count_bands, read_bands, stored_bands
+from convmae.engine.depth import Kind, kind_of, read_deep, samples, scale
 from convmae.engine.errors import UserError
+from convmae.engine.limits import check_pixels, own_limits
+from convmae.engine.orientation import orientation, upright, upright_size
 from convmae.engine.reading import MAX_PIXELS, RGB, Reading
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 # What Pillow raises on damaged files, TypeError and struct.error on metadata of the wrong kinds.
-_DAMAGED = (OSError, SyntaxError, ValueError, TypeError, struct.error, Image.DecompressionBombError)
+_DAMAGED = (OSError, SyntaxError, ValueError, TypeError, struct.error)
 _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # last bytes of a whole file
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif", ".npy"}
 Picture = Image.Image | torch.Tensor  # in RGB, or of other channels bytes [C, H, W]
 
 
@@ -47,30 +48,19 @@ class Box(NamedTuple):
 
 
 @contextmanager
-def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
-    """Gives a picture that is not decoded yet. Raises UserError naming a file that is none, or turns out to be broken."""
+def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Iterator[ImageFile.ImageFile]:
+    """Gives a picture that is not decoded yet.
+
+    Raises UserError naming a file that is none, turns out to be broken, or has more than ``max_pixels``.
+    """
     try:
-        with Image.open(path) as image:
+        with own_limits(), Image.open(path) as image:
+            check_pixels(path, image.size, max_pixels)
             yield image
     except FileNotFoundError:
         raise UserError(f"There is no picture {path}.") from None
     except _DAMAGED as error:
         raise UserError(f"{path} can't be read as a picture ({error}); replace or remove the file.") from None
-
-
-def orientation(image: Image.Image) -> int:
-    """Returns how the EXIF data turns a picture: 1 not at all, 2 to 4 half a turn or mirrored, 5 to 8 a quarter turn."""
-    return image.getexif().get(ExifTags.Base.Orientation, 1)
-
-
-def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Returns width and height, turned as the EXIF data says."""
-    return image.size[::-1] if orientation(image) in (5, 6, 7, 8) else image.size
-
-
-def upright(image: Image.Image) -> Image.Image:
-    """Returns the picture turned as its EXIF data says."""
-    return image if orientation(image) == 1 else ImageOps.exif_transpose(image)
 
 
 def read_image(path: str | Path, reading: Reading = RGB) -> Picture:
@@ -81,20 +71,22 @@ def read_image(path: str | Path, reading: Reading = RGB) -> Picture:
 
     Raises UserError naming a file that is none, is cut off, or has other bands than the model has channels.
     """
-    if (bands := stored_bands(Path(path), reading)) is not None:
-        return _from_bands(to_bytes(bands.read(), reading), reading)
+    path = Path(path)
+    if (bands := stored_bands(path, reading)) is not None:
+        return _from_pixels(read_bands(path, bands, reading), reading)
     with open_image(path, reading.max_pixels) as image:
-        return _decode(Path(path), image, reading)
+        return _decode(image, path, kind_of(image, path), reading)
 
 
 def look_at(path: str | Path, reading: Reading = RGB) -> Look:
     """Looks at a picture, decoding it only where its last bytes don't say that it is whole; raises as `read_image` does."""
-    if (bands := stored_bands(Path(path), reading)) is not None:
-        return Look(f"with {count_bands(bands.count)} of {bands.dtype}", bands.size, bands.turned)
+    path = Path(path)
+    if (bands := stored_bands(path, reading)) is not None:
+        return Look(f"with {count_bands(bands.count)} of {bands.kind}", bands.size, bands.turned)
     with open_image(path, reading.max_pixels) as image:
-        _check_modes(Path(path), image, reading)
+        check_bands(image, path, reading)
         look, ending = Look(image.mode, upright_size(image), orientation(image) != 1), _ENDINGS.get(image.format or "")
-    if ending is None or not _ends_with(Path(path), ending):
+    if ending is None or not _ends_with(path, ending):
         read_image(path, reading)
     return look
 
@@ -112,15 +104,17 @@ def read_crop(
     Returns:
         The picture, and the crop in its pixels: of a smaller picture rounded, by a quarter of a resized pixel at most.
     """
-    if (bands := stored_bands(Path(path), reading)) is not None:
+    path = Path(path)
+    if (bands := stored_bands(path, reading)) is not None:
         width, height = bands.size
-        return _from_bands(to_bytes(bands.read(), reading), reading), choose(height, width)
+        return _from_pixels(read_bands(path, bands, reading), reading), choose(height, width)
     with open_image(path, reading.max_pixels) as image:
+        kind = kind_of(image, path)
         width, height = upright_size(image)
         crop = choose(height, width)
         shrink = max(1, min(crop.height, crop.width) // (2 * size))
         image.draft(None, (image.width // shrink, image.height // shrink))
-        picture = _decode(Path(path), image, reading)
+        picture = _decode(image, path, kind, reading)
         reduced = size_of(picture)
         across, down = reduced[0] / width, reduced[1] / height
         top, left = round(crop.top * down), round(crop.left * across)
@@ -134,25 +128,11 @@ def resize_crop(image: Picture, crop: Box, size: int) -> torch.Tensor:
     if isinstance(image, torch.Tensor):
         tensor = image[:, crop.top : bottom, crop.left : right]
     else:
+        with own_limits():
+            pixels = image.crop((crop.left, crop.top, right, bottom))
         # As bytes and channels last, as they are: PyTorch's kernel for these is several times as fast as Pillow's.
-        tensor = torch.from_numpy(np.array(image.crop((crop.left, crop.top, right, bottom)))).permute(2, 0, 1)
+        tensor = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
     return resize(tensor, [size, size], InterpolationMode.BICUBIC, antialias=True)
-
-
-def list_images(folder: str | Path) -> list[Path]:
-    """Returns the pictures in a folder and the folders below it, sorted. Raises UserError if there are none."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}: expected one that holds pictures.")
-    found = [
-        Path(parent, name)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
-    ]
-    if not found:
-        raise UserError(f"{folder} holds no pictures: expected files ending in {', '.join(sorted(SUFFIXES))}.")
-    return sorted(found)
 
 
 def size_of(image: Picture) -> tuple[int, int]:
@@ -196,39 +176,39 @@ def _ends_with(path: Path, ending: bytes) -> bool:
         return file.read() == ending
 
 
-def _from_bands(values: NDArray[np.uint8], reading: Reading) -> Picture:
-    """Bytes [C, H, W] as the model's channels, of which C are as many or 1."""
-    if reading.channels == 3:
-        return Image.fromarray(np.ascontiguousarray(np.broadcast_to(values, (3, *values.shape[1:])).transpose(1, 2, 0)))
-    return torch.from_numpy(np.ascontiguousarray(values))
-
-
-def _check_modes(path: Path, image: Image.Image, reading: Reading) -> None:
-    """Raises UserError where a model of neither RGB nor grey has other channels than a picture of Pillow's has bands."""
+def check_bands(image: Image.Image, path: Path, reading: Reading) -> None:
+    """Raises Fault where a model of neither RGB nor grey has other channels than a picture of Pillow's has bands."""
     if reading.channels not in (1, 3):
         check_count(path, 3 if image.mode in ("P", "PA") else len(image.getbands()), reading)
 
 
-def _decode(path: Path, image: Image.Image, reading: Reading) -> Picture:
-    _check_modes(path, image, reading)
+def _decode(image: ImageFile.ImageFile, path: Path, kind: Kind, reading: Reading) -> Picture:
+    check_bands(image, path, reading)
+    if reading.channels not in (1, 3):
+        deep = kind.deep and reading.range  # else Pillow takes the upper byte of 16 bits
+        values = scale(samples(image, path, kind), path, kind, reading.range) if deep else np.array(upright(image))
+        return _from_pixels(values, reading)
+    picture = _upright_rgb(image, path, kind, reading)
+    return picture if reading.channels == 3 else _from_pixels(np.array(picture.convert("L"))[..., None], reading)
+
+
+def _from_pixels(pixels: NDArray[np.uint8], reading: Reading) -> Picture:
+    """Bytes [H, W, C] as the model's channels, of which C are as many or 1."""
     if reading.channels == 3:
-        return _upright_rgb(image)
-    if reading.channels == 1:
-        return torch.from_numpy(np.array(_upright_rgb(image).convert("L")))[None]
-    return to_tensor(upright(image))
+        return Image.fromarray(np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3))))
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
-def _upright_rgb(image: Image.Image) -> Image.Image:
-    image = upright(image)
-    if image.mode.startswith(("I", "F")):  # 16 or 32 bits: convert() would clip at 255
-        values = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if values.max(initial=0) > 255 else 255.0
-        return Image.fromarray(np.clip(values / top * 255 + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode in ("P", "LA", "PA", "RGBA"):  # transparent pixels become white, not whatever lies below
-        image = image.convert("RGBA")
-        ground = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(ground, image)
-    if image.mode != "RGB":
-        return image.convert("RGB")
-    image.load()
-    return image
+def _upright_rgb(image: ImageFile.ImageFile, path: Path, kind: Kind, reading: Reading) -> Image.Image:
+    if kind.deep and (reading.range or image.mode.startswith(("I", "F", "L"))):
+        picture = read_deep(image, path, kind, reading.range)
+    else:  # in colour Pillow takes the upper byte of 16 bits
+        picture = upright(image)
+    if picture.mode in ("P", "LA", "PA", "RGBA", "La", "RGBa") or "transparency" in picture.info:
+        # Transparent pixels become white, not whatever lies below.
+        picture = picture.convert("LA" if picture.mode == "La" else "RGBA").convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    if picture.mode != "RGB":
+        return picture.convert("RGB")
+    picture.load()
+    return picture

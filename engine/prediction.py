@@ -12,8 +12,10 @@ from tqdm import tqdm
 
 from convmae.engine.config import from_tree
 from convmae.engine.errors import UserError
+from convmae.engine.faults import Fault
 from convmae.engine.files import read_config
-from convmae.engine.images import Picture, list_images, read_image
+from convmae.engine.folders import list_images
+from convmae.engine.images import Picture, read_image
 from convmae.engine.options import ReadingOptions
 from convmae.engine.reading import RGB, Reading
 from convmae.engine.safe_yaml import parse_yaml
@@ -38,6 +40,11 @@ def kept_reading(checkpoint: Path, overrides: Sequence[str] = (), channels: int 
     return from_tree(_PictureConfig, {"data": kept}, overrides).data.reading(channels)
 
 
+def say(fault: Fault) -> None:
+    """Prints what of a folder of pictures is passed over."""
+    print(f"note: {fault}", file=sys.stderr)
+
+
 def name_drawings(given: Sequence[Path], output: Path) -> dict[Path, Path]:
     """Returns for each picture the name of its drawing: the picture's, or its place in the folder that was given.
 
@@ -47,7 +54,7 @@ def name_drawings(given: Sequence[Path], output: Path) -> dict[Path, Path]:
     names: dict[Path, Path] = {}
     taken: set[Path] = set()
     for top in given:
-        for path in list_images(top) if top.is_dir() else [top]:
+        for path in list_images(top, say) if top.is_dir() else [top]:
             if path.resolve().is_relative_to(output.resolve()):
                 raise UserError(f"{path} lies in {output}, where the drawings go; give another folder by --output.")
             if path in names:

@@ -9,19 +9,29 @@ import torch
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from convmae.engine.images import Box, list_images, read_crop, resize_crop
+from convmae.engine.faults import Fault, Tally, refuse_all
+from convmae.engine.folders import list_images
+from convmae.engine.images import Box, read_crop, resize_crop
+from convmae.engine.ranges import check_ranges
 from convmae.pretraining.config import PretrainingDataOptions
+from convmae.pretraining.label_maps import check_label_maps
 
 
 class PictureFolder(Dataset):
     """Random square crops of the pictures below a folder, each with the noise that its mask follows from.
 
-    A sample holds ``images`` (bytes [channels, S, S]) and ``noise`` ([L], L the number of 16-pixel patches).
+    A sample holds ``images`` (bytes [channels, S, S]) and ``noise`` ([L], L the number of 16-pixel patches). ``remarks``: what
+    of the folder is passed over, or may not be meant.
     """
 
     def __init__(self, options: PretrainingDataOptions, img_size: int, channels: int = 3) -> None:
-        self.paths = list_images(options.root)
+        faults: list[Fault] = []
+        self.paths = list_images(options.root, faults.append, once=True)
         self.reading = options.reading(channels)
+        check_label_maps(self.paths, faults.append)
+        check_ranges(self.paths, self.reading, faults.append)
+        refuse_all(faults)
+        self.remarks = Tally(faults).remarks
         self.tokens = (-(-img_size // 16)) ** 2
         self.img_size = img_size
         self.crop = v2.RandomResizedCrop(img_size, (options.crop_scale, 1.0))

@@ -8,8 +8,10 @@ from pathlib import Path
 import torch
 
 from convmae.engine.config import to_yaml
+from convmae.engine.data_report import add_remarks
 from convmae.engine.drawing import column
 from convmae.engine.errors import UserError
+from convmae.engine.faults import Remark
 from convmae.engine.log import duration
 from convmae.engine.report import Number, Page, Picture, curves, environment, read_scalars, write_metrics
 from convmae.pretraining.autoencoder import MaskedAutoencoder
@@ -28,6 +30,7 @@ def write_report(
     device: torch.device,
     work_dir: Path,
     seconds: float,
+    remarks: Sequence[Remark] = (),
 ) -> tuple[Page, list[Path]]:
     """Writes ``report/index.html``, ``metrics.json`` and, of a model that predicts pixels, ``reconstructions.png``.
 
@@ -61,6 +64,7 @@ def write_report(
         )
     page.figure("Learning rate", curves(rows, {"learning rate": "lr"}, "learning rate"))
     written = _add_pictures(page, model.eval().to(device), config, paths, work_dir)
+    add_remarks(page, {"pretraining": remarks})
     page.facts("Environment", environment())
     page.code("Configuration", to_yaml(config))
     page.write(work_dir / "report" / "index.html")

@@ -16,6 +16,7 @@ from mmengine.model import BaseDataPreprocessor, BaseModel
 from convmae.backbones import load_checkpoint
 from convmae.engine.config import to_yaml
 from convmae.engine.errors import UserError
+from convmae.engine.faults import log_remarks
 from convmae.engine.files import save_weights
 from convmae.engine.images import normalize
 from convmae.engine.log import log, log_done
@@ -119,6 +120,7 @@ def train(config: PretrainingConfig, work_dir: Path, resume: bool) -> Page | Non
     started = time.perf_counter()
     pictures = PictureFolder(config.data, config.model.img_size, config.model.in_chans)
     log.info(f"data: {len(pictures)} pictures below {config.data.root}")
+    log_remarks("pretraining", pictures.remarks)
     mixture = build_mixture(config)
     model = mixture.model
     try:
@@ -141,7 +143,7 @@ def train(config: PretrainingConfig, work_dir: Path, resume: bool) -> Page | Non
         return None
     files = export(model, work_dir, to_yaml(config))
     seconds = time.perf_counter() - started
-    page, written = write_report(model, config, pictures.paths, runner.device, work_dir, seconds)
+    page, written = write_report(model, config, pictures.paths, runner.device, work_dir, seconds, pictures.remarks)
     log_done({}, [*files, *written], seconds)
     return page
 

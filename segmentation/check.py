@@ -12,17 +12,19 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from convmae.engine.errors import UserError
-from convmae.engine.faults import Effect, Fault, spread
+from convmae.engine.faults import Effect, Fault, as_fault, spread
 from convmae.engine.images import Look, look_at, read_image
+from convmae.engine.ranges import check_ranges
 from convmae.engine.reading import RGB, Reading
 from convmae.segmentation.config import SegmentationDataOptions
+from convmae.segmentation.label_values import LabelValues, measure
 from convmae.segmentation.layout import (
-    IGNORE,
     Pair,
     check_mode,
     check_size,
+    check_values,
     find_pairs,
-    read_label,
+    read_values,
     split_folders,
     unreadable_label,
 )
@@ -48,6 +50,17 @@ class Found:
     )  # [num_classes], pictures with it
     ignored: int = 0  # pixels
     reading: Reading = RGB
+    # Of all label maps that could be read, those with labels beyond the class list included:
+    maps: int = 0
+    values: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))  # [256], pixels of each value
+    most_values: int = 0  # in one label map
+    colours: dict[int, tuple[tuple[int, ...], Path]] = field(
+        default_factory=dict
+    )  # of each value, and who has it first
+
+    def paths(self) -> list[Path]:
+        """Returns the files of the pictures."""
+        return [pair.image for pair in self.pairs]
 
     def describe(self) -> str:
         """Returns one line for the log and the report."""
@@ -92,37 +105,59 @@ def check_split(
     pairs = spread(found.pairs, len(found.pairs) if look is None else look)
     chosen = set(spread(pairs, len(pairs) if decode is None else decode))
 
-    def examine(pair: Pair) -> tuple[Look, Look, NDArray[np.int64]] | Fault:
+    def examine(pair: Pair) -> tuple[Look, Look, LabelValues] | Fault:
         try:
             image, label = _look(pair, reading)
             if pair in chosen:
                 _decode(pair.image, reading)
-            labels = read_label(pair.label, num_classes, options.reduce_zero_label, reading.max_pixels)
+            return image, label, measure(*read_values(pair.label, reading.max_pixels))
         except Fault as fault:
             fault.image = pair
             return fault
-        return image, label, np.bincount(labels.ravel(), minlength=256)
 
     with ThreadPoolExecutor() as pool:  # decoding and waiting for a disk both let other threads run
         progress = tqdm(pool.map(examine, pairs), f"{name} pictures", total=len(pairs), leave=False, disable=None)
         for pair, seen in zip(pairs, progress, strict=True):
             if isinstance(seen, Fault):
                 found.faults.append(seen)
+                continue
+            image, label, values = seen
+            _add_values(found, pair, values)
+            try:
+                check_values(pair.label, values.counts, num_classes, options.reduce_zero_label)
+            except Fault as fault:
+                fault.image = pair
+                found.faults.append(fault)
             else:
-                _add(found, pair, *seen)
+                _add(found, pair, image, label, values.counts, int(options.reduce_zero_label))
     found.decoded = sum(pair in chosen for pair in found.good)
-    if found.good and not found.pixels.any():
-        found.faults.append(
-            Fault(
-                "splits without a labelled pixel",
-                f"{found.labels}: every pixel of {len(found.good)} label maps is ignored; expected class indices. If label 0 "
-                "is a class, set data.reduce_zero_label=false.",
-            )
-        )
+    check_ranges([pair.image for pair in found.good], reading, found.faults.append, complete=decode is None)
     return found
 
 
-def _add(found: Found, pair: Pair, image: Look, label: Look, counts: NDArray[np.int64]) -> None:
+def _add_values(found: Found, pair: Pair, values: LabelValues) -> None:
+    found.maps += 1
+    found.values += values.counts
+    found.most_values = max(found.most_values, int(np.count_nonzero(values.counts)))
+    if values.smooth:
+        message = (
+            f"{pair.label}: where labels change, pixels have values between them, as after smooth resizing or JPEG; they are "
+            "read as other classes. Export it anew, or resize by the nearest pixel."
+        )
+        found.faults.append(Fault("label maps whose edges run smoothly", message, Effect.DOUBTFUL, pair))
+    for value, colour in values.colours.items():
+        known, path = found.colours.setdefault(value, (colour, pair.label))
+        if known != colour:
+            message = (
+                f"{pair.label} shows label {value} in the colour {colour}, {path} in {known}; what saved them may have "
+                "numbered the colours anew in each file."
+            )
+            found.faults.append(Fault("label maps with another palette", message, Effect.DOUBTFUL, pair))
+            break
+
+
+def _add(found: Found, pair: Pair, image: Look, label: Look, counts: NDArray[np.int64], first: int) -> None:
+    """Takes in a label map that is in order; ``first`` is the label of the first class."""
     found.good.append(pair)
     found.sizes.append(image.size)
     found.modes[image.mode] += 1
@@ -130,10 +165,11 @@ def _add(found: Found, pair: Pair, image: Look, label: Look, counts: NDArray[np.
     if image.turned:
         message = f"{pair.image} is turned as its EXIF data says; its label map must be so, too."
         found.faults.append(Fault("pictures turned by EXIF data", message, Effect.NOTE, pair))
-    found.pixels += counts[: len(found.pixels)]
-    found.pictures += counts[: len(found.pixels)] > 0
-    found.ignored += int(counts[IGNORE])
-    if counts[IGNORE] == counts.sum():
+    of_class = counts[first : first + len(found.pixels)]
+    found.pixels += of_class
+    found.pictures += of_class > 0
+    found.ignored += int(counts.sum() - of_class.sum())
+    if not of_class.any():
         message = f"{pair.label}: every pixel is ignored, so that nothing is learnt or counted from it."
         found.faults.append(Fault("label maps that are all ignored", message, Effect.NOTE, pair))
 
@@ -143,7 +179,7 @@ def _look(pair: Pair, reading: Reading) -> tuple[Look, Look]:
     try:
         image = look_at(pair.image, reading)
     except UserError as error:
-        raise Fault("unreadable pictures", str(error)) from None
+        raise as_fault(error, "unreadable pictures") from None
     try:
         label = look_at(pair.label, replace(reading, channels=1))
     except UserError as error:
@@ -158,4 +194,4 @@ def _decode(path: Path, reading: Reading) -> None:
     try:
         read_image(path, reading)
     except UserError as error:
-        raise Fault("unreadable pictures", str(error)) from None
+        raise as_fault(error, "unreadable pictures") from None

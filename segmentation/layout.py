@@ -1,20 +1,22 @@
-"""Where pictures, label maps and class names lie, and how a label map is read."""
+"""Where pictures and label maps lie, and how a label map is read."""
 
-import re
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from convmae.engine.errors import UserError
-from convmae.engine.faults import Fault, Report, refuse
-from convmae.engine.images import list_images, open_image, upright
+from convmae.engine.faults import Effect, Fault, Report, as_fault, refuse
+from convmae.engine.folders import list_images
+from convmae.engine.images import open_image
+from convmae.engine.orientation import upright
 from convmae.engine.reading import MAX_PIXELS
 from convmae.segmentation.config import SegmentationDataOptions
 
 IGNORE = 255  # the label of a pixel that neither trains nor counts
 LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")  # lossless: JPEG would change class indices
+_USUAL = {*LABEL_SUFFIXES, ".jpg", ".jpeg", ".webp", ".ppm"}  # what pictures are most often kept as
 
 
 class Pair(NamedTuple):
@@ -22,43 +24,6 @@ class Pair(NamedTuple):
 
     image: Path
     label: Path
-
-
-def read_classes(options: SegmentationDataOptions) -> list[str]:
-    """Returns the class names, "other" left out.
-
-    A list is a text file with one name a line, or index, tab, name, or a table with the columns Idx and Name as ADE20K's
-    objectInfo150.txt; ``ade20k`` stands for the 150 names of ADE20K where the data folder has no list of its own.
-    Raises UserError if the file is missing, empty, no text, out of order, or longer than 8-bit label maps can hold, and if it
-    has a name twice.
-    """
-    own = Path(options.root) / "classes.txt"
-    if options.classes == "ade20k" and not own.is_file():
-        from convmae.segmentation.mmseg_parts import ADE20KDataset  # here, because mmseg takes seconds to import
-
-        return list(ADE20KDataset.METAINFO["classes"])
-    path = own if options.classes in ("", "ade20k") else Path(options.classes)
-    if not path.is_file():
-        raise UserError(
-            f"No class list at {path}; expected a text file with one class name a line. Set data.root to the data, "
-            "data.classes to such a file, or to ade20k for its 150 classes."
-        )
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # with the mark that Windows' editors begin a file with, or without
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8.") from None
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    first = 1 if options.reduce_zero_label else 0
-    names = _strip_indices(_from_table(lines), first, path)
-    largest = IGNORE - first
-    if not 2 <= len(names) <= largest:
-        raise UserError(
-            f"{path} names {len(names)} classes; expected 2 to {largest} (8-bit label maps, {IGNORE} is ignored)."
-        )
-    twice = next((name for name, count in Counter(names).items() if count > 1), None)
-    if twice:
-        raise UserError(f"{path} names the class {twice!r} more than once; expected each name once.")
-    return names
 
 
 def split_folders(options: SegmentationDataOptions, split: str) -> Pair:
@@ -80,13 +45,23 @@ def find_pairs(images: Path, labels: Path, report: Report = refuse) -> list[Pair
                 f"No folder {folder}; expected the ADE20K layout (images/training, images/validation, annotations/training, "
                 "annotations/validation). Set data.root, or data.train_images and its like."
             )
-    image_of = _by_stem(list_images(images), images, report)
-    label_of = _by_stem([path for path in list_images(labels) if path.suffix.lower() in LABEL_SUFFIXES], labels, report)
+    image_of = _by_stem(_without_sources(list_images(images, report), images, report), images, report)
+    others = list_images(labels, report)
+    label_of = _by_stem([path for path in others if path.suffix.lower() in LABEL_SUFFIXES], labels, report)
     if not label_of:
-        raise UserError(f"{labels} holds no label map; expected lossless ones: {', '.join(LABEL_SUFFIXES)}.")
+        raise UserError(
+            f"{labels} holds no label map; expected lossless ones: {', '.join(LABEL_SUFFIXES)}. Of another ending is "
+            f"{others[0].name}, for one: JPEG changes class indices, so export anew rather than rename or convert."
+        )
+    lossy = {path.relative_to(labels).with_suffix("").as_posix(): path for path in others}
     how = "Pictures and label maps pair by name: add or remove the file."
     for stem in sorted(image_of.keys() - label_of.keys()):
         message = f"{image_of[stem]} has no label map; expected {labels / stem}.png. {how}"
+        if stem in lossy:
+            message = (
+                f"{image_of[stem]} has no label map: {lossy[stem]} has another ending than {', '.join(LABEL_SUFFIXES)}. JPEG "
+                "changes class indices, so export it anew as PNG rather than rename or convert it."
+            )
         report(Fault("pictures without a label map", message))
     for stem in sorted(label_of.keys() - image_of.keys()):
         message = f"{label_of[stem]} has no picture in {images}. {how}"
@@ -120,54 +95,54 @@ def read_label(path: Path, num_classes: int, reduce_zero_label: bool, max_pixels
 
     Raises Fault for a colour, 16-bit or truncated file and for a label beyond the class list.
     """
+    values, _ = read_values(path, max_pixels)
+    check_values(path, np.bincount(values.ravel(), minlength=256), num_classes, reduce_zero_label)
+    # uint8 arithmetic wraps, so 0 (other) becomes 255, which is IGNORE.
+    return np.where(values == IGNORE, np.uint8(IGNORE), values - np.uint8(reduce_zero_label))
+
+
+def read_values(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[NDArray[np.uint8], list[int]]:
+    """Returns what stands in a label map, uint8 [H, W], and its palette (r, g, b, r, g, b, ...), empty where it has none.
+
+    Raises Fault for a colour, 16-bit or truncated file.
+    """
     try:
         with open_image(path, max_pixels) as image:
             check_mode(path, image.mode)
-            raw = np.array(upright(image), dtype=np.uint8)
+            values = np.array(upright(image), dtype=np.uint8)
+            return values, (image.getpalette() or []) if image.mode == "P" else []
     except Fault:
         raise
     except UserError as error:
         raise unreadable_label(error) from None
-    first = 1 if reduce_zero_label else 0
-    counts = np.bincount(raw.ravel(), minlength=256)
+
+
+def check_values(path: Path, counts: NDArray[np.int64], num_classes: int, reduce_zero_label: bool) -> None:
+    """Raises Fault where a label map with these pixels of each value [256] has a label beyond the class list."""
+    first = int(reduce_zero_label)
     beyond = np.flatnonzero(counts[num_classes + first : IGNORE]) + num_classes + first
     if beyond.size:
         raise Fault(
             "labels beyond the class list",
             f"{path} holds label {beyond[-1]}; expected {first}..{num_classes + first - 1} for the {num_classes} classes of "
-            f"the list{', 0 for other' if first else ''} and {IGNORE} for ignored. Correct the file or the class list"
-            + (" (if label 0 is a class, set data.reduce_zero_label=false)." if first else "."),
+            f"the list{', 0 for other' if first else ''} and {IGNORE} for ignored. Correct the file or the class list.",
         )
-    # uint8 arithmetic wraps, so 0 (other) becomes 255, which is IGNORE.
-    return np.where(raw == IGNORE, np.uint8(IGNORE), raw - np.uint8(first))
 
 
 def unreadable_label(error: UserError) -> Fault:
     """Returns the fault of a label map that is no picture or is cut off."""
-    return Fault("unreadable label maps", str(error))
+    return as_fault(error, "unreadable label maps")
 
 
-def _from_table(lines: list[str]) -> list[str]:
-    """Returns index, tab, name of each line below a head that names such columns; other lists as they are."""
-    head = lines[0].split("\t") if lines else []
-    if not {"Idx", "Name"} <= set(head):
-        return lines
-    index, name = head.index("Idx"), head.index("Name")
-    rows = [line.split("\t") for line in lines[1:]]
-    return [f"{row[index]}\t{row[name]}" for row in rows if len(row) == len(head)]
-
-
-def _strip_indices(lines: list[str], first: int, path: Path) -> list[str]:
-    """Drops leading indices and the name of label 0 where it means other."""
-    indexed = [re.match(r"(\d+)[\t,;: ]+(\S.*)", line) for line in lines]
-    if not lines or not all(indexed):
-        return lines
-    found = [(int(match.group(1)), match.group(2)) for match in indexed if match]
-    start = 0 if found[0][0] == 0 else first
-    for place, (index, name) in enumerate(found, start=start):
-        if index != place:
-            raise UserError(f"{path}: class {name!r} has index {index}; expected {place}, counting up by one.")
-    return [name for index, name in found if index >= first]
+def _without_sources(paths: list[Path], folder: Path, report: Report) -> list[Path]:
+    """Returns the pictures without files of rarer formats beside one of their name: its source, its depth, another copy."""
+    names = {path.with_suffix("") for path in paths if path.suffix.lower() in _USUAL}
+    kept = [path for path in paths if path.suffix.lower() in _USUAL or path.with_suffix("") not in names]
+    if len(kept) < len(paths):
+        first = next(path for path in paths if path not in kept)
+        message = f"{folder}: {len(paths) - len(kept)} files passed over beside a picture of the same name, as {first}"
+        report(Fault("folders with files beside a picture of the same name", message, Effect.NOTE))
+    return kept
 
 
 def _by_stem(paths: list[Path], folder: Path, report: Report) -> dict[str, Path]:

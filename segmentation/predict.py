@@ -11,8 +11,8 @@ from convmae.engine.drawing import palette
 from convmae.engine.errors import UserError
 from convmae.engine.images import Picture, to_tensor
 from convmae.engine.precision import autocast, set_up
+from convmae.segmentation.class_list import read_classes
 from convmae.segmentation.config import SegmentationConfig
-from convmae.segmentation.layout import read_classes
 from convmae.segmentation.model import build_model, check_options
 from convmae.segmentation.weights import load_weights, read_class_names
 

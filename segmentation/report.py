@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from convmae.engine.config import to_yaml
+from convmae.engine.data_report import add_remarks
+from convmae.engine.faults import Tally
 from convmae.engine.log import duration
 from convmae.engine.memory import describe_peak
 from convmae.engine.plots import curves, matrix
@@ -47,6 +49,7 @@ def write_report(
         raise ValueError("the metric has no details: evaluate before writing the report")
     page = Page("Semantic segmentation", f"UPerNet on ConvMAE-{config.model.size}, {config.data.root}")
     page.headline([Number(name, f"{100 * metric.numbers[name]:.2f} %", MEANINGS[name]) for name in MEANINGS])
+    add_remarks(page, {split.name: Tally(split.faults).remarks for split in found})
     _add_classes(page, details)
     rows = read_scalars(work_dir)
     if rows:

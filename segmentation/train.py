@@ -9,7 +9,8 @@ from mmengine.dist import is_main_process
 
 from convmae.backbones import load_checkpoint
 from convmae.engine.config import save_config, to_yaml
-from convmae.engine.faults import refuse_all
+from convmae.engine.duplicates import check_shared
+from convmae.engine.faults import Tally, log_remarks, refuse_all
 from convmae.engine.files import save_weights
 from convmae.engine.log import log, log_done
 from convmae.engine.report import Page
@@ -19,10 +20,12 @@ from convmae.engine.train import train as run_training
 from convmae.engine.weights import check_encoder
 from convmae.segmentation.batches import stack_crops
 from convmae.segmentation.check import Found, check_split
+from convmae.segmentation.class_fit import check_fit
+from convmae.segmentation.class_list import read_class_list
 from convmae.segmentation.config import SegmentationConfig
 from convmae.segmentation.data import SegmentationDataset
 from convmae.segmentation.evaluation import SegmentationMetric
-from convmae.segmentation.layout import Pair, read_classes
+from convmae.segmentation.layout import Pair
 from convmae.segmentation.losses import weigh_pixels
 from convmae.segmentation.model import build_model, check_options, heads
 from convmae.segmentation.report import write_report
@@ -110,13 +113,18 @@ def test(config: SegmentationConfig, checkpoint: Path, work_dir: Path) -> dict[s
 def find_data(config: SegmentationConfig, splits: tuple[str, ...]) -> tuple:
     """Returns the class names and what was found of each split, all checked; logs it. Raises UserError for bad data."""
     options = config.data
-    classes = read_classes(options)
-    found: list[Found] = []
+    classes = read_class_list(options)
+    found: dict[str, Found] = {}
     for split in splits:
-        found.append(check_split(split, options, len(classes), options.check_pixels, channels=config.model.in_chans))
-        refuse_all(found[-1].faults)
-        log.info(f"data, {split}: {found[-1].describe()}, in {found[-1].images}")
-    return classes, *found
+        one = check_split(split, options, len(classes.names), options.check_pixels, channels=config.model.in_chans)
+        check_fit(one, classes, options.reduce_zero_label, found.get("training"))
+        if "training" in found:
+            check_shared(found["training"].paths(), one.paths(), one.faults.append)
+        refuse_all(one.faults)
+        log.info(f"data, {split}: {one.describe()}, in {one.images}")
+        log_remarks(split, Tally(one.faults).remarks)
+        found[split] = one
+    return classes.names, *found.values()
 
 
 def _training_pairs(training: Found, classes: list[str], config: SegmentationConfig) -> list[Pair]:

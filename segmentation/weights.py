@@ -1,8 +1,10 @@
 """A segmenter's weights from files, and the classes that they name."""
 
+import re
 from pathlib import Path
 
 from convmae.backbones import load_checkpoint
+from convmae.engine.classes import check_classes, known_classes
 from convmae.engine.errors import UserError
 from convmae.engine.files import read_meta
 from convmae.engine.log import log
@@ -11,7 +13,10 @@ from convmae.segmentation.model import UPerNet
 
 
 def load_weights(model: UPerNet, checkpoint: Path, classes: list[str]) -> None:
-    """Fills ``model`` from a checkpoint of any known layout; raises UserError unless it fills all that labelling needs."""
+    """Fills ``model`` from a checkpoint of any known layout.
+
+    Raises UserError unless it fills all that labelling needs, and where it names other classes or in another order.
+    """
     report = load_checkpoint(model, checkpoint)
     log.info(str(report))
     check_filled(report, checkpoint, len(classes), "decode_head.conv_seg", ("auxiliary_head.",))
@@ -21,16 +26,24 @@ def load_weights(model: UPerNet, checkpoint: Path, classes: list[str]) -> None:
             "model.downsample=conv."
         )
     known = read_class_names(checkpoint)
-    differing = next((pair for pair in zip(known, classes, strict=False) if pair[0] != pair[1]), None)
-    if differing:
-        log.warning(
-            f"{checkpoint} was trained on a list that has {differing[0]!r} where the data has {differing[1]!r}; classes are "
-            "taken by their order."
-        )
+    check_classes(checkpoint, known, _in_words_of(known, classes), "the class list")
 
 
 def read_class_names(checkpoint: Path) -> list[str]:
     """Returns the classes that stand in a segmenter's weights, as this project, mmengine or mmseg 0.x write them, or []."""
-    meta = read_meta(checkpoint)
-    dataset = meta.get("dataset_meta") or {}
-    return list(map(str, dataset.get("classes") or meta.get("CLASSES") or ()))
+    return known_classes(read_meta(checkpoint))
+
+
+def _in_words_of(known: list[str], classes: list[str]) -> list[str]:
+    """Returns ``classes``, but ``known``'s name where the two are synonyms: ADE20K's "building, edifice" is mmseg's "building".
+
+    A name that both lists have stays, so that another order shows.
+    """
+    lone = set(known) ^ set(classes)
+    pairs = zip(known, classes, strict=False)
+    alike = [old if {old, new} <= lone and _words(old) & _words(new) else new for old, new in pairs]
+    return alike + classes[len(known) :]
+
+
+def _words(name: str) -> set[str]:
+    return {word.strip().casefold() for word in re.split("[,;]", name)}

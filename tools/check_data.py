@@ -45,16 +45,16 @@ def _check_coco(args: argparse.Namespace, work_dir: Path) -> tuple[Sequence[Spli
 
 
 def _check_seg(args: argparse.Namespace, work_dir: Path) -> tuple[Sequence[Split], list[Path]]:
+    from convmae.segmentation.class_list import read_class_list
     from convmae.segmentation.config import SegmentationConfig
     from convmae.segmentation.data_check import check_data
     from convmae.segmentation.data_report import write_data_report
-    from convmae.segmentation.layout import read_classes
 
     config = _config(SegmentationConfig, args)
     options = config.data
-    classes = read_classes(options)
+    classes = read_class_list(options)
     splits = check_data(options, classes, args.pictures, config.model.in_chans)
-    return splits, write_data_report(splits, classes, options, work_dir)
+    return splits, write_data_report(splits, classes.names, options, work_dir)
 
 
 FORMATS = {

@@ -23,8 +23,8 @@ from convmae.backbones.position import Grid
 from convmae.engine.cli import add_overrides, run_tool
 from convmae.engine.drawing import column
 from convmae.engine.errors import UserError
-from convmae.engine.images import list_images
-from convmae.engine.prediction import kept_reading, save_picture
+from convmae.engine.folders import list_images
+from convmae.engine.prediction import kept_reading, save_picture, say
 from convmae.pretraining import METHODS, FastConvMAE
 from convmae.pretraining.attention import attention_maps, attention_sheet
 from convmae.pretraining.features import feature_maps, feature_strip
@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"--output is {output}; expected the name of a picture to write, such as {args.kind}.png.")
         if output.exists() and not args.overwrite:
             raise UserError(f"{output} is there already: give another --output, or --overwrite.")
-        paths = [path for given in args.pictures for path in (list_images(given) if given.is_dir() else [given])]
+        paths = [path for given in args.pictures for path in (list_images(given, say) if given.is_dir() else [given])]
         draw, usual_size, channels = {"reconstructions": reconstructions, "features": features, "attention": attention}[
             args.kind
         ](args)

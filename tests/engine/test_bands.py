@@ -10,19 +10,21 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from convmae.engine.bands import turn
+from convmae.engine.bands import OTHER_BANDS
 from convmae.engine.errors import UserError
+from convmae.engine.faults import Fault
+from convmae.engine.folders import list_images
 from convmae.engine.images import (
     Box,
     as_rgb,
     channel_statistics,
-    list_images,
     look_at,
     normalize,
     read_crop,
     read_image,
     resize_crop,
 )
+from convmae.engine.ranges import check_ranges
 from convmae.engine.reading import Reading
 
 HEIGHT, WIDTH = 20, 30
@@ -107,7 +109,6 @@ def test_bands_are_turned_as_exif_says(orientation: int, tmp_path: Path) -> None
     picture.getexif()[274] = orientation
     upright = np.array(ImageOps.exif_transpose(picture))
     assert np.array_equal(bands_of(tmp_path / "a.tif", 6)[..., 0], upright)
-    assert np.array_equal(turn(given.transpose(2, 0, 1), orientation)[0], upright)
     assert look_at(tmp_path / "a.tif", Reading(6)).turned == (orientation != 1)
 
 
@@ -203,6 +204,47 @@ def test_a_range_scales_every_band(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", given)
     expected = np.floor(given / 4095 * 255 + 0.5)
     assert np.array_equal(bands_of(tmp_path / "a.npy", 6, range=(0, 4095)), expected)
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.tif"])
+def test_what_is_doubtful_of_bands_is_said(name: str, tmp_path: Path) -> None:
+    def write(given: NDArray[Any]) -> None:
+        np.save(tmp_path / "a.npy", given)
+        tifffile.imwrite(tmp_path / "a.tif", given, photometric="minisblack", planarconfig="contig")
+
+    def said(channels: int = 6, **options: Any) -> list[str]:
+        faults: list[Fault] = []
+        check_ranges([tmp_path / name], Reading(channels, **options), faults.append)
+        return [fault.kind for fault in faults]
+
+    write(values(6))
+    assert said() == []
+    assert said(4) == said(3) == [OTHER_BANDS]
+    write(values(6, "uint16", 1000))
+    assert said() == ["splits that use less than a tenth of their range"]
+    assert said(range=(0, 1000)) == []
+    write(values(6, "float32"))
+    assert said() == ["pictures of unknown range"]
+    with pytest.raises(UserError, match=r"data.range=\[0,2[56]"):
+        read_image(tmp_path / name, Reading(6))
+    assert np.array_equal(bands_of(tmp_path / name, 6, range=(0, 255)), values(6))
+
+
+def test_pages_that_are_bands_are_no_frames_passed_over(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", values(5).transpose(2, 0, 1), photometric="minisblack")
+    faults: list[Fault] = []
+    check_ranges([tmp_path / "a.tif"], Reading(5), faults.append)
+    assert not faults
+    check_ranges([tmp_path / "a.tif"], Reading(), faults.append)
+    assert [fault.kind for fault in faults] == ["files of several frames"]
+
+
+def test_arrays_beside_pictures_are_passed_over_and_said(tmp_path: Path) -> None:
+    np.save(tmp_path / "features.npy", np.zeros(7))
+    Image.fromarray(values(3)).save(tmp_path / "a.png")
+    faults: list[Fault] = []
+    assert list_images(tmp_path, faults.append) == [tmp_path / "a.png"]
+    assert [fault.kind for fault in faults] == ["folders with files that may be pictures"]
 
 
 def test_a_crop_of_bands_is_that_of_each_band(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from convmae.engine.images import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Box,
-    list_images,
     normalize,
     read_crop,
     read_image,
@@ -53,18 +52,6 @@ def test_a_file_that_is_cut_off_or_no_picture_is_named(tmp_path: Path) -> None:
     for name in ("cut.jpg", "text.jpg", "nowhere.jpg"):
         with pytest.raises(UserError, match=name):
             read_image(tmp_path / name)
-
-
-def test_a_folder_is_listed_with_what_lies_below_it(tmp_path: Path) -> None:
-    (tmp_path / "b" / "c").mkdir(parents=True)
-    for name in ("b/c/2.JPG", "b/1.png", ".hidden.png", "note.txt"):
-        (tmp_path / name).touch()
-    assert [path.name for path in list_images(tmp_path)] == ["1.png", "2.JPG"]
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds no pictures"):
-        list_images(tmp_path / "empty")
-    with pytest.raises(UserError, match="no folder"):
-        list_images(tmp_path / "nowhere")
 
 
 def test_normalising_takes_out_imagenets_statistics() -> None:

@@ -14,9 +14,10 @@ from convmae.engine.errors import UserError
 from convmae.engine.faults import Effect
 from convmae.engine.seeding import seed_all
 from convmae.segmentation.check import Found, check_split
+from convmae.segmentation.class_list import read_classes
 from convmae.segmentation.config import SegmentationConfig, SegmentationDataOptions
 from convmae.segmentation.data import SegmentationDataset
-from convmae.segmentation.layout import IGNORE, Pair, find_pairs, read_classes, read_label
+from convmae.segmentation.layout import IGNORE, Pair, find_pairs, read_label
 
 CLASSES = ["square", "stripe", "dot"]
 

@@ -1,0 +1,150 @@
+"""Pictures that lie in two places: files that hold the same bytes, in two splits or twice in one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from convmae.engine.faults import Effect, Fault, Report, spread
+
+LISTED = 100_000  # files of a split whose sizes are compared at the start of a run, spread evenly
+READ = 10_000  # files of equal size that are then read
+_PIECE = 4096  # bytes at the beginning, the middle and the end, which tell most files of a size apart
+_BLOCK = 2**20
+_CHUNK = 256  # files that a thread takes at a time
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Member(NamedTuple):
+    """A file by its split and its place in it."""
+
+    split: int
+    place: int
+
+
+class _File(NamedTuple):
+    member: Member
+    path: Path
+    size: int
+    inode: tuple[int, int]
+
+
+def same_files(*splits: Sequence[Path], complete: bool = False) -> list[list[Member]]:
+    """Returns groups of files that hold the same bytes: two files or more of one split, or files of each of several splits.
+
+    Sizes are compared first, and only files of equal size are read. Unless ``complete``, at most ``LISTED`` files of a split
+    are compared and ``READ`` are read. Files that are empty or not there are in no group.
+    """
+    listed = [spread(range(len(split)), len(split) if complete else LISTED) for split in splits]
+    members = [Member(number, place) for number, places in enumerate(listed) for place in places]
+    files = [file for file in _threaded(lambda one: _look(one, splits[one.split][one.place]), members) if file]
+
+    def spans(group: Sequence[_File]) -> bool:
+        return len(group) > 1 and len({file.member.split for file in group}) == len(splits)
+
+    groups = [group for group in _split([files], lambda file: file.size) if spans(group)]
+    if not complete:
+        groups = _within(groups, READ)
+    for key in (_pieces, _whole):
+        one = [group for group in groups if len({file.inode for file in group}) == 1]  # links to one file
+        read = [group for group in groups if len({file.inode for file in group}) > 1]
+        files = [file for group in read for file in group]
+        keys = dict(zip((file.member for file in files), _threaded(key, files), strict=True))
+        groups = one + [group for group in _split(read, lambda file, keys=keys: keys[file.member]) if spans(group)]
+    return sorted([file.member for file in sorted(group)] for group in groups)
+
+
+def check_shared(train: Sequence[Path], val: Sequence[Path], report: Report, complete: bool = False) -> None:
+    """Reports the validation pictures that are training pictures as well, byte for byte."""
+    if list(train) == list(val):
+        message = (
+            f"all {len(val):,} validation pictures are the training pictures: the numbers tell what was learnt by heart"
+        )
+        report(Fault("splits that are one and the same", message, Effect.DOUBTFUL))
+        return
+    for group in same_files(train, val, complete=complete):
+        known = train[group[0].place]
+        for split, place in group:
+            if split == 1:
+                same = "is used in training" if val[place] == known else f"holds the same bytes as {known}"
+                report(Fault("pictures that are training pictures, too", f"{val[place]} {same}", Effect.DOUBTFUL))
+
+
+def check_repeated(
+    paths: Sequence[Path], report: Report, labels: Sequence[str] | None = None, complete: bool = False
+) -> None:
+    """Reports the pictures that a split holds more than once, byte for byte; doubtful where their ``labels`` differ."""
+    for group in same_files(paths, complete=complete):
+        first, *others = (member.place for member in group)
+        for place in others:
+            message = f"{paths[place]} holds the same bytes as {paths[first]}"
+            if labels is not None and labels[place] != labels[first]:
+                message += f", but one is {labels[place]!r} and the other {labels[first]!r}"
+                report(Fault("pictures in two classes", message, Effect.DOUBTFUL))
+            else:
+                report(Fault("pictures that are there more than once", message, Effect.NOTE))
+
+
+def _look(member: Member, path: Path) -> _File | None:
+    try:
+        status = path.stat()
+    except OSError:  # said where files are listed or read
+        return None
+    return _File(member, path, status.st_size, (status.st_dev, status.st_ino)) if status.st_size else None
+
+
+def _split(groups: Sequence[Sequence[_File]], key: Callable[[_File], Hashable]) -> list[list[_File]]:
+    """Returns the groups, each split by a key; files whose key is None are left out."""
+    found = []
+    for group in groups:
+        parts: dict[Hashable, list[_File]] = {}
+        for file in group:
+            parts.setdefault(key(file), []).append(file)
+        parts.pop(None, None)
+        found += parts.values()
+    return found
+
+
+def _within(groups: list[list[_File]], count: int) -> list[list[_File]]:
+    """Returns groups, spread evenly, of about so many files."""
+    total = sum(map(len, groups))
+    chosen = spread(groups, max(1, len(groups) * count // total)) if total > count else groups
+    return [spread(group, count) for group in chosen]
+
+
+def _pieces(file: _File) -> bytes | None:
+    starts = (0, max(0, file.size // 2 - _PIECE // 2), max(0, file.size - _PIECE))
+    try:
+        with file.path.open("rb") as content:
+            found = hashlib.blake2b(digest_size=16)
+            for start in starts:
+                content.seek(start)
+                found.update(content.read(_PIECE))
+    except OSError:
+        return None
+    return found.digest()
+
+
+def _whole(file: _File) -> bytes | None:
+    if file.size <= 3 * _PIECE:  # read already
+        return b""
+    try:
+        with file.path.open("rb") as content:
+            found = hashlib.blake2b(digest_size=16)
+            while part := content.read(_BLOCK):
+                found.update(part)
+            return found.digest()
+    except OSError:
+        return None
+
+
+def _threaded(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """Returns what a function gives for each item; waiting for a disk lets other threads run."""
+    chunks = [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
+    with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
+        return [found for part in pool.map(lambda chunk: [function(item) for item in chunk], chunks) for found in part]
