@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from convmae.backbones.convvit import ConvViT
 from convmae.backbones.encoder import Classifier
@@ -31,7 +32,7 @@ def load_encoder(path: str | Path, in_chans: int | None = None) -> Classifier:
     Raises:
         CheckpointError: a file that can't be read, or whose encoder is not whole or computes something else.
     """
-    options = {} if in_chans is None else {"in_chans": in_chans}
+    options: dict[str, Any] = {} if in_chans is None else {"in_chans": in_chans}
     encoder = FAMILIES[family_of(path)].from_checkpoint(path, num_classes=0, **options)
     report = encoder.load_report
     biased = [name for name in report.unexpected if name.endswith("relative_position_bias_table")]

@@ -32,7 +32,7 @@ _DAMAGED = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError
 class Bands(NamedTuple):
     """What a file holds, by its header. ``read`` gives the values [H, W, C], as they are in the file but upright."""
 
-    count: int
+    number: int
     size: tuple[int, int]  # width and height
     kind: Kind
     turned: bool
@@ -51,8 +51,8 @@ def stored_bands(path: Path, reading: Reading) -> Bands | None:
     if found is None:
         return None
     check_pixels(path, found.size, reading.max_pixels)
-    if not (found.count == 1 and reading.channels == 3):  # grey is RGB, too
-        check_count(path, found.count, reading)
+    if not (found.number == 1 and reading.channels == 3):  # grey is RGB, too
+        check_count(path, found.number, reading)
     return found
 
 
@@ -107,11 +107,14 @@ def _array(path: Path, channels: int) -> Bands:
 def _tiff(path: Path, channels: int) -> Bands | None:
     try:
         with tifffile.TiffFile(path) as file:
-            page, series = file.pages.first, file.series[0]
+            page, plain = file.pages.first, channels in (1, 3) and _is_plain(file.pages.first)
+            if plain and not (file.is_imagej or file.is_ome):
+                return None
+            series = file.series[0]
             sides = {
                 axis: size for axis, size in zip(series.axes, series.shape, strict=True) if size > 1 or axis in "YX"
             }
-            if channels in (1, 3) and "C" not in sides and _is_plain(page):
+            if plain and "C" not in sides:
                 return None
             end = max(map(sum, zip(page.dataoffsets, page.databytecounts, strict=True)))
             whole = end <= path.stat().st_size
@@ -157,7 +160,7 @@ def _decode(path: Path, premultiplied: bool) -> NDArray[Any]:
             raise UserError(f"{path} can't be read as a picture ({error}); replace or remove the file.") from None
         reason = str(error)
     with Image.open(path) as image:
-        depths = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))  # type: ignore[attr-defined]  # it is TIFF's
+        depths = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
         if image.mode in ("RGBA", "RGBX", "CMYK") and set(depths) == {8} and not premultiplied:
             return np.asarray(image)
     raise UserError(f"{path} is compressed in a way that takes another package ({reason}): pip install imagecodecs.")

@@ -82,7 +82,7 @@ def look_at(path: str | Path, reading: Reading = RGB) -> Look:
     """Looks at a picture, decoding it only where its last bytes don't say that it is whole; raises as `read_image` does."""
     path = Path(path)
     if (bands := stored_bands(path, reading)) is not None:
-        return Look(f"with {count_bands(bands.count)} of {bands.kind}", bands.size, bands.turned)
+        return Look(f"with {count_bands(bands.number)} of {bands.kind}", bands.size, bands.turned)
     with open_image(path, reading.max_pixels) as image:
         check_bands(image, path, reading)
         look, ending = Look(image.mode, upright_size(image), orientation(image) != 1), _ENDINGS.get(image.format or "")

@@ -23,6 +23,7 @@ DECODED = 16  # of those beyond 8 bits
 VALUES = 2**18  # of each of these, about
 USED = 0.1  # part of the range below which it is remarked
 TAIL = 0.001  # part of the values that may lie beyond what is called used, at either end: hot pixels
+PARTLY = 0.5  # part of a picture's pixels, neither clear nor opaque, above which its transparency is doubted
 _REDUCED_OR_MASK = 1 | 4  # of TIFF's NewSubfileType
 _NEW_SUBFILE_TYPE = 254
 
@@ -42,7 +43,7 @@ class _Values(NamedTuple):
 
 
 def check_ranges(paths: Sequence[Path], reading: Reading, report: Report, complete: bool = False) -> None:
-    """Reports pictures whose values use little of their range, or lie beyond it, and files of several frames.
+    """Reports pictures whose values use little of their range, or lie beyond it, and files of several frames or odd alpha.
 
     Headers of ``LISTED`` files, spread evenly, are looked at (of all, if ``complete``), and ``DECODED`` pictures beyond 8 bits
     are decoded; those of unknown range, and of other bands than the model has channels, stop. Files that can't be read are for
@@ -60,6 +61,7 @@ def check_ranges(paths: Sequence[Path], reading: Reading, report: Report, comple
                 f"{header.path} holds several frames, of which the first is used (of {len(listed):,} files looked at)."
             )
             report(Fault("files of several frames", message, Effect.DOUBTFUL))
+    _check_alpha(headers, reading, report)
     deep = [one for one in headers if one.kind.deep and (one.bands or one.mode.startswith(("I", "F", "L", "RGB")))]
     flat = [one.path for one in headers if not one.kind.deep]
     if reading.range and flat:
@@ -82,6 +84,30 @@ def check_ranges(paths: Sequence[Path], reading: Reading, report: Report, comple
     found = [one for one in found if one.finite.size]
     if found:
         _check_used(found, reading, report)
+
+
+def _check_alpha(headers: Sequence[_Header], reading: Reading, report: Report) -> None:
+    """Reports pictures whose transparency may be a band, as that of four bands of a satellite is called by some programs."""
+    if reading.channels not in (1, 3):
+        return
+    found = []
+    transparent = spread([one for one in headers if one.mode == "RGBA"], DECODED)
+    for one in transparent:
+        try:
+            with open_image(one.path, reading.max_pixels) as image:
+                alpha = np.asarray(image.getchannel("A"))
+        except UserError:  # as in _header
+            continue
+        share = float(((alpha > 0) & (alpha < 255)).mean())
+        if share > PARTLY:
+            found.append((one.path, share))
+    if found:
+        message = (
+            f"{len(found)} of {len(transparent)} pictures with transparency that were looked at are partly transparent in most "
+            f"places, the first is {found[0][0]} ({found[0][1]:.0%} of it); they are laid on white. If the fourth band is no "
+            "transparency, set model.in_chans=4."
+        )
+        report(Fault("splits whose transparency may be a band", message, Effect.DOUBTFUL))
 
 
 def _check_used(found: Sequence[_Values], reading: Reading, report: Report) -> None:

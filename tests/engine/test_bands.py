@@ -239,6 +239,20 @@ def test_pages_that_are_bands_are_no_frames_passed_over(tmp_path: Path) -> None:
     assert [fault.kind for fault in faults] == ["files of several frames"]
 
 
+@pytest.mark.parametrize("ending", [".tif", ".png"])
+def test_a_band_that_is_called_transparency_is_doubted(ending: str, tmp_path: Path) -> None:
+    faults: list[Fault] = []
+    cut_out = values(4)
+    cut_out[..., 3] = np.where(np.arange(WIDTH) < 5, 0, 255)
+    for name, given in (("bands", values(4)), ("cut out", cut_out)):
+        Image.fromarray(given).save(tmp_path / f"{name}{ending}")
+        check_ranges([tmp_path / f"{name}{ending}"], Reading(), faults.append)
+        check_ranges([tmp_path / f"{name}{ending}"], Reading(4), faults.append)
+    (fault,) = faults
+    assert fault.kind == "splits whose transparency may be a band"
+    assert "model.in_chans=4" in str(fault)
+
+
 def test_arrays_beside_pictures_are_passed_over_and_said(tmp_path: Path) -> None:
     np.save(tmp_path / "features.npy", np.zeros(7))
     Image.fromarray(values(3)).save(tmp_path / "a.png")
