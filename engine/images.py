@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,8 +25,8 @@ from convmae.engine.reading import MAX_PIXELS, RGB, Reading
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# What Pillow raises on damaged files, TypeError and struct.error on metadata of the wrong kinds.
-_DAMAGED = (OSError, SyntaxError, ValueError, TypeError, struct.error)
+# What Pillow raises on damaged files, the last of them on metadata of the wrong kinds.
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, zlib.error, TypeError, IndexError, struct.error)
 _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # last bytes of a whole file
 Picture = Image.Image | torch.Tensor  # in RGB, or of other channels bytes [C, H, W]
 
