@@ -26,7 +26,17 @@ _COLOURS = {0: 1, 1: 1, 3: 1, 2: 3, 6: 3, 8: 3, 5: 4}  # samples of TIFF's photo
 _ORIENTATION = 274  # TIFF's tag
 _PREMULTIPLIED = 1
 # What tifffile raises on damaged files.
-_DAMAGED = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, struct.error)
+_DAMAGED = (
+    tifffile.TiffFileError,
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    RuntimeError,
+    struct.error,
+)
 
 
 class Bands(NamedTuple):
