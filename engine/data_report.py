@@ -16,7 +16,16 @@ from convmae.engine.report import Number, Page
 
 LISTED = 500  # faults on the page; the JSON file has all
 SAMPLES = 6  # pictures of a split that are drawn, and as many of those at fault
-MODES = {"L": "grey", "1": "black and white", "P": "palette", "I;16": "16 bit grey", "RGBA": "RGB with transparency"}
+MODES = {
+    "L": "grey",
+    "1": "black and white",
+    "P": "palette",
+    "I;16": "16 bit grey",
+    "I;16B": "16 bit grey",
+    "I": "grey of signed or 32 bit integers",
+    "F": "grey of floats",
+    "RGBA": "RGB with transparency",
+}
 
 
 class Split(Protocol):

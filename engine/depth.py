@@ -118,7 +118,10 @@ def samples(image: ImageFile.ImageFile, name: Path, kind: Kind) -> NDArray:
             "Convert it, or leave data.range out.",
         )
     image.load()  # raises for a file that is cut off, of which OpenCV gives a part
-    found = cv2.imdecode(np.fromfile(name, np.uint8), cv2.IMREAD_UNCHANGED)
+    try:
+        found = cv2.imdecode(np.fromfile(name, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:  # as of more pixels than OpenCV takes
+        found = None
     if found is None:
         raise Fault(
             "unreadable pictures", f"{name} can't be decoded as {kind} (by OpenCV); replace or remove the file."

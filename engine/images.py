@@ -21,6 +21,7 @@ from convmae.engine.depth import Kind, kind_of, read_deep, samples, scale
 from convmae.engine.errors import UserError
 from convmae.engine.limits import check_pixels, own_limits
 from convmae.engine.orientation import orientation, upright, upright_size
+from convmae.engine.png import pixels_alone
 from convmae.engine.reading import MAX_PIXELS, RGB, Reading
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -55,7 +56,7 @@ def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image
     Raises UserError naming a file that is none, turns out to be broken, or has more than ``max_pixels``.
     """
     try:
-        with own_limits(), Image.open(path) as image:
+        with own_limits(), _open(Path(path)) as image:
             check_pixels(path, image.size, max_pixels)
             yield image
     except FileNotFoundError:
@@ -168,6 +169,18 @@ def normalize(images: torch.Tensor) -> torch.Tensor:
     # Numbers, not tensors, which would be copied to the GPU in every step, and the step would wait for it.
     channels = zip(images.unbind(1), *channel_statistics(images.shape[1]), strict=True)
     return torch.stack([(channel.float() - 255 * mean) / (255 * std) for channel, mean, std in channels], 1)
+
+
+def _open(path: Path) -> ImageFile.ImageFile:
+    try:
+        return Image.open(path)
+    except FileNotFoundError:
+        raise
+    except _DAMAGED:  # of a PNG perhaps its profile or a text alone, which no other reader minds
+        pixels = pixels_alone(path)
+        if pixels is None:
+            raise
+        return Image.open(pixels)
 
 
 def _ends_with(path: Path, ending: bytes) -> bool:

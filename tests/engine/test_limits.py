@@ -11,6 +11,8 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
+from convmae.engine import limits
+from convmae.engine.errors import UserError
 from convmae.engine.faults import Fault
 from convmae.engine.images import Box, look_at, read_crop, read_image, resize_crop
 from convmae.engine.limits import own_limits
@@ -91,6 +93,35 @@ def test_large_profiles_and_texts_refuse_no_picture(tmp_path: Path, kind: str, w
     raw = path.read_bytes()
     path.write_bytes(raw[:33] + extra + raw[33:])
     assert np.array_equal(read_label(path, 3, False), picture()[..., 0] % 3)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        chunk(b"iCCP", b"no profile"),  # neither a name nor a known compression
+        chunk(b"iCCP", b"name\0\0not deflated"),
+        chunk(b"zTXt", b"key\0\7of an unknown compression"),
+        chunk(b"pHYs", b"\0"),
+        chunk(b"gAMA", b""),
+        chunk(b"tEXt", b"key\0value")[:-1] + b"!",  # damaged
+        chunk(b"zTXt", b"key\0\0" + zlib.compress(bytes(3_000_000))),
+    ],
+    ids=["profile", "compression", "text", "resolution", "gamma", "checksum", "huge"],
+)
+def test_broken_metadata_of_a_png_refuse_no_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: bytes
+) -> None:
+    monkeypatch.setattr(limits, "_OURS", [(PngImagePlugin, "MAX_TEXT_CHUNK", 1_000_000)])
+    path, exif = tmp_path / "a.png", Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(picture()).save(path, exif=exif)
+    raw = path.read_bytes()
+    path.write_bytes(raw[:33] + broken + raw[33:])
+    assert np.array_equal(np.asarray(read_image(path)), np.rot90(picture(), -1))
+    assert look_at(path).size == (24, 32)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(UserError, match=r"a\.png can't be read"):  # broken pixels do
+        read_image(path)
 
 
 def test_metadata_that_are_none_refuse_no_picture(tmp_path: Path) -> None:
