@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from convmae.backbones import Classifier, load_encoder
-from convmae.classification.config import EncoderOptions, ProbeConfig
+from convmae.classification.config import ProbeConfig
 from convmae.classification.data import ClassFolder, EvalSet, RandomViews
 from convmae.engine.errors import UserError
 from convmae.engine.files import save_atomically
@@ -34,14 +34,13 @@ class Features(NamedTuple):
     contents: Tensor
 
 
-def probed_encoder(options: EncoderOptions) -> Classifier:
+def probed_encoder(path: str, in_chans: int | None = None) -> Classifier:
     """Returns the encoder in a file, a ConvViT or a plain ViT, without a head. Raises UserError where no file is given."""
-    path = options.init
     if not path:
         raise UserError("model.init is empty; a probe needs pretrained weights: model.init=path/to/encoder.pth.")
     if not Path(path).is_file():
         raise UserError(f"There is no checkpoint {path}.")
-    encoder = load_encoder(path, options.in_chans)
+    encoder = load_encoder(path, in_chans)
     log.info(str(encoder.load_report))
     return encoder
 

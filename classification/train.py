@@ -189,7 +189,7 @@ def _features(config: ProbeConfig, views: int = 0) -> tuple[ClassFolder, ClassFo
         raise UserError(
             "A probe runs in one process, for its features are soon computed: start it without torchrun or srun."
         )
-    encoder = probed_encoder(config.model)
+    encoder = probed_encoder(config.model.init, config.model.in_chans)
     training, validation = read_splits(config.data, encoder.in_chans)
     numbers = range(1, views + 1) if views else [0]
     train = [read_features(config, training, encoder, number) for number in numbers]
