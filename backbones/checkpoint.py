@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from convmae.backbones.load_report import LoadReport
@@ -31,6 +32,7 @@ _IGNORED = ("relative_position_index", "_extra_state")
 _BIAS_TABLE = "relative_position_bias_table"
 _NUMBERS = "biufc"  # numpy's kinds of arrays that tensors hold
 _OFFSETS = ("rel_pos_h", "rel_pos_w")
+_FIRST_LAYERS = ("patch_embed1.proj.weight", "patch_embed.proj.weight")  # a ConvViT's, a plain ViT's
 
 # A value in the model's shape, "resized", "converted" or "" for as it was, and how; or None, "" and why not.
 _Fitted = tuple[Tensor | None, str, str]
@@ -198,6 +200,8 @@ def _fit(value: Tensor, target: Tensor, name: str, model: nn.Module) -> _Fitted:
     before, after = list(value.shape), list(target.shape)
     if before == after:
         return value, "", ""
+    if name.endswith(_FIRST_LAYERS) and before[:1] + before[2:] == after[:1] + after[2:]:
+        return _fit_channels(value, after[1])
     owner = model.get_submodule(name.rpartition(".")[0])
     grid: Grid | None = getattr(owner, "grid_size", None)
     window: Grid | None = getattr(owner, "window", None)
@@ -219,6 +223,23 @@ def _fit(value: Tensor, target: Tensor, name: str, model: nn.Module) -> _Fitted:
             f"reshaped from {before}",
         )  # a 1x1 convolution is a linear layer
     return None, "", f"shape {before} in the file, {after} in the model"
+
+
+def _fit_channels(value: Tensor, wanted: int) -> _Fitted:
+    """The first layer's weights [D, C, k, k] for another number of channels, by timm's rule, which is for RGB's.
+
+    Of one channel they are RGB's sum, so that a grey picture gives what it did in RGB; of more, RGB's in turn, scaled by
+    3 / channels.
+    """
+    found = value.shape[1]
+    if found != 3:
+        return (
+            None,
+            "",
+            f"of {found} channels in the file, of {wanted} in the model: the model's in_chans must be {found}",
+        )
+    how = "inflated" if wanted > found else "reduced"
+    return adapt_input_conv(wanted, value), "converted", f"{how} from {found} to {wanted} channels"
 
 
 def _fit_positions(value: Tensor, wanted: int, grid: Grid) -> _Fitted:

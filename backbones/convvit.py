@@ -12,7 +12,7 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from convmae.backbones.checkpoint import load_checkpoint
-from convmae.backbones.encoder import Classifier, Encoder
+from convmae.backbones.encoder import Classifier, Encoder, checked_channels
 from convmae.backbones.layers import ConvBlock, PatchEmbed, TransformerBlock
 from convmae.backbones.position import Grid, resample_pos_embed, sincos_pos_embed
 from convmae.backbones.shapes import STRIDE
@@ -99,6 +99,7 @@ class ConvViTEncoder(Encoder):
         eps: of stage 3's LayerNorms; the patch embeddings have 1e-5.
         layer_scale: initial value of stage 3's LayerScale; None for none.
         conv_eps: of the convolution blocks' LayerNorms.
+        in_chans: channels of the images; 3 are RGB.
     """
 
     def __init__(
@@ -110,14 +111,16 @@ class ConvViTEncoder(Encoder):
         eps: float = 1e-6,
         layer_scale: float | None = None,
         conv_eps: float = 1e-5,
+        in_chans: int = 3,
     ) -> None:
         super().__init__()
+        self.in_chans = checked_channels(in_chans)
         self.dims = dims = Dims.of(size)
         self.embed_dims = dims.embed_dims
         self.checkpoint_activations = checkpoint_activations
         self.grid_size: Grid = grid_of(img_size)
         width1, width2, width3 = dims.embed_dims
-        self.patch_embed1 = PatchEmbed(3, width1, 4)
+        self.patch_embed1 = PatchEmbed(in_chans, width1, 4)
         self.patch_embed2 = PatchEmbed(width1, width2, 2)
         self.patch_embed3 = PatchEmbed(width2, width3, 2)
         self.patch_embed4 = nn.Linear(width3, width3)
@@ -144,7 +147,7 @@ class ConvViTEncoder(Encoder):
         return resample_pos_embed(self.pos_embed, self.grid_size, grid)
 
     def forward_stages(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Runs the stages on [B, 3, H, W], any H and W. Returns E1, E2, E3 channels last, [B, ceil(H / stride), ..., C]."""
+        """Runs the stages on [B, C, H, W], any H and W. Returns E1, E2, E3 channels last, [B, ceil(H / stride), ..., C]."""
         height, width = images.shape[-2:]
         rows, columns = cells(height, STRIDE), cells(width, STRIDE)
         images = F.pad(images, (0, columns * STRIDE - width, 0, rows * STRIDE - height))
@@ -173,7 +176,7 @@ class ConvViTEncoder(Encoder):
         return x
 
     def forward_pyramid(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns E1, E2, E3 of [B, 3, H, W], each [B, C, ceil(H / s), ceil(W / s)] at strides s = 4, 8, 16."""
+        """Returns E1, E2, E3 of [B, in_chans, H, W], each [B, C, ceil(H / s), ceil(W / s)] at strides s = 4, 8, 16."""
         e1, e2, e3 = (stage.permute(0, 3, 1, 2) for stage in self.forward_stages(images))
         return e1, e2, e3
 
@@ -209,8 +212,9 @@ class ConvViT(Classifier, ConvViTEncoder):
         drop_path_rate: float = 0.0,
         checkpoint_activations: bool = False,
         global_pool: str = "avg",
+        in_chans: int = 3,
     ) -> None:
-        ConvViTEncoder.__init__(self, size, img_size, drop_path_rate, checkpoint_activations)
+        ConvViTEncoder.__init__(self, size, img_size, drop_path_rate, checkpoint_activations, in_chans=in_chans)
         self.add_head(self.embed_dims[2], num_classes, global_pool)
         self.feature_info = [
             {"num_chs": width, "reduction": 2 ** (stage + 1), "module": f"blocks{stage}.{depth - 1}"}
@@ -228,7 +232,7 @@ class ConvViT(Classifier, ConvViTEncoder):
         """Returns E3's tokens, [B, L, C], and those of E1, E2, E3 that `indices` name, or the latter alone.
 
         Args:
-            images: [B, 3, H, W].
+            images: [B, in_chans, H, W].
             indices: 0 for E1 to 2 for E3, the last so many, or None for all.
             norm: must be False: E1, E2 and E3 are raw outputs.
             output_fmt: NCHW or NHWC.

@@ -52,6 +52,7 @@ class ConvViTSeg(ConvViTEncoder):
         checkpoint_activations: recompute each block in the backward pass.
         downsample: E4 from E3 by "conv" (`fpn`: 3x3 convolution of stride 2 without padding, batch norm, GELU) or by
             "max_pool" (2x2).
+        in_chans: channels of the images.
     """
 
     strides = (4, 8, 16, 32)
@@ -63,8 +64,11 @@ class ConvViTSeg(ConvViTEncoder):
         drop_path_rate: float = 0.0,
         checkpoint_activations: bool = False,
         downsample: str = "conv",
+        in_chans: int = 3,
     ) -> None:
-        super().__init__(size, img_size, drop_path_rate, checkpoint_activations, eps=1e-5, layer_scale=1.0)
+        super().__init__(
+            size, img_size, drop_path_rate, checkpoint_activations, eps=1e-5, layer_scale=1.0, in_chans=in_chans
+        )
         if downsample not in ("conv", "max_pool"):
             raise ValueError(f"unknown downsample '{downsample}'; expected conv or max_pool")
         width = self.embed_dims[2]
@@ -88,7 +92,7 @@ class ConvViTSeg(ConvViTEncoder):
         }
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Returns E1..E4 of [B, 3, H, W]: [B, C, ceil(H / s), ceil(W / s)] at strides s = 4, 8, 16, and E4 at about 32.
+        """Returns E1..E4 of [B, in_chans, H, W]: [B, C, ceil(H / s), ceil(W / s)] at strides s = 4, 8, 16, and E4 at about 32.
 
         The strided convolution gives E4 `(n - 1) // 2` rows of E3's n, at least one; max-pooling `ceil(n / 2)`.
         """

@@ -13,11 +13,19 @@ from convmae.backbones.position import Grid
 from convmae.backbones.shapes import FromCheckpoint
 
 
+def checked_channels(in_chans: int) -> int:
+    """Returns a number of channels. Raises ValueError for none."""
+    if in_chans < 1:
+        raise ValueError(f"in_chans is {in_chans}; expected at least 1 channel")
+    return in_chans
+
+
 class Encoder(FromCheckpoint):
     """An encoder whose blocks may recompute their activations and whose linear layers start as in pretraining."""
 
     checkpoint_activations: bool
     grid_size: Grid  # that the positions are kept at
+    in_chans: int  # channels of the images
 
     @staticmethod
     def init_linear(module: nn.Module) -> None:
@@ -37,7 +45,7 @@ class Encoder(FromCheckpoint):
         self.checkpoint_activations = enable
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Returns the last stage's tokens, [B, L, C], L in row-major order, of images [B, 3, H, W]."""
+        """Returns the last stage's tokens, [B, L, C], L in row-major order, of images [B, in_chans, H, W]."""
         raise NotImplementedError
 
 
@@ -86,5 +94,5 @@ class Classifier(Encoder):
         return pooled if pre_logits else self.head(pooled)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Returns logits [B, num_classes] of images [B, 3, H, W]."""
+        """Returns logits [B, num_classes] of images [B, in_chans, H, W]."""
         return self.forward_head(self.forward_features(images))

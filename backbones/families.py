@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from convmae.backbones.convvit import ConvViT
 from convmae.backbones.encoder import Classifier
@@ -23,13 +24,16 @@ def family_of(path: str | Path) -> str:
     return "vit" if plain else "convvit"
 
 
-def load_encoder(path: str | Path) -> Classifier:
+def load_encoder(path: str | Path, in_chans: int | None = None) -> Classifier:
     """Returns the whole encoder in a weight file, without a head, in evaluation mode; its `load_report` names every key.
+
+    It takes pictures of the file's channels, or of `in_chans` where RGB's weights are to be inflated to these.
 
     Raises:
         CheckpointError: a file that can't be read, or whose encoder is not whole or computes something else.
     """
-    encoder = FAMILIES[family_of(path)].from_checkpoint(path, num_classes=0)
+    options: dict[str, Any] = {} if in_chans is None else {"in_chans": in_chans}
+    encoder = FAMILIES[family_of(path)].from_checkpoint(path, num_classes=0, **options)
     report = encoder.load_report
     biased = [name for name in report.unexpected if name.endswith("relative_position_bias_table")]
     if biased:

@@ -54,7 +54,7 @@ class VisiblePatches:
         return around.reshape(-1, 3, 3)[self.in_views]
 
     def pixels(self, images: Tensor) -> Tensor:
-        """The visible patches' pixels, [R, 16, 16, 3], of images [B, 3, H, W] whose sides are multiples of 16."""
+        """The visible patches' pixels, [R, 16, 16, C], of images [B, C, H, W] whose sides are multiples of 16."""
         batch, channels = images.shape[:2]
         x = images.reshape(batch, channels, self.grid[0], STRIDE, self.grid[1], STRIDE).permute(0, 2, 4, 3, 5, 1)
         return x.reshape(-1, STRIDE, STRIDE, channels).index_select(0, self.in_images)
@@ -69,7 +69,7 @@ def encode_visible(encoder: ConvViTEncoder, images: Tensor, visible: VisiblePatc
     """Runs the three stages at visible patches; attention sees the patches of a view alone.
 
     Args:
-        images: [B, 3, H, W], sides multiples of 16.
+        images: [B, in_chans, H, W], sides multiples of 16.
         visible: R patches.
 
     Returns:

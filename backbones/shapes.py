@@ -28,8 +28,8 @@ class FromCheckpoint(nn.Module):
     def from_checkpoint(cls: type[Built], path: str | Path, strict: bool = False, **options: Any) -> Built:
         """Builds the model that a weight file fits, and fills it; what became of each key is in `load_report`.
 
-        Widths, depths and MLP ratios are read from the shapes, and so are image size, window and classes where the file
-        has what tells them. Heads are read from tables of relative positions, else they follow the width.
+        Widths, depths and MLP ratios are read from the shapes, and so are channels, and image size, window and classes where
+        the file has what tells them. Heads are read from tables of relative positions, else they follow the width.
 
         Args:
             path: a file of any layout that `load_checkpoint` knows.
@@ -41,7 +41,8 @@ class FromCheckpoint(nn.Module):
         """
         state, source = read_weights(path)
         state = encoder_part(state, source, cls.first_weight)
-        found = {"size": cls.dims_from_state_dict(state), **cls.options_from_state_dict(state)}
+        found = {"size": cls.dims_from_state_dict(state), "in_chans": state[cls.first_weight].shape[1]}
+        found |= cls.options_from_state_dict(state)
         model = cls(**(found | options))
         model.load_report = load_checkpoint(model, path, strict)
         return model

@@ -30,10 +30,10 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _convvit(size: str, in_chans: int = 3, drop_rate: float = 0.0, **options: Any) -> ConvViT:
+def _convvit(size: str, drop_rate: float = 0.0, **options: Any) -> ConvViT:
     """A ConvViT from timm's options, of which it has fewer."""
-    if in_chans != 3 or drop_rate:
-        raise ValueError(f"ConvViT takes 3 channels and has no dropout; asked for in_chans={in_chans}, {drop_rate=}")
+    if drop_rate:
+        raise ValueError(f"ConvViT has no dropout; asked for {drop_rate=}")
     return ConvViT(size, **options)
 
 

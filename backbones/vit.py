@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convmae.backbones.convvit import default_heads
-from convmae.backbones.encoder import Classifier, Encoder
+from convmae.backbones.encoder import Classifier, Encoder, checked_channels
 from convmae.backbones.layers import PatchConv, TransformerBlock
 from convmae.backbones.position import Grid, resample_pos_embed, sincos_pos_embed
 from convmae.backbones.shapes import STRIDE, block_count
@@ -60,6 +60,7 @@ class ViTEncoder(Encoder):
         img_size: pixels (a side, or height and width) whose grid `pos_embed` is kept at; any other image resamples it.
         drop_path_rate: of the last block; it grows linearly from 0.
         checkpoint_activations: recompute each block in the backward pass instead of keeping its activations.
+        in_chans: channels of the images; 3 are RGB.
     """
 
     first_weight = "patch_embed.proj.weight"
@@ -70,13 +71,15 @@ class ViTEncoder(Encoder):
         img_size: int | tuple[int, int] = 224,
         drop_path_rate: float = 0.0,
         checkpoint_activations: bool = False,
+        in_chans: int = 3,
     ) -> None:
         super().__init__()
+        self.in_chans = checked_channels(in_chans)
         self.dims = dims = ViTDims.of(size)
         self.checkpoint_activations = checkpoint_activations
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
         self.grid_size: Grid = (-(-height // STRIDE), -(-width // STRIDE))
-        proj = PatchConv(3, dims.embed_dim, STRIDE)
+        proj = PatchConv(in_chans, dims.embed_dim, STRIDE)
         self.patch_embed = nn.ModuleDict({"proj": proj})
         self.cls_token = nn.Parameter(torch.empty(1, 1, dims.embed_dim))
         table = sincos_pos_embed(dims.embed_dim, self.grid_size)
@@ -117,7 +120,7 @@ class ViTEncoder(Encoder):
         return x
 
     def forward_tokens(self, images: Tensor) -> Tensor:
-        """Returns the last block's tokens, [B, 1 + L, C], the class token first, of images [B, 3, H, W], any H and W."""
+        """Returns the last block's tokens, [B, 1 + L, C], the class token first, of images [B, in_chans, H, W], any."""
         height, width = images.shape[-2:]
         images = F.pad(images, (0, -width % STRIDE, 0, -height % STRIDE))
         x = self.patch_embed["proj"](images.permute(0, 2, 3, 1))
@@ -150,6 +153,7 @@ class ViT(Classifier, ViTEncoder):
         img_size: int | tuple[int, int] = 224,
         drop_path_rate: float = 0.0,
         checkpoint_activations: bool = False,
+        in_chans: int = 3,
     ) -> None:
-        ViTEncoder.__init__(self, size, img_size, drop_path_rate, checkpoint_activations)
+        ViTEncoder.__init__(self, size, img_size, drop_path_rate, checkpoint_activations, in_chans)
         self.add_head(self.dims.embed_dim, num_classes)

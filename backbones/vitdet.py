@@ -40,6 +40,7 @@ class ConvViTDet(ConvViTEncoder):
             weights of the public ViTDet port were trained; by default nothing outside the grid is attended to.
         position: "shared" or "decomposed" relative positions.
         pretrain_img_size: pixels whose grid `pos_embed` is kept at instead, 224 in the port; None for `img_size`.
+        in_chans: channels of the images.
     """
 
     strides = (4, 8, 16, 32)
@@ -55,10 +56,11 @@ class ConvViTDet(ConvViTEncoder):
         attend_to_padding: bool = False,
         position: str = "shared",
         pretrain_img_size: int | tuple[int, int] | None = None,
+        in_chans: int = 3,
     ) -> None:
         conv_eps = 1e-6 if position == "decomposed" else 1e-5  # the port's and the paper's code
         kept_at = pretrain_img_size or img_size
-        super().__init__(size, kept_at, drop_path_rate, checkpoint_activations, conv_eps=conv_eps)
+        super().__init__(size, kept_at, drop_path_rate, checkpoint_activations, conv_eps=conv_eps, in_chans=in_chans)
         depth = self.dims.depths[2]
         self.global_blocks = spread_blocks(depth) if global_blocks is None else tuple(global_blocks)
         if outside := [index for index in self.global_blocks if not 0 <= index < depth]:

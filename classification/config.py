@@ -1,11 +1,11 @@
 """Every option of a classification run, with its default (the paper's fine-tuning recipe) and the line that --help shows."""
 
 from dataclasses import dataclass, field
-from typing import List  # noqa: UP035  (the spelling that OmegaConf 2.3 reads on every Python)
+from typing import List, Optional  # noqa: UP035  (the spelling that OmegaConf 2.3 reads on every Python)
 
 from convmae.backbones import FAMILIES
 from convmae.engine.config import option
-from convmae.engine.options import DataOptions, OptimOptions, RuntimeOptions, ScheduleOptions
+from convmae.engine.options import DataOptions, OptimOptions, RuntimeOptions, ScheduleOptions, channels_option
 
 
 @dataclass
@@ -16,6 +16,7 @@ class ModelOptions:
     size: str = option("base", "encoder", ("tiny", "small", "base", "large", "huge"))
     init: str = option("", "pretrained weights, FILE or FILE:KEY (.pth or .safetensors); empty trains from scratch")
     img_size: int = option(224, "side of the square that the model sees, in pixels", low=16, high=4096)
+    in_chans: int = channels_option()
     drop_path: float = option(
         0.1, "rate of dropped residual paths, rising linearly over the blocks to this", low=0, high=0.99
     )
@@ -79,6 +80,9 @@ class EncoderOptions:
         "", "pretrained weights, FILE or FILE:KEY (.pth or .safetensors); widths and depths are read from them"
     )
     img_size: int = option(224, "side of the square that the encoder sees, in pixels", low=16, high=4096)
+    in_chans: Optional[int] = option(  # noqa: UP045
+        None, "channels of the pictures; null: those of the weights. RGB weights serve any number", low=1
+    )
     features: str = option(
         "work_dirs/features", "folder that keeps features, so that they are computed once for all probes of an encoder"
     )

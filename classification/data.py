@@ -54,12 +54,12 @@ class ClassFolder:
         return f"{len(self.pictures)} pictures of {len(self.classes)} classes, in {self.root}"
 
 
-def read_splits(options: FolderOptions) -> tuple[ClassFolder, ClassFolder]:
+def read_splits(options: FolderOptions, channels: int = 3) -> tuple[ClassFolder, ClassFolder]:
     """Returns the training and the validation split and logs what was found.
 
     Raises UserError for folders that are missing, hold no pictures, or name other classes in one split than in the other.
     """
-    train, val = read_split(options, options.train), read_split(options, options.val)
+    train, val = (read_split(options, part, channels) for part in (options.train, options.val))
     check_same_folders(train.root, train.folders, val.root, val.folders)
     if options.per_class:
         train = few_labels(train, options.per_class)
@@ -80,7 +80,7 @@ def few_labels(split: ClassFolder, per_class: int) -> ClassFolder:
     return replace(split, pictures=pictures)
 
 
-def read_split(options: FolderOptions, part: str) -> ClassFolder:
+def read_split(options: FolderOptions, part: str, channels: int = 3) -> ClassFolder:
     """Returns a split and logs what was found. Raises UserError unless it has two classes or more, each with pictures."""
     root = Path(options.root)
     folder = root / part
@@ -89,7 +89,7 @@ def read_split(options: FolderOptions, part: str) -> ClassFolder:
     faults: list[Fault] = []
     classes = class_folders(folder)
     pictures = find_labelled(folder, classes, faults.append)
-    reading = options.reading()
+    reading = options.reading(channels)
     check_ranges([path for path, _ in pictures], reading, faults.append)
     refuse_all(faults)
     names = _names(root / "classes.txt")
@@ -108,7 +108,7 @@ def read_split(options: FolderOptions, part: str) -> ClassFolder:
 
 
 class TrainSet(Dataset):
-    """Augmented crops: ``images``, bytes [3, S, S]; ``labels`` []; ``mix`` [4], what ``mixing.mix`` draws from; ``erased``."""
+    """Augmented crops: ``images``, bytes [C, S, S]; ``labels`` []; ``mix`` [4], what ``mixing.mix`` draws from; ``erased``."""
 
     def __init__(self, split: ClassFolder, options: AugmentationOptions, img_size: int) -> None:
         self.split, self.options = split, options
@@ -117,6 +117,11 @@ class TrainSet(Dataset):
             v2.RandomHorizontalFlip(options.flip),
         ]
         if options.rand_augment:
+            if split.reading.channels != 3:
+                raise UserError(
+                    f"augment.rand_augment is for RGB pictures, model.in_chans is {split.reading.channels}; expected it "
+                    'empty: augment.rand_augment="".'
+                )
             if not _RAND_AUGMENT.fullmatch(options.rand_augment):
                 raise UserError(
                     f"augment.rand_augment is {options.rand_augment!r}, which timm does not read; expected a description "
@@ -147,12 +152,12 @@ class TrainSet(Dataset):
             "images": image,
             "labels": label,
             "mix": mix,
-            "erased": draw_erasing(self.options.erase, *image.shape[1:]),
+            "erased": draw_erasing(self.options.erase, *image.shape),
         }
 
 
 class EvalSet(Dataset):
-    """Centre crops: ``images``, bytes [3, S, S]; ``labels`` [] and ``index`` [], the picture's place in the split."""
+    """Centre crops: ``images``, bytes [C, S, S]; ``labels`` [] and ``index`` [], the picture's place in the split."""
 
     def __init__(self, split: ClassFolder, img_size: int, test_crop: float) -> None:
         self.split = split

@@ -12,16 +12,16 @@ from torch.utils.data import default_collate
 
 
 class Erasing(NamedTuple):
-    """A box of one picture and the normal noise [3, height, width] that takes its place once the picture is normalised."""
+    """A box of one picture and the normal noise [C, height, width] that takes its place once the picture is normalised."""
 
     top: int
     left: int
     noise: Tensor
 
 
-def draw_erasing(probability: float, height: int, width: int) -> Erasing | None:
+def draw_erasing(probability: float, channels: int, height: int, width: int) -> Erasing | None:
     """Returns a box of a picture of that size, or None, as timm draws it from ``random`` and its noise from torch."""
-    canvas = torch.full((3, height, width), torch.nan)
+    canvas = torch.full((channels, height, width), torch.nan)
     RandomErasing(probability, mode="pixel", device="cpu")(canvas)
     places = canvas[0].isfinite().nonzero()
     if not len(places):
@@ -40,7 +40,8 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def erase(images: Tensor, boxes: Sequence[Sequence[int]], noise: Tensor) -> None:
-    """Puts the noise of ``collate`` in place. images: floats [B, 3, H, W]; boxes: picture, top, left, height, width of each."""
-    parts = noise.split([3 * height * width for *_, height, width in boxes])
+    """Puts the noise of ``collate`` in place. images: floats [B, C, H, W]; boxes: picture, top, left, height, width of each."""
+    channels = images.shape[1]
+    parts = noise.split([channels * height * width for *_, height, width in boxes])
     for (number, top, left, height, width), part in zip(boxes, parts, strict=True):
-        images[number, :, top : top + height, left : left + width] = part.view(3, height, width)
+        images[number, :, top : top + height, left : left + width] = part.view(channels, height, width)

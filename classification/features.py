@@ -36,12 +36,12 @@ class Features(NamedTuple):
     contents: Tensor
 
 
-def probed_encoder(path: str) -> Classifier:
+def probed_encoder(path: str, in_chans: int | None = None) -> Classifier:
     """Returns the encoder in a file, a ConvViT or a plain ViT, without a head. Raises UserError where no file is given."""
     if not path:
         raise UserError("model.init is empty; a probe needs pretrained weights: model.init=path/to/encoder.pth.")
     check_is_file(path)
-    encoder = load_encoder(path)
+    encoder = load_encoder(path, in_chans)
     log.info(str(encoder.load_report))
     return encoder
 

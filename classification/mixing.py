@@ -23,7 +23,7 @@ def draw_mix(mixup: float, cutmix: float) -> Tensor:
 def mix(images: Tensor, targets: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
     """Mixes each sample with its neighbour: 0 with 1, 2 with 3, ...; the last of an odd number stays as it is.
 
-    images: [B, 3, H, W]; targets: [B, classes], shares of each class; drawn: [B, 4] from ``draw_mix``. A pixel is the sample's
+    images: [B, C, H, W]; targets: [B, classes], shares of each class; drawn: [B, 4] from ``draw_mix``. A pixel is the sample's
     in part w and its neighbour's in part 1 - w; mixup has one w for all pixels, cutmix 0 in a box and 1 around it. The targets
     are mixed by the mean of w.
     """

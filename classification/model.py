@@ -33,7 +33,7 @@ class ClassificationModel(BaseModel):
     ) -> dict[str, Tensor] | list[dict[str, Any]]:
         """Returns ``{"loss": []}`` or, for ``mode="predict"``, one prediction a picture.
 
-        images: bytes [B, 3, S, S]; labels: [B]; mix: [B, 4] from ``mixing.draw_mix``; erased: of ``erasing.collate``; index:
+        images: bytes [B, C, S, S]; labels: [B]; mix: [B, 4] from ``mixing.draw_mix``; erased: of ``erasing.collate``; index:
         [B], places in the split.
         """
         images = normalize(images)

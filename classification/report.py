@@ -12,7 +12,7 @@ from convmae.classification.data import ClassFolder
 from convmae.classification.evaluation import Details, Prediction
 from convmae.engine.config import to_yaml
 from convmae.engine.data_report import add_remarks
-from convmae.engine.images import read_image
+from convmae.engine.images import as_rgb, read_image
 from convmae.engine.log import duration
 from convmae.engine.plots import curves, matrix
 from convmae.engine.report import Number, Page, Picture, environment, read_scalars, write_metrics
@@ -96,7 +96,7 @@ def _add_mistakes(page: Page, details: Details, split: ClassFolder) -> None:
 
 
 def _picture(found: Prediction, classes: list[str], split: ClassFolder) -> Picture:
-    image = read_image(split.pictures[found.picture][0], split.reading)
+    image = as_rgb(read_image(split.pictures[found.picture][0], split.reading))
     scale = SHOWN / max(image.size)
     image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
     return Picture(image, f"{classes[found.label]}, taken for {classes[found.top[0]]} ({found.score:.0%})")

@@ -40,7 +40,7 @@ def finetune(config: FinetuningConfig, work_dir: Path, resume: bool) -> Page | N
     Returns the report's page (None on other processes than the first). Raises UserError for data and options that can't work.
     """
     started = time.perf_counter()
-    training, validation = read_splits(config.data)
+    training, validation = read_splits(config.data, config.model.in_chans)
     options = config.model
     train_set = TrainSet(training, config.augment, options.img_size)
     seed_all(config.runtime.seed, INIT)
@@ -90,7 +90,12 @@ def build_model(config: FinetuningConfig, classes: int) -> Classifier:
     options = config.model
     try:
         return FAMILIES[options.arch](
-            options.size, classes, options.img_size, options.drop_path, config.runtime.checkpoint_activations
+            options.size,
+            classes,
+            options.img_size,
+            options.drop_path,
+            config.runtime.checkpoint_activations,
+            in_chans=options.in_chans,
         )
     except ValueError as error:
         raise UserError(f"model: {error}") from None
@@ -102,7 +107,7 @@ def test(config: FinetuningConfig, checkpoint: Path, work_dir: Path) -> Page | N
     Returns the report's page (None on other processes than the first). Raises UserError for weights of another model.
     """
     started = time.perf_counter()
-    validation = read_split(config.data, config.data.val)
+    validation = read_split(config.data, config.data.val, config.model.in_chans)
     model = build_model(config, len(validation.classes))
     check_classes(checkpoint, known_classes(read_meta(checkpoint)), validation.folders, validation.root, _FOLDERS)
     report = load_checkpoint(model, checkpoint)
@@ -180,8 +185,8 @@ def _features(config: ProbeConfig, views: int = 0) -> tuple[ClassFolder, ClassFo
         raise UserError(
             "A probe runs in one process, for its features are soon computed: start it without torchrun or srun."
         )
-    training, validation = read_splits(config.data)
-    encoder = probed_encoder(config.model.init)
+    encoder = probed_encoder(config.model.init, config.model.in_chans)
+    training, validation = read_splits(config.data, encoder.in_chans)
     numbers = range(1, views + 1) if views else [0]
     train = [read_features(config, training, encoder, number) for number in numbers]
     return training, validation, train, read_features(config, validation, encoder)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import List  # noqa: UP035  (the spelling that OmegaConf 2.3 reads on every Python)
 
 from convmae.engine.config import option
-from convmae.engine.options import EvaluatedDataOptions, OptimOptions, RuntimeOptions, ScheduleOptions
+from convmae.engine.options import EvaluatedDataOptions, OptimOptions, RuntimeOptions, ScheduleOptions, channels_option
 
 
 @dataclass
@@ -15,6 +15,7 @@ class ModelOptions:
     init: str = option(
         "", "pretrained weights, FILE or FILE:KEY (.pth or .safetensors), whole or encoder alone; empty: from scratch"
     )
+    in_chans: int = channels_option()
     window_size: int = option(
         7, "side of the attention windows of stage 3, in tokens; the released detector has 16", low=1
     )

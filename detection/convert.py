@@ -20,7 +20,7 @@ from convmae.detection.mask_rcnn import MaskRCNN
 from convmae.detection.model import DetectionModel
 from convmae.detection.weights import detectron2_names, from_detectron2, to_detectron2
 from convmae.engine.errors import UserError
-from convmae.engine.images import IMAGENET_MEAN, IMAGENET_STD
+from convmae.engine.images import channel_statistics
 
 _TABLE, _INDEX = "relative_position_bias_table", "relative_position_index"
 _CLASSES = "_extra_state"  # where `DetectionModel` keeps its class list
@@ -144,9 +144,10 @@ def _constants(model: MaskRCNN) -> dict[str, Callable[[], Tensor]]:
     tables = {
         name: module for name, module in model.backbone.named_modules() if isinstance(module, RelativePositionBias)
     }
+    means, deviations = channel_statistics(model.backbone.in_chans)
     return {
-        "pixel_mean": lambda: 255 * torch.tensor(IMAGENET_MEAN)[:, None, None],
-        "pixel_std": lambda: 255 * torch.tensor(IMAGENET_STD)[:, None, None],
+        "pixel_mean": lambda: 255 * torch.tensor(means)[:, None, None],
+        "pixel_std": lambda: 255 * torch.tensor(deviations)[:, None, None],
         **{
             f"proposal_generator.anchor_generator.cell_anchors.{level}": partial(anchors.level, level, torch.empty(1, 1, 1, 1))
             for level in range(len(anchors.sizes))

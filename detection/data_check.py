@@ -58,7 +58,7 @@ def check_data(config: DetectionConfig, count: int = 0) -> list[SplitCheck]:
             under_root(options, images),
             config.model.masks,
             count,
-            options.reading(),
+            options.reading(config.model.in_chans),
         )
         for name, annotations, images in (
             ("training", options.train_annotations, options.train_images),

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from torch import Tensor, stack
 from torch.utils.data import Dataset
 
@@ -17,7 +16,7 @@ from convmae.detection.config import DetectionDataOptions
 from convmae.detection.transforms import Geometry, fit, large_scale_jitter, place_objects
 from convmae.engine.duplicates import check_shared
 from convmae.engine.faults import Tally, log_remarks, refuse
-from convmae.engine.images import read_image
+from convmae.engine.images import Picture, read_image, size_of
 from convmae.engine.log import log
 
 
@@ -32,7 +31,7 @@ class Sample:
 
 
 class TrainSet(Dataset):
-    """uint8 squares [3, size, size] with boxes, labels and masks of the objects in them."""
+    """uint8 squares [C, size, size] with boxes, labels and masks of the objects in them."""
 
     def __init__(self, data: CocoData, options: DetectionDataOptions, masks: bool) -> None:
         self.data, self.options, self.masks = data, options, masks
@@ -54,7 +53,7 @@ class TrainSet(Dataset):
 
 
 class EvalSet(Dataset):
-    """uint8 squares [3, size, size] that hold the whole picture, and the way back."""
+    """uint8 squares [C, size, size] that hold the whole picture, and the way back."""
 
     def __init__(self, data: CocoData, img_size: int, padding: str = "grey") -> None:
         self.data, self.img_size, self.padding = data, img_size, padding
@@ -72,22 +71,22 @@ class EvalSet(Dataset):
 
 
 def collate_train(batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Returns ``images`` [B, 3, size, size] and ``targets``, one a picture."""
+    """Returns ``images`` [B, C, size, size] and ``targets``, one a picture."""
     return {"images": _stack(batch), "targets": [found["target"] for found in batch]}
 
 
 def collate_test(batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Returns ``images`` [B, 3, size, size] and ``samples``, one a picture."""
+    """Returns ``images`` [B, C, size, size] and ``samples``, one a picture."""
     return {"images": _stack(batch), "samples": [found["sample"] for found in batch]}
 
 
-def read_splits(options: DetectionDataOptions, masks: bool) -> tuple[CocoData, CocoData]:
+def read_splits(options: DetectionDataOptions, masks: bool, channels: int = 3) -> tuple[CocoData, CocoData]:
     """Returns the training and the validation split, checked before anything runs, and logs what was found."""
-    train = _read_split(options, options.train_annotations, options.train_images, masks)
+    train = _read_split(options, options.train_annotations, options.train_images, masks, channels)
     if options.limit:
         val = train
     else:
-        val = read_split(options, masks)
+        val = read_split(options, masks, channels)
         check_same_classes(train, val, refuse)
     log.info(f"training data: {train.describe()} ({train.annotations})")
     log.info(f"validation data: {val.describe()} ({val.annotations})")
@@ -99,16 +98,16 @@ def read_splits(options: DetectionDataOptions, masks: bool) -> tuple[CocoData, C
     return train, val
 
 
-def read_split(options: DetectionDataOptions, masks: bool) -> CocoData:
+def read_split(options: DetectionDataOptions, masks: bool, channels: int = 3) -> CocoData:
     """Returns the split to test on."""
     if options.limit:
-        return _read_split(options, options.train_annotations, options.train_images, masks)
-    return _read_split(options, options.val_annotations, options.val_images, masks)
+        return _read_split(options, options.train_annotations, options.train_images, masks, channels)
+    return _read_split(options, options.val_annotations, options.val_images, masks, channels)
 
 
-def _read_split(options: DetectionDataOptions, annotations: str, images: str, masks: bool) -> CocoData:
+def _read_split(options: DetectionDataOptions, annotations: str, images: str, masks: bool, channels: int) -> CocoData:
     data = read_coco(under_root(options, annotations), under_root(options, images), masks).subset(options.limit)
-    data.reading = options.reading()
+    data.reading = options.reading(channels)
     check_objects(data, refuse)
     return data
 
@@ -118,9 +117,9 @@ def under_root(options: DetectionDataOptions, path: str) -> Path:
     return Path(options.root, path)
 
 
-def _read(data: CocoData, record: ImageRecord) -> Image.Image:
+def _read(data: CocoData, record: ImageRecord) -> Picture:
     image = read_image(data.path(record), data.reading)
-    check_size(image.size, record, data)
+    check_size(size_of(image), record, data)
     return image
 
 

@@ -38,6 +38,7 @@ class MaskRCNN(nn.Module):
             attend_to_padding=options.attend_to_padding,
             position=options.position,
             pretrain_img_size=options.pretrain_img_size or None,
+            in_chans=options.in_chans,
         )
         self.fpn = PYRAMIDS[options.pyramid](self.backbone.out_channels, channels, norm_layer(norm))
         strides = tuple(self.backbone.strides)
@@ -71,7 +72,7 @@ class MaskRCNN(nn.Module):
             part.to(memory_format=torch.channels_last)
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Returns p2..p6 [B, fpn_channels, H / stride, W / stride] of normalised images [B, 3, H, W]."""
+        """Returns p2..p6 [B, fpn_channels, H / stride, W / stride] of normalised images [B, in_chans, H, W]."""
         return self.fpn(self.backbone(images))
 
     def static_methods(self) -> list[Callable]:
@@ -87,7 +88,7 @@ class MaskRCNN(nn.Module):
     ) -> tuple[list[Detections], dict[str, Tensor]]:
         """Returns detections and losses; in training, with ``targets``, the losses, else the detections.
 
-        images: [B, 3, H, W], normalised; sizes: height and width of each picture inside its padding; boxes are clipped to it.
+        images: [B, C, H, W], normalised; sizes: height and width of each picture inside its padding; boxes are clipped to it.
         """
         sizes = sizes or [(images.shape[-2], images.shape[-1])] * len(images)
         pyramid = self.features(images)

@@ -40,7 +40,7 @@ class DetectionModel(BaseModel):
     ) -> Any:
         """Returns the losses (``mode="loss"``) or, for each picture, its detections (``mode="predict"``).
 
-        images: uint8 [B, 3, H, W]. A detection dict holds image_id, boxes [n, 4] (left, top, right, bottom) and masks
+        images: uint8 [B, in_chans, H, W]. A detection dict holds image_id, boxes [n, 4] (left, top, right, bottom) and masks
         (compressed RLE) in the picture's pixels, scores [n], and labels [n] into ``categories``. With ``mode="defer"`` there is
         a call in its place that returns it, in any thread, and any number of threads at a time.
         """

@@ -14,7 +14,7 @@ from convmae.detection.coco import CocoData
 from convmae.detection.errors import CONFIDENT, Overlaps
 from convmae.detection.records import Category, ImageRecord, to_rle
 from convmae.engine.drawing import draw_boxes, palette, row
-from convmae.engine.images import read_image
+from convmae.engine.images import as_rgb, read_image
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def rate(data: CocoData, predictions: list[dict[str, Any]], pictures: Mapping[in
 
 def draw(data: CocoData, record: ImageRecord, found: Mapping[str, dict[str, Any]]) -> Image.Image:
     """Returns the ground truth beside the confident detections of each model, under its name; one colour a class."""
-    image = read_image(data.path(record), data.reading)
+    image = as_rgb(read_image(data.path(record), data.reading))
     panels = [_draw_truth(image, data, record)] + [
         draw_detections(image, _sure(one), data.categories) for one in found.values()
     ]

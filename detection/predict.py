@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from pycocotools import mask as mask_api
 
 from convmae.backbones.weight_files import read_weights
@@ -21,6 +20,7 @@ from convmae.detection.records import Category, ImageRecord
 from convmae.detection.transforms import fit
 from convmae.detection.weights import load_detector
 from convmae.engine.errors import UserError
+from convmae.engine.images import Picture, size_of
 from convmae.engine.precision import autocast, set_up
 
 
@@ -41,10 +41,11 @@ class Predictor:
         return self.model.categories
 
     @torch.inference_mode()
-    def __call__(self, image: Image.Image, image_id: int = 0) -> dict[str, Any]:
-        """Returns the detections of an RGB picture as ``DetectionModel`` does, in its own pixels."""
-        geometry = fit(image.width, image.height, self.size)
-        sample = Sample(image_id, image.width, image.height, geometry)
+    def __call__(self, image: Picture, image_id: int = 0) -> dict[str, Any]:
+        """Returns the detections of a picture as ``DetectionModel`` does, in its own pixels."""
+        width, height = size_of(image)
+        geometry = fit(width, height, self.size)
+        sample = Sample(image_id, width, height, geometry)
         square = geometry.image(image, self.padding)[None].to(self.device)
         with autocast(self.device, self.dtype):
             (found,) = self.model(square, samples=[sample], mode="predict")

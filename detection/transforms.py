@@ -14,12 +14,20 @@ from pycocotools import mask as mask_api
 from torch import Tensor
 
 from convmae.detection.records import ObjectRecord, Segmentation
-from convmae.engine.images import IMAGENET_MEAN, to_tensor
+from convmae.engine.images import Picture, channel_statistics, to_tensor
 
 GREY = 128
-# Colours beyond the picture. The published detector was trained with grey, before normalisation; its ViTDet port with zeros
-# after it, which is the mean colour but for rounding (0.01 of a deviation at most).
-PADDINGS = {"grey": (GREY,) * 3, "mean": tuple(round(255 * mean) for mean in IMAGENET_MEAN)}
+
+
+def padding_colour(padding: str, channels: int) -> tuple[int, ...]:
+    """Returns the colour beyond a picture, "grey" or the "mean" that pictures are normalised by, as bytes.
+
+    The published detector was trained with grey, before normalisation; its ViTDet port with zeros after it, which is the mean
+    colour but for rounding (0.01 of a deviation at most).
+    """
+    return {"grey": (GREY,) * channels, "mean": tuple(round(255 * mean) for mean in channel_statistics(channels)[0])}[
+        padding
+    ]
 
 
 @dataclass(frozen=True)
@@ -47,8 +55,23 @@ class Geometry:
         """Height and width of the part of the square that the picture covers."""
         return min(self.size, self.height - self.top), min(self.size, self.width - self.left)
 
-    def image(self, image: Image.Image, padding: str = "grey") -> Tensor:
-        """Returns the picture as uint8 [3, size, size], padded with a colour of ``PADDINGS``."""
+    def image(self, image: Picture, padding: str = "grey") -> Tensor:
+        """Returns the picture as uint8 [C, size, size], padded with the colour of that name."""
+        if isinstance(image, Tensor):
+            # Band by band, as Pillow resizes the three of RGB.
+            pixels = torch.stack(
+                [torch.from_numpy(np.array(self._cut(Image.fromarray(band)))) for band in image.numpy()]
+            )
+        else:
+            pixels = to_tensor(self._cut(image))
+        square = torch.tensor(padding_colour(padding, len(pixels)), dtype=torch.uint8)[:, None, None]
+        square = square.repeat(1, self.size, self.size)
+        height, width = self.content
+        square[:, :height, :width] = pixels
+        return square
+
+    def _cut(self, image: Image.Image) -> Image.Image:
+        """The part of the picture that the square shows, at its size there."""
         if self.flip:
             image = ImageOps.mirror(image)
         (scale_x, scale_y), (height, width) = self.scale, self.content
@@ -58,10 +81,7 @@ class Geometry:
             min((self.left + width) / scale_x, image.width),
             min((self.top + height) / scale_y, image.height),
         )
-        pixels = to_tensor(image.resize((width, height), Image.Resampling.BILINEAR, box=corners))
-        square = torch.tensor(PADDINGS[padding], dtype=torch.uint8)[:, None, None].repeat(1, self.size, self.size)
-        square[:, :height, :width] = pixels
-        return square
+        return image.resize((width, height), Image.Resampling.BILINEAR, box=corners)
 
     def boxes(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
         """Returns boxes [N, 4] in the square's pixels, not clipped."""

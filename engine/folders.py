@@ -11,6 +11,7 @@ from pathlib import Path
 
 from PIL import Image, ImageFile
 
+from convmae.engine.bands import ARRAYS
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Effect, Fault, Report, refuse, spread
 from convmae.engine.images import open_image
@@ -22,7 +23,7 @@ _PLAIN = {"AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", 
 # Endings of pictures that Pillow does not open.
 _UNREAD = {
     ".heic", ".heif", ".hif", ".jxl", ".jxr", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef",
-    ".srw", ".dcm", ".dicom", ".npy", ".exr", ".svs", ".ndpi", ".czi", ".lif", ".nii", ".mha", ".nrrd",
+    ".srw", ".dcm", ".dicom", ".exr", ".svs", ".ndpi", ".czi", ".lif", ".nii", ".mha", ".nrrd",
 }  # fmt: skip
 # Folders that systems and programs keep beside a user's files; the copies and previews in them are nobody's data.
 _SYSTEM = {
@@ -81,10 +82,12 @@ def list_images(folder: str | Path, report: Report = refuse, once: bool = False)
     found = _Contents()
     for path, names, chain in _folders(folder, found.faults):
         _sort_files(path, names, bool(chain), found)
+    if not found.pictures:  # beside pictures arrays are hardly some
+        found.pictures = [path for ending in ARRAYS for path in found.others.pop(ending, [])]
     passed_over = _passed_over(folder, found.others)
     if not found.pictures:
         raise UserError(
-            f"{folder} holds no pictures: expected files that end in .jpg, .png, .tif or another ending that Pillow reads"
+            f"{folder} holds no pictures: expected files that end in .jpg, .png, .tif, .npy or another ending that Pillow reads"
             + "".join(f"; {fault}" for fault in [*passed_over, *found.faults])
             + "."
         )
@@ -215,6 +218,8 @@ def _passed_over(folder: Path, others: dict[str, list[Path]]) -> list[Fault]:
 
 def _doubt(ending: str, paths: list[Path]) -> str:
     """Returns why files of an ending may be pictures, and what to do; empty where they are none."""
+    if ending in ARRAYS:
+        return f"{paths[0]} may be a picture: arrays are taken for pictures where a folder holds no others"
     if ending in _UNREAD:
         return f"{paths[0]} may be a picture that Pillow does not open: convert such files to PNG, TIFF or JPEG"
     for path in spread(paths, _LOOKED_INTO):

@@ -8,6 +8,13 @@ from convmae.engine.errors import UserError
 from convmae.engine.reading import MAX_PIXELS, Reading
 
 
+def channels_option() -> int:
+    """Returns the option of a model that takes other pictures than RGB."""
+    return option(
+        3, "channels of the pictures: 3 are RGB, 1 is grey, others are bands of TIFF, .npy or RGBA files", low=1
+    )
+
+
 @dataclass
 class ReadingOptions:
     """How pictures are read from their files."""

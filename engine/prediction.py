@@ -15,7 +15,7 @@ from convmae.engine.errors import UserError
 from convmae.engine.faults import Fault
 from convmae.engine.files import read_config
 from convmae.engine.folders import list_images
-from convmae.engine.images import read_image
+from convmae.engine.images import Picture, read_image
 from convmae.engine.options import ReadingOptions
 from convmae.engine.reading import RGB, Reading
 from convmae.engine.safe_yaml import parse_yaml
@@ -28,7 +28,7 @@ class _PictureConfig:
     data: ReadingOptions = field(default_factory=ReadingOptions)
 
 
-def kept_reading(checkpoint: Path, overrides: Sequence[str] = ()) -> Reading:
+def kept_reading(checkpoint: Path, overrides: Sequence[str] = (), channels: int = 3) -> Reading:
     """Returns how the run that wrote a checkpoint, of whatever task, read its pictures; published weights: as by default.
 
     Raises UserError for ``overrides`` other than of ``ReadingOptions`` in ``data``.
@@ -37,7 +37,7 @@ def kept_reading(checkpoint: Path, overrides: Sequence[str] = ()) -> Reading:
     of_data = tree.get("data") if isinstance(tree, dict) else None
     names = [one.name for one in fields(ReadingOptions)]
     kept = {name: of_data[name] for name in names if name in of_data} if isinstance(of_data, dict) else {}
-    return from_tree(_PictureConfig, {"data": kept}, overrides).data.reading()
+    return from_tree(_PictureConfig, {"data": kept}, overrides).data.reading(channels)
 
 
 def say(fault: Fault) -> None:
@@ -70,7 +70,7 @@ def name_drawings(given: Sequence[Path], output: Path) -> dict[Path, Path]:
     return names
 
 
-def read_pictures(names: Mapping[Path, Path], reading: Reading = RGB) -> Iterator[tuple[Path, Path, Image.Image]]:
+def read_pictures(names: Mapping[Path, Path], reading: Reading = RGB) -> Iterator[tuple[Path, Path, Picture]]:
     """Yields each picture that can be read, with its path and its drawing's name; says of the others why not."""
     for path, name in tqdm(names.items(), disable=None):
         try:

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageFile, TiffImagePlugin
 
+from convmae.engine.bands import OTHER_BANDS, Bands, stored_bands
 from convmae.engine.depth import Kind, advised_range, kind_of, samples, unknown_range
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Effect, Fault, Report, spread
-from convmae.engine.images import open_image
+from convmae.engine.images import check_bands, open_image
 from convmae.engine.reading import Reading
 
 LISTED = 256  # files whose headers are looked at when a run starts
@@ -22,6 +23,7 @@ DECODED = 16  # of those beyond 8 bits
 VALUES = 2**18  # of each of these, about
 USED = 0.1  # part of the range below which it is remarked
 TAIL = 0.001  # part of the values that may lie beyond what is called used, at either end: hot pixels
+PARTLY = 0.5  # part of a picture's pixels, neither clear nor opaque, above which its transparency is doubted
 _REDUCED_OR_MASK = 1 | 4  # of TIFF's NewSubfileType
 _NEW_SUBFILE_TYPE = 254
 
@@ -31,6 +33,7 @@ class _Header(NamedTuple):
     kind: Kind
     mode: str
     several: bool
+    bands: Bands | None = None
 
 
 class _Values(NamedTuple):
@@ -40,21 +43,26 @@ class _Values(NamedTuple):
 
 
 def check_ranges(paths: Sequence[Path], reading: Reading, report: Report, complete: bool = False) -> None:
-    """Reports pictures whose values use little of their range, or lie beyond it, and files of several frames.
+    """Reports pictures whose values use little of their range, or lie beyond it, and files of several frames or odd alpha.
 
     Headers of ``LISTED`` files, spread evenly, are looked at (of all, if ``complete``), and ``DECODED`` pictures beyond 8 bits
-    are decoded; those of unknown range stop. Files that can't be read are for others to report.
+    are decoded; those of unknown range, and of other bands than the model has channels, stop. Files that can't be read are for
+    others to report.
     """
     listed = spread(paths, len(paths) if complete else LISTED)
     with ThreadPoolExecutor() as pool:
-        headers = [one for one in pool.map(lambda path: _header(path, reading), listed) if one is not None]
+        looked = [one for one in pool.map(lambda path: _header(path, reading), listed) if one is not None]
+    for fault in [one for one in looked if isinstance(one, Fault)][:1]:
+        report(fault)
+    headers = [one for one in looked if isinstance(one, _Header)]
     for header in headers:
         if header.several:
             message = (
                 f"{header.path} holds several frames, of which the first is used (of {len(listed):,} files looked at)."
             )
             report(Fault("files of several frames", message, Effect.DOUBTFUL))
-    deep = [one for one in headers if one.kind.deep and one.mode.startswith(("I", "F", "L", "RGB"))]
+    _check_alpha(headers, reading, report)
+    deep = [one for one in headers if one.kind.deep and (one.bands or one.mode.startswith(("I", "F", "L", "RGB")))]
     flat = [one.path for one in headers if not one.kind.deep]
     if reading.range and flat:
         message = (
@@ -76,6 +84,30 @@ def check_ranges(paths: Sequence[Path], reading: Reading, report: Report, comple
     found = [one for one in found if one.finite.size]
     if found:
         _check_used(found, reading, report)
+
+
+def _check_alpha(headers: Sequence[_Header], reading: Reading, report: Report) -> None:
+    """Reports pictures whose transparency may be a band, as that of four bands of a satellite is called by some programs."""
+    if reading.channels not in (1, 3):
+        return
+    found = []
+    transparent = spread([one for one in headers if one.mode == "RGBA"], DECODED)
+    for one in transparent:
+        try:
+            with open_image(one.path, reading.max_pixels) as image:
+                alpha = np.asarray(image.getchannel("A"))
+        except UserError:  # as in _header
+            continue
+        share = float(((alpha > 0) & (alpha < 255)).mean())
+        if share > PARTLY:
+            found.append((one.path, share))
+    if found:
+        message = (
+            f"{len(found)} of {len(transparent)} pictures with transparency that were looked at are partly transparent in most "
+            f"places, the first is {found[0][0]} ({found[0][1]:.0%} of it); they are laid on white. If the fourth band is no "
+            "transparency, set model.in_chans=4."
+        )
+        report(Fault("splits whose transparency may be a band", message, Effect.DOUBTFUL))
 
 
 def _check_used(found: Sequence[_Values], reading: Reading, report: Report) -> None:
@@ -106,12 +138,15 @@ def _check_used(found: Sequence[_Values], reading: Reading, report: Report) -> N
         report(Fault("splits that use less than a tenth of their range", f"{what}: {kept}. {advice}", Effect.DOUBTFUL))
 
 
-def _header(path: Path, reading: Reading) -> _Header | None:
+def _header(path: Path, reading: Reading) -> _Header | Fault | None:
     try:
+        if (bands := stored_bands(path, reading)) is not None:
+            return _Header(path, bands.kind, "", False, bands)
         with open_image(path, reading.max_pixels) as image:
+            check_bands(image, path, reading)
             return _Header(path, kind_of(image, path), image.mode, _several(image))
-    except UserError:  # a run looks at its pictures elsewhere, or names one where it comes to it
-        return None
+    except UserError as error:  # a run looks at its pictures elsewhere, or names one where it comes to it
+        return error if isinstance(error, Fault) and error.kind == OTHER_BANDS else None
 
 
 def _several(image: ImageFile.ImageFile) -> bool:
@@ -126,8 +161,11 @@ def _several(image: ImageFile.ImageFile) -> bool:
 
 def _values(header: _Header, reading: Reading) -> _Values | None:
     try:
-        with open_image(header.path, reading.max_pixels) as image:
-            values = samples(image, header.path, header.kind)
+        if header.bands:
+            values = header.bands.read().reshape(-1)
+        else:
+            with open_image(header.path, reading.max_pixels) as image:
+                values = samples(image, header.path, header.kind)
     except UserError:  # as above
         return None
     if reading.range is None and header.kind.range is None:

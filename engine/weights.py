@@ -44,8 +44,9 @@ def check_filled(report: LoadReport, path: Path, classes: int, classifier: str, 
             f"{report.notes.get(unfit, 'absent')}); expected weights trained on these classes."
         )
     if missing:
+        named = [f"{name}: {report.notes[name]}" if name in report.notes else name for name in missing[:3]]
         raise UserError(
-            f"{path} leaves {len(missing)} of the model's tensors unfilled ({', '.join(missing[:3])}, ...); expected a whole "
+            f"{path} leaves {len(missing)} of the model's tensors unfilled ({'; '.join(named)}, ...); expected a whole "
             "model of these options. Give the config.yaml of its run by --config."
         )
 

@@ -43,7 +43,7 @@ def spread_queries(grid: Grid) -> list[Grid]:
 def attention_maps(
     encoder: Encoder, image: Tensor, queries: Sequence[Grid] = (), block: int | None = None
 ) -> AttentionMaps:
-    """Returns attention in a block of stage 3, or of a plain ViT, on a normalised picture [3, H, W], nothing masked.
+    """Returns attention in a block of stage 3, or of a plain ViT, on a normalised picture [C, H, W], nothing masked.
 
     Args:
         encoder: one without position bias and windows, as it is pretrained.
@@ -103,7 +103,7 @@ def attention_weights(query: Tensor, key: Tensor) -> Tensor:
 
 
 def attention_sheet(image: Tensor, maps: AttentionMaps) -> Image.Image:
-    """Returns the picture [3, H, W] with the queries marked beside the attention received, and a row for each query.
+    """Returns the picture [C, H, W] with the queries marked beside the attention received, and a row for each query.
 
     A row has the mean over heads, then each head at half the size.
     """

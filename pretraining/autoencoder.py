@@ -25,7 +25,7 @@ class Reconstruction(NamedTuple):
     """What a pass gives; N views of B images, view g * B + b shows image b (one view an image but for FastConvMAE)."""
 
     loss: Tensor  # [], mean squared error over the removed patches of all views
-    pred: Tensor  # [N, L, 16 * 16 * 3], channel last within a patch
+    pred: Tensor  # [N, L, 16 * 16 * in_chans], channel last within a patch
     mask: Tensor  # [N, L], 0 is kept, 1 is removed
 
 
@@ -44,7 +44,7 @@ class MaskedAutoencoder(Encoder):
         self.decoder_pos_embed = nn.Parameter(sincos_pos_embed(dims.dim, self.grid_size), requires_grad=False)
         self.decoder_blocks = nn.ModuleList(TransformerBlock(dims.dim, dims.heads) for _ in range(dims.depth))
         self.decoder_norm = nn.LayerNorm(dims.dim, eps=1e-6)
-        self.decoder_pred = nn.Linear(dims.dim, PATCH * PATCH * 3)
+        self.decoder_pred = nn.Linear(dims.dim, PATCH * PATCH * self.in_chans)
         nn.init.normal_(self.mask_token, std=0.02)
         for part in (self.decoder_embed, self.decoder_blocks, self.decoder_pred):
             part.apply(self.init_linear)
@@ -78,7 +78,7 @@ class MaskedAutoencoder(Encoder):
         """Masks, encodes, decodes and compares.
 
         Args:
-            images: [B, 3, H, W], normalised; sides that are no multiples of 16 are padded with zeros.
+            images: [B, in_chans, H, W], normalised; sides that are no multiples of 16 are padded with zeros.
             mask_ratio: part of the patches that is removed.
             noise: [B, L], whose order by size gives the masks; None draws it.
             predict: "removed" leaves the rows of `pred` that are not in the loss zero, and saves their computation.
@@ -105,7 +105,7 @@ class MaskedAutoencoder(Encoder):
         return random_masking(noise, mask_ratio)
 
     def visible_patches(self, images: Tensor, mask_ratio: float, noise: Tensor | None = None) -> VisiblePatches:
-        """What is shown of images [B, 3, H, W], sides multiples of 16, by noise [B, L] (None draws it)."""
+        """What is shown of images [B, in_chans, H, W], sides multiples of 16, by noise [B, L] (None draws it)."""
         batch, _, height, width = images.shape
         grid = (height // PATCH, width // PATCH)
         tokens = grid[0] * grid[1]
@@ -119,7 +119,7 @@ class MaskedAutoencoder(Encoder):
         raise NotImplementedError
 
     def encode_whole(self, images: Tensor) -> Tensor:
-        """The encoder's output for images [B, 3, H, W], sides multiples of 16, with every patch visible: [B, L, C]."""
+        """The encoder's output for images [B, in_chans, H, W], sides multiples of 16, with every patch visible: [B, L, C]."""
         raise NotImplementedError
 
     def forward_decoder(self, encoded: Tensor, visible: VisiblePatches, depth: int | None = None) -> Tensor:
@@ -138,7 +138,7 @@ class MaskedAutoencoder(Encoder):
         return x + resample_pos_embed(self.decoder_pos_embed, self.grid_size, visible.grid)
 
     def forward_loss(self, images: Tensor, pred: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
-        """Mean squared error over removed patches, of predictions [n, 768] for `rows` [n] of all views' patches."""
+        """Mean squared error over removed patches, of predictions [n, p*p*C] for `rows` [n] of all views' patches."""
         target = patchify(images)
         if self.norm_pix_loss:
             mean, deviation = patch_statistics(target)

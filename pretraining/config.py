@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Dict, List, Optional  # noqa: UP035  (the spelling that OmegaConf 2.3 reads on every Python)
 
 from convmae.engine.config import option
-from convmae.engine.options import DataOptions, OptimOptions, RuntimeOptions, ScheduleOptions
+from convmae.engine.options import DataOptions, OptimOptions, RuntimeOptions, ScheduleOptions, channels_option
 from convmae.pretraining.targets import PIXELS, Target
 
 
@@ -19,6 +19,7 @@ class PretrainingModelOptions:
     )
     size: str = option("base", "size of the encoder", ("tiny", "small", "base", "large", "huge"))
     img_size: int = option(224, "side of the square that is cut from a picture, in pixels", low=32, high=4096)
+    in_chans: int = channels_option()
     mask_ratio: float = option(0.75, "part of the tokens that is removed", low=0.0, high=1.0)
     groups: int | None = option(
         None, "complementary masks, for fastconvmae alone; null: as many as the ratio leaves room for", low=2

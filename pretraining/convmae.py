@@ -23,6 +23,7 @@ class ConvMAE(MaskedAutoencoder, ConvViTEncoder):
         norm_pix_loss: the target is each patch's pixels less their mean over their deviation.
         decoder_dim, decoder_depth, decoder_heads: None for the size's own.
         checkpoint_activations: recompute each block in the backward pass instead of keeping its activations.
+        in_chans: channels of the images; 3 are RGB.
     """
 
     def __init__(
@@ -34,8 +35,9 @@ class ConvMAE(MaskedAutoencoder, ConvViTEncoder):
         decoder_depth: int | None = None,
         decoder_heads: int | None = None,
         checkpoint_activations: bool = False,
+        in_chans: int = 3,
     ) -> None:
-        ConvViTEncoder.__init__(self, size, img_size, checkpoint_activations=checkpoint_activations)
+        ConvViTEncoder.__init__(self, size, img_size, checkpoint_activations=checkpoint_activations, in_chans=in_chans)
         self.norm_pix_loss = norm_pix_loss
         width1, width2, width3 = self.embed_dims
         self.pos_embed.requires_grad_(False)  # sin-cos, fixed while pretraining
@@ -51,6 +53,6 @@ class ConvMAE(MaskedAutoencoder, ConvViTEncoder):
         return self.norm(e1 + e2 + e3)
 
     def encode_whole(self, images: Tensor) -> Tensor:
-        """The stages of unmasked images [B, 3, H, W], sides multiples of 16, fused and normalised: [B, L, C]."""
+        """The stages of unmasked images [B, in_chans, H, W], sides multiples of 16, fused and normalised: [B, L, C]."""
         e1, e2, e3 = self.forward_stages(images)
         return self.norm(self.stage1_output_decode(e1) + self.stage2_output_decode(e2) + e3).flatten(1, 2)

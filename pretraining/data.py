@@ -20,14 +20,14 @@ from convmae.pretraining.label_maps import check_label_maps
 class PictureFolder(Dataset):
     """Random square crops of the pictures below a folder, each with the noise that its mask follows from.
 
-    A sample holds ``images`` (bytes [3, S, S]) and ``noise`` ([L], L the number of 16-pixel patches). ``remarks``: what of the
-    folder is passed over, or may not be meant.
+    A sample holds ``images`` (bytes [channels, S, S]) and ``noise`` ([L], L the number of 16-pixel patches). ``remarks``: what
+    of the folder is passed over, or may not be meant.
     """
 
-    def __init__(self, options: PretrainingDataOptions, img_size: int) -> None:
+    def __init__(self, options: PretrainingDataOptions, img_size: int, channels: int = 3) -> None:
         faults: list[Fault] = []
         self.paths = list_images(options.root, faults.append, once=True)
-        self.reading = options.reading()
+        self.reading = options.reading(channels)
         check_label_maps(self.paths, faults.append)
         check_ranges(self.paths, self.reading, faults.append)
         refuse_all(faults)

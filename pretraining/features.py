@@ -29,7 +29,7 @@ class FeatureMap(NamedTuple):
 
 @torch.inference_mode()
 def feature_maps(encoder: Encoder, image: Tensor) -> list[FeatureMap]:
-    """Returns E1, E2 and E3 of a normalised picture [3, H, W], nothing masked; of a plain ViT its last block's output."""
+    """Returns E1, E2 and E3 of a normalised picture [C, H, W], nothing masked; of a plain ViT its last block's output."""
     images = image[None].to(next(encoder.parameters()).device)
     if isinstance(encoder, ConvViTEncoder):
         named = list(zip(("E1", "E2", "E3"), (4, 8, 16), encoder.forward_pyramid(images), strict=True))
@@ -41,7 +41,7 @@ def feature_maps(encoder: Encoder, image: Tensor) -> list[FeatureMap]:
 
 
 def feature_strip(image: Tensor, maps: Sequence[FeatureMap]) -> Image.Image:
-    """Returns a picture [3, H, W] and its feature maps' principal components side by side, at its size."""
+    """Returns a picture [C, H, W] and its feature maps' principal components side by side, at its size."""
     panels, captions = [to_picture(image)], ["input"]
     for name, stride, values in maps:
         components, share = principal_components(values)

@@ -21,7 +21,7 @@ class MAE(MaskedAutoencoder, ViTEncoder):
 
     Args:
         size: the encoder's, and by it the decoder's: a name of `VIT_SIZES`, a dict of dims or a `ViTDims`.
-        img_size, norm_pix_loss, decoder_dim, decoder_depth, decoder_heads, checkpoint_activations: as in `ConvMAE`.
+        img_size, norm_pix_loss, decoder_dim, decoder_depth, decoder_heads, checkpoint_activations, in_chans: as in `ConvMAE`.
     """
 
     def __init__(
@@ -33,8 +33,9 @@ class MAE(MaskedAutoencoder, ViTEncoder):
         decoder_depth: int | None = None,
         decoder_heads: int | None = None,
         checkpoint_activations: bool = False,
+        in_chans: int = 3,
     ) -> None:
-        ViTEncoder.__init__(self, size, img_size, checkpoint_activations=checkpoint_activations)
+        ViTEncoder.__init__(self, size, img_size, checkpoint_activations=checkpoint_activations, in_chans=in_chans)
         self.norm_pix_loss = norm_pix_loss
         self.pos_embed.requires_grad_(False)  # sin-cos, fixed while pretraining
         self.norm = nn.LayerNorm(self.dims.embed_dim, eps=1e-6)
@@ -49,7 +50,7 @@ class MAE(MaskedAutoencoder, ViTEncoder):
         return torch.cat([x[:, 1:].flatten(0, 1) for x in views] + [x[:, 0] for x in views])
 
     def encode_whole(self, images: Tensor) -> Tensor:
-        """The normalised patch tokens of unmasked images [B, 3, H, W], sides multiples of 16: [B, L, C]."""
+        """The normalised patch tokens of unmasked images [B, in_chans, H, W], sides multiples of 16: [B, L, C]."""
         return self.norm(self.forward_features(images))
 
     def decoder_input(self, embedded: Tensor, visible: VisiblePatches) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from convmae.engine.drawing import column, row
-from convmae.engine.images import IMAGENET_MEAN, IMAGENET_STD, normalize, read_image, to_tensor
+from convmae.engine.images import as_rgb, channel_statistics, normalize, read_image, to_tensor
 from convmae.engine.reading import RGB, Reading
 from convmae.pretraining.autoencoder import MaskedAutoencoder
 from convmae.pretraining.patches import PATCH, pad_to_patches, patch_statistics, patchify, unpatchify
@@ -29,21 +29,21 @@ class Views(NamedTuple):
     pictures put the input's own back, and say so.
     """
 
-    image: Tensor  # [3, H, W], normalised as ImageNet's
+    image: Tensor  # [C, H, W], normalised
     mask: Tensor  # [G, L], 0 kept, 1 removed
-    prediction: Tensor  # [G, L, 16 * 16 * 3], of every patch
+    prediction: Tensor  # [G, L, 16 * 16 * C], of every patch
     norm_pix: bool
 
 
 def load_picture(path: Path, size: int, whole: bool = False, reading: Reading = RGB) -> Tensor:
-    """Returns a picture as a model takes it, its shorter side ``size`` pixels: the centre square, or ``whole``; [3, H, W]."""
+    """Returns a picture as a model takes it, its shorter side ``size`` pixels: the centre square, or ``whole``; [C, H, W]."""
     resized = v2.functional.resize(read_image(path, reading), [size], v2.InterpolationMode.BICUBIC, antialias=True)
     return normalize(to_tensor(resized if whole else v2.functional.center_crop(resized, [size, size]))[None])[0]
 
 
 @torch.inference_mode()
 def reconstruct(model: MaskedAutoencoder, image: Tensor, mask_ratio: float, seed: int = 0) -> Views:
-    """Returns what the model makes of a normalised picture [3, H, W] under a seeded mask.
+    """Returns what the model makes of a normalised picture [C, H, W] under a seeded mask.
 
     Raises:
         ValueError: a ratio that keeps or removes nothing of this picture.
@@ -109,7 +109,7 @@ def _together(views: Views) -> str:
 
 
 def put_together(views: Views) -> Tensor:
-    """Returns the picture [3, H, W] whose every patch is the mean of its predictions by the views that did not see it.
+    """Returns the picture [C, H, W] whose every patch is the mean of its predictions by the views that did not see it.
 
     So no patch of it was visible to the views that drew it. Each patch must be removed in some view, as complementary masks
     remove it in all but one.
@@ -120,9 +120,9 @@ def put_together(views: Views) -> Tensor:
 
 
 def fill_in(image: Tensor, mask: Tensor, prediction: Tensor, norm_pix: bool) -> Tensor:
-    """Returns ``image`` [3, H, W] with its removed patches replaced by their predictions, in the same normalisation.
+    """Returns ``image`` [C, H, W] with its removed patches replaced by their predictions, in the same normalisation.
 
-    mask: [L], 1 removed; prediction: [L, p*p*3]. Where ``norm_pix``, each prediction is scaled by the deviation of the
+    mask: [L], 1 removed; prediction: [L, p*p*C]. Where ``norm_pix``, each prediction is scaled by the deviation of the
     input's patch and shifted by its mean: the inverse of what the target was made by.
     """
     patches = _patches(image)
@@ -134,18 +134,19 @@ def fill_in(image: Tensor, mask: Tensor, prediction: Tensor, norm_pix: bool) -> 
 
 
 def hide_removed(image: Tensor, mask: Tensor) -> Tensor:
-    """Returns ``image`` [3, H, W] with its removed patches grey; mask: [L], 1 removed."""
+    """Returns ``image`` [C, H, W] with its removed patches grey; mask: [L], 1 removed."""
     patches = _patches(image)
-    grey = ((GREY - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)).to(patches)
-    blank = grey.repeat(patches.shape[1] // 3).expand_as(patches)
+    means, deviations = map(torch.tensor, channel_statistics(len(image)))
+    grey = ((GREY - means) / deviations).to(patches)
+    blank = grey.repeat(patches.shape[1] // len(image)).expand_as(patches)
     return _image(torch.where(mask.bool()[:, None], blank, patches), image)
 
 
 def to_picture(image: Tensor) -> Image.Image:
-    """Returns a normalised [3, H, W] as a picture at least PANEL pixels high."""
-    mean, std = torch.tensor(IMAGENET_MEAN)[:, None, None], torch.tensor(IMAGENET_STD)[:, None, None]
+    """Returns a normalised [C, H, W] as a picture at least PANEL pixels high; of other channels than RGB see ``as_rgb``."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in channel_statistics(len(image)))
     pixels = ((image.detach().cpu().float() * std + mean) * 255).round().clamp(0, 255).byte()
-    return panel(Image.fromarray(pixels.permute(1, 2, 0).numpy()), Image.Resampling.BICUBIC)
+    return panel(as_rgb(pixels), Image.Resampling.BICUBIC)
 
 
 def panel(picture: Image.Image, resampling: Image.Resampling = Image.Resampling.NEAREST) -> Image.Image:

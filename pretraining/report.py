@@ -77,7 +77,7 @@ def _add_pictures(
 ) -> list[Path]:
     """Adds reconstructions, where the model predicts pixels, and one picture's features; returns the file written."""
     chosen = [paths[i * len(paths) // SHOWN] for i in range(SHOWN)] if len(paths) > SHOWN else list(paths)
-    reading = config.data.reading()
+    reading = config.data.reading(config.model.in_chans)
     images = [load_picture(path, config.model.img_size, reading=reading) for path in chosen]
     written = []
     if hasattr(model, "decoder_pred"):

@@ -1,6 +1,6 @@
 """Who gives the targets: pixels, the encoder's own moving average, and frozen models of timm (DINO, CLIP, any other).
 
-A teacher takes whole images [B, 3, H, W], normalised as ImageNet's, sides multiples of 16, and gives [B, L, C]: values of each
+A teacher takes whole images [B, C, H, W], normalised as ImageNet's, sides multiples of 16, and gives [B, L, C]: values of each
 16x16 patch, once an image, whatever the number of masked views.
 """
 
@@ -35,9 +35,11 @@ class Teacher(nn.Module):
 
 
 class PixelTeacher(Teacher):
-    """The pixels of each patch, C = 16 * 16 * 3."""
+    """The pixels of each patch, C = 16 * 16 * channels."""
 
-    dim = PATCH * PATCH * 3
+    def __init__(self, in_chans: int = 3) -> None:
+        super().__init__()
+        self.dim = PATCH * PATCH * in_chans
 
     def forward(self, images: Tensor) -> Tensor:
         return patchify(images)
@@ -141,9 +143,14 @@ def build_teacher(
 ) -> Teacher:
     """Returns the teacher of that name; ``weights`` are files by teacher, ``image_size`` a height and a width."""
     if name == PIXELS:
-        return PixelTeacher()
+        return PixelTeacher(student.in_chans)
     if name == EMA:
         return EmaTeacher(student)
+    if student.in_chans != 3:
+        raise UserError(
+            f"The teacher {name!r} takes RGB pictures, model.in_chans is {student.in_chans}; expected targets of {PIXELS} and "
+            f"{EMA} alone, which take any, or model.in_chans=3."
+        )
     return TimmTeacher(name, weights.get(name, ""), image_size)
 
 

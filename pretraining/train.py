@@ -42,7 +42,7 @@ class PretrainingModel(BaseModel):
         self.mask_ratio = mask_ratio
 
     def forward(self, images: torch.Tensor, noise: torch.Tensor, mode: str = "loss") -> dict[str, torch.Tensor]:
-        """Returns ``{"loss": [], ...}`` for bytes [B, 3, S, S] and noise [B, L]."""
+        """Returns ``{"loss": [], ...}`` for bytes [B, in_chans, S, S] and noise [B, L]."""
         if mode != "loss":
             raise ValueError(
                 f"mode is {mode!r}, expected 'loss': pretraining predicts through convmae.pretraining.pictures"
@@ -79,6 +79,7 @@ def build_model(config: PretrainingConfig) -> MaskedAutoencoder:
         options.img_size,
         config.norm_pix_loss,
         checkpoint_activations=config.runtime.checkpoint_activations,
+        in_chans=options.in_chans,
         **given,
     )
     if options.init:
@@ -117,7 +118,7 @@ def build_mixture(config: PretrainingConfig) -> MixtureOfReconstructors:
 def train(config: PretrainingConfig, work_dir: Path, resume: bool) -> Page | None:
     """Pretrains as the tree says; writes weights, full and of the encoder alone, and a report, whose page it returns."""
     started = time.perf_counter()
-    pictures = PictureFolder(config.data, config.model.img_size)
+    pictures = PictureFolder(config.data, config.model.img_size, config.model.in_chans)
     log.info(f"data: {len(pictures)} pictures below {config.data.root}")
     log_remarks("pretraining", pictures.remarks)
     mixture = build_mixture(config)

@@ -13,11 +13,11 @@ from convmae.segmentation.mmseg_parts import SegDataPreProcessor, SegDataSample
 
 
 def stack_crops(samples: Sequence[dict[str, Any]], side: int) -> dict[str, Any]:
-    """Returns ``crops`` uint8 [B, 3, S, S], ``labels`` uint8 [B, 1, S, S] and the ``sizes`` (height, width) of the crops.
+    """Returns ``crops`` uint8 [B, C, S, S], ``labels`` uint8 [B, 1, S, S] and the ``sizes`` (height, width) of the crops.
 
     samples: of ``SegmentationDataset``, none larger than S = ``side`` pixels; what a smaller one leaves free is IGNORE.
     """
-    crops = torch.zeros(len(samples), 3, side, side, dtype=torch.uint8)
+    crops = torch.zeros(len(samples), len(samples[0]["inputs"]), side, side, dtype=torch.uint8)
     labels = torch.full((len(samples), 1, side, side), IGNORE, dtype=torch.uint8)
     sizes = [tuple(sample["inputs"].shape[1:]) for sample in samples]
     for sample, (height, width), crop, label in zip(samples, sizes, crops, labels, strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from convmae.engine.errors import UserError
 from convmae.engine.faults import Effect, Fault, as_fault, spread
 from convmae.engine.images import Look, look_at, read_image
 from convmae.engine.ranges import check_ranges
-from convmae.engine.reading import Reading
+from convmae.engine.reading import RGB, Reading
 from convmae.segmentation.config import SegmentationDataOptions
 from convmae.segmentation.label_values import LabelValues, measure
 from convmae.segmentation.layout import (
@@ -49,6 +49,7 @@ class Found:
         default_factory=lambda: np.zeros(0, np.int64)
     )  # [num_classes], pictures with it
     ignored: int = 0  # pixels
+    reading: Reading = RGB
     # Of all label maps that could be read, those with labels beyond the class list included:
     maps: int = 0
     values: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))  # [256], pixels of each value
@@ -81,14 +82,20 @@ class Found:
 
 
 def check_split(
-    name: str, options: SegmentationDataOptions, num_classes: int, decode: int | None, look: int | None = None
+    name: str,
+    options: SegmentationDataOptions,
+    num_classes: int,
+    decode: int | None,
+    look: int | None = None,
+    channels: int = 3,
 ) -> Found:
     """Pairs the files of "training" or "validation" and returns what is there and all faults.
 
     Of ``look`` pairs, spread evenly (None: all), the label map is decoded and the picture's header read; of ``decode`` of them
     (None: all) the picture is decoded, too, as is one that ends before its format's end mark.
     """
-    found, reading = Found(name, *split_folders(options, name)), options.reading()
+    reading = options.reading(channels)
+    found = Found(name, *split_folders(options, name), reading=reading)
     found.pixels, found.pictures = np.zeros(num_classes, np.int64), np.zeros(num_classes, np.int64)
     try:
         found.pairs = find_pairs(found.images, found.labels, found.faults.append)
@@ -174,7 +181,7 @@ def _look(pair: Pair, reading: Reading) -> tuple[Look, Look]:
     except UserError as error:
         raise as_fault(error, "unreadable pictures") from None
     try:
-        label = look_at(pair.label, reading)
+        label = look_at(pair.label, replace(reading, channels=1))
     except UserError as error:
         raise unreadable_label(error) from None
     check_mode(pair.label, label.mode)

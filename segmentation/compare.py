@@ -57,13 +57,13 @@ def compare(folders: Sequence[Path], overrides: Sequence[str], work_dir: Path) -
     log.info(
         f"validation data: {len(one.pictures)} pictures, {len(one.details.classes)} classes, the same in both runs"
     )
-    options = load_config(SegmentationConfig, str(other.run.config), overrides).data
-    page = Page("Two segmentation runs", f"{one.run.name} and {other.run.name}, on {options.root}")
+    config = load_config(SegmentationConfig, str(other.run.config), overrides)
+    page = Page("Two segmentation runs", f"{one.run.name} and {other.run.name}, on {config.data.root}")
     numbers = [scored.details.numbers() for scored in (one, other)]
     _add_results(page, one, other)
     add_curves(page, "Loss", runs, "loss", "loss")
     add_curves(page, "Validation, mIoU", runs, "mIoU", "mIoU, 0 to 1")
-    _add_pictures(page, one, other, options)
+    _add_pictures(page, one, other, config)
     page.facts("Runs", {run.name: str(run.folder) for run in runs})
     add_options(page, runs)
     metrics_path, page_path = work_dir / "metrics.json", work_dir / "report" / "index.html"
@@ -128,9 +128,10 @@ def _known(values: NDArray[np.float64]) -> list[float | None]:
     return [None if np.isnan(value) else value for value in values.tolist()]
 
 
-def _add_pictures(page: Page, one: Scored, other: Scored, options: SegmentationDataOptions) -> None:
+def _add_pictures(page: Page, one: Scored, other: Scored, config: SegmentationConfig) -> None:
     """Adds the pictures where the accuracies differ most, those that each run does better apart."""
-    number, images = len(one.details.classes), split_folders(options, "validation").image
+    number, options, channels = len(one.details.classes), config.data, config.model.in_chans
+    images = split_folders(options, "validation").image
     before, after = ([result.accuracy(number) for result in scored.pictures] for scored in (one, other))
     changed = most_changed(before, after, PICTURES)
     pairs = find_pairs(*split_folders(options, "validation")) if any(changed) else []
@@ -148,7 +149,7 @@ def _add_pictures(page: Page, one: Scored, other: Scored, options: SegmentationD
         if shown:
             caption = f"The {len(shown)} pictures whose pixel accuracy is most above the other run's."
             title = f"Better in {better.run.name}"
-            add_pictures(page, title, shown, one.details.classes, options, caption)
+            add_pictures(page, title, shown, one.details.classes, options, caption, channels=channels)
 
 
 def _find(pairs: dict[str, Pair], result: Result, images: Path, options: SegmentationDataOptions, number: int) -> Pair:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import List  # noqa: UP035  (the spelling that OmegaConf 2.3 reads on every Python)
 
 from convmae.engine.config import option
-from convmae.engine.options import EvaluatedDataOptions, OptimOptions, RuntimeOptions, ScheduleOptions
+from convmae.engine.options import EvaluatedDataOptions, OptimOptions, RuntimeOptions, ScheduleOptions, channels_option
 
 
 @dataclass
@@ -15,6 +15,7 @@ class ModelOptions:
     init: str = option(
         "", "pretrained encoder weights, FILE or FILE:KEY (.pth or .safetensors); empty trains from scratch"
     )
+    in_chans: int = channels_option()
     drop_path: float = option(
         0.2, "rate of dropped residual paths, rising linearly over the blocks to this", low=0, high=0.99
     )

@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from convmae.engine.images import read_image
+from convmae.engine.images import Picture, read_image
 from convmae.segmentation.config import SegmentationDataOptions
 from convmae.segmentation.layout import IGNORE, Pair, check_size, read_label
 from convmae.segmentation.mmseg_parts import (
@@ -20,17 +22,19 @@ from convmae.segmentation.mmseg_parts import (
 
 
 class SegmentationDataset(Dataset[dict[str, Any]]):
-    """Map-style data: ``inputs`` uint8 [3, H, W] in RGB and ``data_samples`` with ``gt_sem_seg`` int64 [1, H, W].
+    """Map-style data: ``inputs`` uint8 [C, H, W] and ``data_samples`` with ``gt_sem_seg`` int64 [1, H, W].
 
     In training both are a crop of at most ``options.crop`` pixels a side, drawn from the global generators; in validation
     they are as the files are. Raises UserError, naming the file, where a picture or label map turns out to be broken.
     """
 
-    def __init__(self, pairs: list[Pair], classes: list[str], options: SegmentationDataOptions, train: bool) -> None:
+    def __init__(
+        self, pairs: list[Pair], classes: list[str], options: SegmentationDataOptions, train: bool, channels: int = 3
+    ) -> None:
         self.pairs = pairs
         self.classes = classes
         self.options = options
-        self.reading = options.reading()
+        self.reading = options.reading(channels)
         self.metainfo = {"classes": classes}  # mmengine hands it to the metrics
         self._transforms = _training_transforms(options) if train else []
         self._pack = PackSegInputs()
@@ -45,7 +49,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         pair = self.pairs[index]
         # Hue and saturation are distorted alike whether the channels are RGB or BGR, so mmseg's transforms serve RGB.
-        image = np.array(read_image(pair.image, self.reading))
+        image = _pixels(read_image(pair.image, self.reading))
         label = read_label(pair.label, len(self.classes), self.options.reduce_zero_label, self.reading.max_pixels)
         check_size(pair, label.shape[::-1], image.shape[1::-1])
         results: dict[str, Any] = {
@@ -62,6 +66,13 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         # Of one pixel's width a mirrored array counts as contiguous, and mmseg would pack it with its negative stride.
         results["img"] = results["img"].copy()
         return self._pack(results)
+
+
+def _pixels(picture: Picture) -> NDArray[np.uint8]:
+    """A picture as bytes [H, W, C]."""
+    if isinstance(picture, Tensor):
+        return np.ascontiguousarray(picture.permute(1, 2, 0).numpy())
+    return np.array(picture)
 
 
 class _RandomRescale(RandomResize):

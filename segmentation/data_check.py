@@ -9,10 +9,12 @@ from convmae.segmentation.class_list import ClassList
 from convmae.segmentation.config import SegmentationDataOptions
 
 
-def check_data(options: SegmentationDataOptions, classes: ClassList, count: int = 0) -> list[Found]:
+def check_data(options: SegmentationDataOptions, classes: ClassList, count: int = 0, channels: int = 3) -> list[Found]:
     """Returns the training and the validation split with all faults, having decoded ``count`` pairs of each (0: all)."""
     number, decode = len(classes.names), count or None
-    training, validation = (check_split(name, options, number, decode, decode) for name in ("training", "validation"))
+    training, validation = (
+        check_split(name, options, number, decode, decode, channels) for name in ("training", "validation")
+    )
     whole = not count or count >= max(
         len(training.pairs), len(validation.pairs)
     )  # a sample does not tell what is nowhere

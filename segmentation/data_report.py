@@ -105,7 +105,7 @@ def _add_samples(page: Page, split: Found, classes: Sequence[str], options: Segm
         if chosen:
             shown = [Shown(pair, _caption(pair, remarks.get(pair, [])), {}) for pair in chosen]
             caption = f"{len(chosen)} of {len(pairs):,}, spread evenly. Pixels that are ignored are grey."
-            add_pictures(page, title, shown, classes, options, caption, columns=2)
+            add_pictures(page, title, shown, classes, options, caption, columns=2, channels=split.reading.channels)
 
 
 def _caption(pair: Pair, remarks: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from convmae.segmentation.mmseg_parts import rescale_size
 
-# Normalised pictures [B, 3, H, W] to class scores of the same height and width, [B, N, H, W].
+# Normalised pictures [B, C, H, W] to class scores of the same height and width, [B, N, H, W].
 Score = Callable[[Tensor], Tensor]
 
 _BAND = 2**24  # scores that a band of rows holds at most: 64 MiB
@@ -44,7 +44,7 @@ def label(
     factors: Sequence[float] = (1.0,),
     flip: bool = False,
 ) -> Tensor:
-    """Returns the labels of normalised pictures [B, 3, H, W], int64 [B, H, W].
+    """Returns the labels of normalised pictures [B, C, H, W], int64 [B, H, W].
 
     Each copy of a picture is labelled in its own size, and its scores are resized to the picture's. Those of several copies
     are averaged as probabilities, as mmseg does.
@@ -73,7 +73,7 @@ def label(
 
 
 def fit(pictures: Tensor, scale: Sequence[int] | None, factor: float = 1.0) -> Tensor:
-    """Returns pictures [B, 3, H, W] as large as they can be within ``factor`` times a long and a short side, in pixels.
+    """Returns pictures [B, C, H, W] as large as they can be within ``factor`` times a long and a short side, in pixels.
 
     Bilinear without smoothing, as training resizes them.
     """

@@ -14,7 +14,7 @@ from torch import nn
 from convmae.backbones import Dims
 from convmae.backbones.layers import rand_samples
 from convmae.engine.errors import UserError
-from convmae.engine.images import IMAGENET_MEAN, IMAGENET_STD
+from convmae.engine.images import channel_statistics
 from convmae.engine.precision import resolve_device
 from convmae.segmentation import backbone as _registers_backbone  # noqa: F401
 from convmae.segmentation.batches import CropPreProcessor
@@ -30,7 +30,7 @@ from convmae.segmentation.mmseg_parts import MODELS, BaseDecodeHead, EncoderDeco
 class UPerNet(EncoderDecoder):
     """mmseg's EncoderDecoder with inference of its own (``segmentation.inference``) and label maps as its only output.
 
-    ``forward(inputs [B, 3, H, W], data_samples, mode)`` gives the losses, or samples with ``pred_sem_seg`` [1, H, W].
+    ``forward(inputs [B, in_chans, H, W], data_samples, mode)`` gives the losses, or samples with ``pred_sem_seg`` [1, H, W].
     ``test_cfg`` says how a picture is labelled: ``mode``, ``crop_size`` and ``stride`` as in mmseg, and ``window_batch``,
     ``scale``, ``scales`` and ``flip``.
     """
@@ -56,7 +56,7 @@ class UPerNet(EncoderDecoder):
         return slide(self.whole_inference, inputs, crop, stride, self.test_cfg.get("window_batch", 1))
 
     def predict(self, inputs: torch.Tensor, data_samples: list[SegDataSample] | None = None) -> list[SegDataSample]:
-        """Returns the samples with ``pred_sem_seg``, int64 [1, H, W], of normalised pictures [B, 3, H, W] in their own size."""
+        """Returns the samples with ``pred_sem_seg``, int64 [1, H, W], of normalised pictures [B, C, H, W] in their own size."""
         config = self.test_cfg
         score = self.slide_inference if config.mode == "slide" else self.whole_inference
         labels = label(score, inputs, config.get("scale"), config.get("scales", (1.0,)), config.get("flip", False))
@@ -80,6 +80,10 @@ def build_model(config: SegmentationConfig, num_classes: int) -> UPerNet:
     """Returns UPerNet with fresh weights; its names are the public ``backbone.*``, ``decode_head.*``, ``auxiliary_head.*``."""
     options, inference, crop = config.model, config.inference, config.data.crop
     widths = Dims.of(options.size).embed_dims
+    # One for all channels or one for each of three, says mmengine: of other pictures than RGB all are the same.
+    means, deviations = (
+        values[:3] if options.in_chans == 3 else values[:1] for values in channel_statistics(options.in_chans)
+    )
     with DefaultScope.overwrite_default_scope("mmseg"), warnings.catch_warnings():  # a runner made earlier set its own
         # mmseg suggests one output for two classes, and another average over ignored pixels than the published runs used.
         warnings.filterwarnings("ignore", message=".*(binary segmentation|avg_non_ignore).*")
@@ -91,6 +95,7 @@ def build_model(config: SegmentationConfig, num_classes: int) -> UPerNet:
                 "drop_path_rate": options.drop_path,
                 "checkpoint_activations": config.runtime.checkpoint_activations,
                 "downsample": options.downsample,
+                "in_chans": options.in_chans,
             },
             decode_head={
                 "type": PyramidHead,
@@ -119,8 +124,8 @@ def build_model(config: SegmentationConfig, num_classes: int) -> UPerNet:
                 flip=inference.flip,
             ),
             data_preprocessor=CropPreProcessor(
-                mean=[255 * mean for mean in IMAGENET_MEAN],
-                std=[255 * std for std in IMAGENET_STD],
+                mean=[255 * mean for mean in means],
+                std=[255 * std for std in deviations],
                 size=(crop, crop),
                 seg_pad_val=IGNORE,
             ),
@@ -155,6 +160,11 @@ def check_options(config: SegmentationConfig, training: bool = True) -> None:
     if ratios[0] > ratios[1]:
         raise UserError(
             f"data.ratio_range is {ratios}; expected the smallest and the largest factor, such as [0.5, 2.0]."
+        )
+    if training and config.data.photometric and config.model.in_chans != 3:
+        raise UserError(
+            f"data.photometric distorts the colours of RGB pictures, model.in_chans is {config.model.in_chans}; set "
+            "data.photometric=false."
         )
     parts = config.data.accumulate * get_world_size()
     one_token = config.data.crop <= {"conv": 64, "max_pool": 32}[config.model.downsample]  # of E4

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from convmae.engine.drawing import draw_labels, enlarge, palette, row
-from convmae.engine.images import read_image
+from convmae.engine.images import as_rgb, read_image
 from convmae.engine.report import Page, Picture
 from convmae.segmentation.config import SegmentationDataOptions
 from convmae.segmentation.layout import IGNORE, Pair, read_label
@@ -30,13 +30,14 @@ def add_pictures(
     options: SegmentationDataOptions,
     caption: str = "",
     columns: int = 1,
+    channels: int = 3,
 ) -> None:
     """Adds pictures with their truth and predictions, and a legend of the classes that they hold."""
     colours, held, pictures = palette(len(classes)), set[int](), []
     for pair, text, predictions in shown:
         truth = read_label(pair.label, len(classes), options.reduce_zero_label, options.max_pixels)
         held.update(np.unique(np.concatenate([truth.ravel(), *map(np.ravel, predictions.values())])).tolist())
-        image = read_image(pair.image, options.reading())
+        image = as_rgb(read_image(pair.image, options.reading(channels)))
         pictures.append(Picture(_draw(image, {"ground truth": truth, **predictions}, colours), text))
     legend = [(classes[label], colours[label]) for label in sorted(held - {IGNORE})]
     page.pictures(title, pictures, caption, columns=columns, legend=legend)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from convmae.engine.drawing import palette
 from convmae.engine.errors import UserError
-from convmae.engine.images import to_tensor
+from convmae.engine.images import Picture, to_tensor
 from convmae.engine.precision import autocast, set_up
 from convmae.segmentation.class_list import read_classes
 from convmae.segmentation.config import SegmentationConfig
@@ -32,8 +32,8 @@ class Predictor:
         self.model.eval().to(self.device)
 
     @torch.inference_mode()
-    def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
-        """Returns the class of each pixel of an RGB picture, counted from 0, [H, W]."""
+    def __call__(self, image: Picture) -> NDArray[np.uint8]:
+        """Returns the class of each pixel of a picture, counted from 0, [H, W]."""
         with autocast(self.device, self.dtype):
             (sample,) = self.model.test_step({"inputs": [to_tensor(image)]})
         labels: NDArray[np.uint8] = sample.pred_sem_seg.data[0].to(torch.uint8).cpu().numpy()

@@ -92,7 +92,7 @@ def _add_pictures(page: Page, metric: SegmentationMetric, config: SegmentationCo
                 f"{len(shown)} of {len(metric.pictures)} validation pictures, by pixel accuracy. Pixels that the ground truth "
                 "ignores are grey."
             )
-            add_pictures(page, title, shown, metric.classes, config.data, caption)
+            add_pictures(page, title, shown, metric.classes, config.data, caption, channels=config.model.in_chans)
 
 
 def _add_classes(page: Page, details: Details) -> None:

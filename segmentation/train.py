@@ -52,10 +52,12 @@ def train(config: SegmentationConfig, work_dir: Path, resume: bool) -> Page | No
         log.info(str(report))
         check_encoder(report, config.model.init)
     metric = SegmentationMetric(classes)
-    val_set = SegmentationDataset(validation.pairs, classes, config.data, train=False)
+    val_set = SegmentationDataset(validation.pairs, classes, config.data, False, config.model.in_chans)
     runner = run_training(
         model,
-        SegmentationDataset(_training_pairs(training, classes, config), classes, config.data, train=True),
+        SegmentationDataset(
+            _training_pairs(training, classes, config), classes, config.data, True, config.model.in_chans
+        ),
         config=config,
         work_dir=work_dir,
         collate=partial(stack_crops, side=config.data.crop),
@@ -90,7 +92,7 @@ def test(config: SegmentationConfig, checkpoint: Path, work_dir: Path) -> dict[s
     model = build_model(config, len(classes))
     load_weights(model, checkpoint, classes)
     metric = SegmentationMetric(classes)
-    val_set = SegmentationDataset(validation.pairs, classes, config.data, train=False)
+    val_set = SegmentationDataset(validation.pairs, classes, config.data, False, config.model.in_chans)
     evaluate(
         model,
         val_set,
@@ -114,7 +116,7 @@ def find_data(config: SegmentationConfig, splits: tuple[str, ...]) -> tuple:
     classes = read_class_list(options)
     found: dict[str, Found] = {}
     for split in splits:
-        one = check_split(split, options, len(classes.names), options.check_pixels)
+        one = check_split(split, options, len(classes.names), options.check_pixels, channels=config.model.in_chans)
         check_fit(one, classes, options.reduce_zero_label, found.get("training"))
         if "training" in found:
             check_shared(found["training"].paths(), one.paths(), one.faults.append)

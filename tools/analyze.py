@@ -69,36 +69,38 @@ class Detector(nn.Module):
         return *objectness, *deltas, *heads.box_outputs(levels, [boxes]), masks
 
 
-def build(task: str, size: str, height: int, width: int, ratio: float) -> tuple[nn.Module, list[Tensor]]:
-    """Returns the model of a task and what it takes, one picture of that height and width."""
-    images, longer = torch.zeros(1, 3, height, width), max(height, width)
+def build(
+    task: str, size: str, height: int, width: int, ratio: float, channels: int = 3
+) -> tuple[nn.Module, list[Tensor]]:
+    """Returns the model of a task and what it takes, one picture of those channels, that height and that width."""
+    images, longer = torch.zeros(1, channels, height, width), max(height, width)
     tokens = -(-height // 16) * -(-width // 16)
     corners = torch.rand(BOXES, 2, 2) * torch.tensor([width, height])
     boxes = torch.cat([corners.amin(1), corners.amax(1)], dim=1)
 
     def detector() -> nn.Module:
         config = DetectionConfig()
-        config.model.size = size
+        config.model.size, config.model.in_chans = size, channels
         return Detector(MaskRCNN(config.model, CLASSES[task], longer))
 
     def segmenter() -> nn.Module:
         config = SegmentationConfig()
-        config.model.size, config.data.crop = size, longer
+        config.model.size, config.model.in_chans, config.data.crop = size, channels, longer
         model = build_model(config, CLASSES[task])
         model.forward = model._forward
         return model
 
     def pretraining(method: type[MaskedAutoencoder]) -> nn.Module:
-        return Pretraining(method(size, area), tokens, ratio)
+        return Pretraining(method(size, area, in_chans=channels), tokens, ratio)
 
     area = (height, width)
     models: dict[str, tuple[Callable[[], nn.Module], list[Tensor]]] = {
         **{name: (partial(pretraining, method), [images]) for name, method in METHODS.items()},
-        "encoder": (lambda: Encoder(ConvViT(size, 0, area)), [images]),
-        "classifier": (lambda: ConvViT(size, CLASSES[task], area), [images]),
-        "detection_backbone": (lambda: ConvViTDet(size, longer), [images]),
+        "encoder": (lambda: Encoder(ConvViT(size, 0, area, in_chans=channels)), [images]),
+        "classifier": (lambda: ConvViT(size, CLASSES[task], area, in_chans=channels), [images]),
+        "detection_backbone": (lambda: ConvViTDet(size, longer, in_chans=channels), [images]),
         "detection": (detector, [images, boxes]),
-        "segmentation_backbone": (lambda: ConvViTSeg(size, longer), [images]),
+        "segmentation_backbone": (lambda: ConvViTSeg(size, longer, in_chans=channels), [images]),
         "segmentation": (segmenter, [images]),
     }
     make, inputs = models[task]
@@ -116,6 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--img-size", nargs="+", default=["224"], metavar="SIZE", help="pixels, as 224 or 480x640 (height x width)"
     )
+    parser.add_argument("--in-chans", type=int, default=3, help="channels of the pictures (default 3, RGB)")
     parser.add_argument("--mask-ratio", type=float, default=0.75, help="of pretraining (default 0.75)")
     parser.add_argument("--depth", type=int, default=2, help="levels of names that are shown (default 2)")
     args = parser.parse_args(argv)
@@ -124,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for given in args.img_size:
             height, width = read_size(given)
             try:
-                model, inputs = build(args.task, args.size, height, width, args.mask_ratio)
+                model, inputs = build(args.task, args.size, height, width, args.mask_ratio, args.in_chans)
                 parts, uncounted = analyze(model, inputs, args.depth)
             except ValueError as error:
                 raise UserError(str(error)) from None

@@ -50,9 +50,10 @@ def _check_seg(args: argparse.Namespace, work_dir: Path) -> tuple[Sequence[Split
     from convmae.segmentation.data_check import check_data
     from convmae.segmentation.data_report import write_data_report
 
-    options = _config(SegmentationConfig, args).data
+    config = _config(SegmentationConfig, args)
+    options = config.data
     classes = read_class_list(options)
-    splits = check_data(options, classes, args.pictures)
+    splits = check_data(options, classes, args.pictures, config.model.in_chans)
     return splits, write_data_report(splits, classes.names, options, work_dir)
 
 

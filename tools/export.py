@@ -26,7 +26,7 @@ from convmae.engine.classes import known_classes
 from convmae.engine.cli import read_size, run_tool
 from convmae.engine.errors import UserError
 from convmae.engine.files import read_meta
-from convmae.engine.images import IMAGENET_MEAN, IMAGENET_STD
+from convmae.engine.images import channel_statistics
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 OUTPUTS = {"encoder": ("E1", "E2", "E3"), "classifier": ("logits",)}
@@ -88,6 +88,7 @@ def export(
     opset: int | None,
     path: Path,
     classes: Sequence[str] = (),
+    channels: int = 3,
 ) -> None:
     """Writes the graph for any batch, and any height and width unless they are `fixed`; `own` are the model's.
 
@@ -102,7 +103,7 @@ def export(
         dynamic = {0: dim("batch"), 2: dim("height"), 3: dim("width")}
     program = torch.onnx.export(
         module,
-        (torch.zeros(2, 3, height, width),),
+        (torch.zeros(2, channels, height, width),),
         dynamo=True,
         verbose=False,
         opset_version=opset,
@@ -127,7 +128,7 @@ def read_classes(weights: Path, logits: int) -> list[str]:
     return names
 
 
-def compare(module: nn.Module, path: Path, sizes: Sequence[tuple[int, int, int]]) -> float:
+def compare(module: nn.Module, path: Path, sizes: Sequence[tuple[int, int, int]], channels: int = 3) -> float:
     """Prints how the graph's outputs differ from PyTorch's at each size (batch, height, width); returns the most.
 
     A difference is in parts of the output's largest value. Raises UserError where the outputs disagree.
@@ -137,7 +138,7 @@ def compare(module: nn.Module, path: Path, sizes: Sequence[tuple[int, int, int]]
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     differences = []
     for batch, height, width in sizes:
-        images = torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
+        images = torch.randn(batch, channels, height, width, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
             expected = module(images)
         expected = (expected,) if isinstance(expected, Tensor) else expected
@@ -210,12 +211,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             if classes:
                 print(f"the graph's metadata names its {len(classes)} classes")
             path = Path(made) / output.name
-            export(module, part, own, fixed, args.opset, path, classes)
+            export(module, part, own, fixed, args.opset, path, classes, model.in_chans)
             print("difference from PyTorch, in parts of an output's largest value")
-            worst = compare(module, path, [(1, *fixed), (3, *fixed)] if fixed else [(1, *own), *SIZES])
+            sizes = [(1, *fixed), (3, *fixed)] if fixed else [(1, *own), *SIZES]
+            worst = compare(module, path, sizes, model.in_chans)
             written = sorted(made_file.replace(output.parent / made_file.name) for made_file in Path(made).iterdir())
         print(f"largest difference: {worst:.1e}")
-        print(f"images: RGB, values 0 to 1, less {IMAGENET_MEAN}, over {IMAGENET_STD}")
+        means, deviations = channel_statistics(model.in_chans)
+        kind = "RGB" if model.in_chans == 3 else f"channels: {model.in_chans}"
+        print(f"images: {kind}, values 0 to 1, less {means}, over {deviations}")
         print(f"written: {', '.join(map(str, written))}")
 
     return run_tool(run)

@@ -30,6 +30,7 @@ from convmae.engine.config import run_config
 from convmae.engine.drawing import draw_labels, legend
 from convmae.engine.errors import UserError
 from convmae.engine.files import check_is_file, write_whole
+from convmae.engine.images import as_rgb, size_of
 from convmae.engine.prediction import name_drawings, read_pictures, save_picture
 from convmae.segmentation.config import SegmentationConfig
 from convmae.segmentation.predict import Predictor as Segmenter
@@ -82,10 +83,10 @@ def detect(args: argparse.Namespace, names: dict[Path, Path], results: Path) -> 
     detector = Detector(config, args.checkpoint)
     print(f"{args.checkpoint}: {len(detector.categories)} classes, {len(names)} pictures, on {detector.device}")
     images, predictions = [], []
-    for number, (path, name, image) in enumerate(read_pictures(names, config.data.reading()), 1):
-        images.append(ImageRecord(number, str(path), image.width, image.height))
+    for number, (path, name, image) in enumerate(read_pictures(names, config.data.reading(config.model.in_chans)), 1):
+        images.append(ImageRecord(number, str(path), *size_of(image)))
         predictions.append(detector(image, number))
-        save_picture(draw_detections(image, predictions[-1], detector.categories), args.output / name)
+        save_picture(draw_detections(as_rgb(image), predictions[-1], detector.categories), args.output / name)
     write_whole(results, json.dumps(as_coco(images, predictions, detector.categories)))
     return len(images), f"{sum(len(one['scores']) for one in predictions)} detections"
 
@@ -97,9 +98,9 @@ def segment(args: argparse.Namespace, names: dict[Path, Path], results: Path) ->
     segmenter = Segmenter(config, args.checkpoint)
     print(f"{args.checkpoint}: {len(segmenter.classes)} classes, {len(names)} pictures, on {segmenter.device}")
     done, found = 0, set[int]()
-    for _, name, image in read_pictures(names, config.data.reading()):
+    for _, name, image in read_pictures(names, config.data.reading(config.model.in_chans)):
         labels = segmenter(image)
-        save_picture(draw_labels(image, labels, segmenter.colours), args.output / "overlays" / name)
+        save_picture(draw_labels(as_rgb(image), labels, segmenter.colours), args.output / "overlays" / name)
         save_picture(segmenter.label_map(labels), args.output / "labels" / name.with_suffix(".png"))
         done, found = done + 1, found | set(np.unique(labels).tolist())
     save_picture(legend(segmenter.classes, segmenter.colours), args.output / "legend.png")

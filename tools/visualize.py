@@ -107,11 +107,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if output.exists() and not args.overwrite:
             raise UserError(f"{output} is there already: give another --output, or --overwrite.")
         paths = [path for given in args.pictures for path in (list_images(given, say) if given.is_dir() else [given])]
-        draw, usual_size = {"reconstructions": reconstructions, "features": features, "attention": attention}[
+        draw, usual_size, channels = {"reconstructions": reconstructions, "features": features, "attention": attention}[
             args.kind
         ](args)
         size = args.size or usual_size
-        reading = kept_reading(args.checkpoint, args.cfg_options)
+        reading = kept_reading(args.checkpoint, args.cfg_options, channels)
         paths = paths[: args.limit]
         print(f"{args.checkpoint}: {args.kind}, {len(paths)} pictures at {size} px")
         sheets = []
@@ -127,8 +127,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_tool(run)
 
 
-def reconstructions(args: argparse.Namespace) -> tuple[Draw, int]:
-    """Returns what draws a picture's reconstructions at each ratio, and the side that the model was trained at."""
+def reconstructions(args: argparse.Namespace) -> tuple[Draw, int, int]:
+    """Returns what draws a picture's reconstructions at each ratio, the model's side, and its channels."""
     model, options = load_pretrained(args.checkpoint, False if args.raw_pixels else None, args.method or "")
     if args.mask_ratio and isinstance(model, FastConvMAE):
         model.groups = None  # the ratios say how many
@@ -138,24 +138,28 @@ def reconstructions(args: argparse.Namespace) -> tuple[Draw, int]:
         views = [reconstruct(model, image, ratio, args.seed) for ratio in ratios]
         return [group_sheet(of_one) if len(of_one.mask) > 1 else reconstruction_strip(of_one) for of_one in views]
 
-    return draw, options.img_size
+    return draw, options.img_size, model.in_chans
 
 
-def features(args: argparse.Namespace) -> tuple[Draw, int]:
-    """Returns what draws a picture's feature maps, and the side that the encoder was trained at."""
+def features(args: argparse.Namespace) -> tuple[Draw, int, int]:
+    """Returns what draws a picture's feature maps, the side that the encoder was trained at, and its channels."""
     encoder = read_encoder(args.checkpoint)
-    return lambda image: [feature_strip(image, feature_maps(encoder, image))], PATCH * encoder.grid_size[0]
+
+    def draw(image: Tensor) -> list[Image.Image]:
+        return [feature_strip(image, feature_maps(encoder, image))]
+
+    return draw, PATCH * encoder.grid_size[0], encoder.in_chans
 
 
-def attention(args: argparse.Namespace) -> tuple[Draw, int]:
-    """Returns what draws a block's attention on a picture, and the side that the encoder was trained at."""
+def attention(args: argparse.Namespace) -> tuple[Draw, int, int]:
+    """Returns what draws a block's attention on a picture, the side that the encoder was trained at, and its channels."""
     queries = [read_patch(text) for text in args.query or ()]
     encoder = read_encoder(args.checkpoint)
 
     def draw(image: Tensor) -> list[Image.Image]:
         return [attention_sheet(image, attention_maps(encoder, image, queries, args.block))]
 
-    return draw, PATCH * encoder.grid_size[0]
+    return draw, PATCH * encoder.grid_size[0], encoder.in_chans
 
 
 def read_encoder(path: Path) -> ConvViT | ViT:

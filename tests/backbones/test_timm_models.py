@@ -167,10 +167,22 @@ def test_training_options() -> None:
     assert groups[id(model.head.weight)]["lr_scale"] == 1
 
 
-@pytest.mark.parametrize("options", [{"in_chans": 1}, {"drop_rate": 0.5}])
-def test_options_that_it_lacks_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="takes 3 channels and has no dropout"):
-        tiny(**options)
+def test_dropout_which_it_lacks_is_refused() -> None:
+    with pytest.raises(ValueError, match="has no dropout"):
+        tiny(drop_rate=0.5)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_a_local_file_of_rgb_weights_fills_another_number_of_channels(
+    channels: int, state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    torch.save({"model": state}, tmp_path / "weights.pth")
+    overlay = {"file": str(tmp_path / "weights.pth")}
+    model = tiny(pretrained=True, pretrained_cfg_overlay=overlay, in_chans=channels)
+    rgb = state["patch_embed1.proj.weight"]
+    expected = rgb.sum(1, keepdim=True) if channels == 1 else rgb[:, [0, 1, 2, 0]] * 3 / 4
+    torch.testing.assert_close(model.patch_embed1.proj.weight.detach(), expected)
+    assert model(torch.randn(2, channels, 64, 64)).shape == (2, 10)
 
 
 LAYOUTS = {

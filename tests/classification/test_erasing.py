@@ -25,7 +25,7 @@ def test_a_batch_of_bytes_is_erased_as_timm_erases_pictures(probability: float) 
         expected.append(RandomErasing(probability, mode="pixel", device="cpu")(normalize(image[None])[0]))
         theirs = (random.random(), float(torch.rand(())))
         seeded(number)
-        samples.append({"images": image, "labels": number, "erased": draw_erasing(probability, 24, 32)})
+        samples.append({"images": image, "labels": number, "erased": draw_erasing(probability, 3, 24, 32)})
         kept.append((random.random(), float(torch.rand(()))) == theirs)  # the draws after it are as they were
     batch = collate(samples)
     assert torch.equal(batch["images"], images)

@@ -39,6 +39,17 @@ def test_the_tool_prints_a_table_for_each_size(capsys: pytest.CaptureFixture) ->
         assert text in printed
 
 
+@pytest.mark.parametrize("task", ["convmae", "mae", "encoder", "classifier", "detection", "segmentation"])
+def test_another_channel_costs_the_first_layer_and_the_decoder_that_much(task: str) -> None:
+    parameters = [
+        sum(parameter.numel() for parameter in tool.build(task, "tiny", 64, 64, 0.5, channels)[0].parameters())
+        for channels in (3, 4)
+    ]
+    first = {"mae": 16 * 16 * 256}.get(task, 4 * 4 * 64)
+    decoder = 16 * 16 * (128 + 1) if task in ("convmae", "mae") else 0
+    assert parameters[1] - parameters[0] == first + decoder
+
+
 def test_a_size_that_is_none_is_refused(capsys: pytest.CaptureFixture) -> None:
     assert tool.main(["encoder", "--img-size", "224by224"]) == 2
     assert "expected pixels, as 224 or 480x640" in capsys.readouterr().err

@@ -87,6 +87,20 @@ def test_a_classifier_of_a_fixed_size(tmp_path: Path, capsys: pytest.CaptureFixt
         torch.testing.assert_close(torch.from_numpy(logits), model(images), rtol=1e-4, atol=1e-4)
 
 
+def test_other_channels_than_rgb(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    torch.manual_seed(0)
+    model = ConvViT(DIMS, num_classes=3, img_size=32, in_chans=4).eval()
+    torch.save({"model": model.state_dict()}, tmp_path / "four.pth")
+    assert tool.main([str(tmp_path / "four.pth"), "--img-size", "32"]) == 0
+    assert "images: channels: 4, values 0 to 1" in capsys.readouterr().out
+    graph, images = session(tmp_path / "four.onnx"), torch.randn(2, 4, 32, 32)
+    assert graph.get_inputs()[0].shape == ["batch", 4, 32, 32]
+    with torch.no_grad():
+        torch.testing.assert_close(
+            torch.from_numpy(graph.run(["logits"], {"images": images.numpy()})[0]), model(images), rtol=1e-4, atol=1e-4
+        )
+
+
 @pytest.mark.parametrize("wrong", ["values", "shapes", "nan"])
 def test_a_graph_that_computes_something_else_is_noticed(wrong: str, exported_encoder: tuple[ConvViT, Path]) -> None:
     model, path = exported_encoder
