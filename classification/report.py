@@ -15,6 +15,7 @@ from convmae.engine.images import read_image
 from convmae.engine.log import duration
 from convmae.engine.plots import curves, matrix
 from convmae.engine.report import Number, Page, Picture, environment, read_scalars, write_metrics
+from convmae.engine.text import distinct
 
 PICTURES = 12
 SHOWN = 320  # pixels of a picture's longer side
@@ -45,6 +46,9 @@ def write_report(
     weights: Path,
 ) -> list[Path]:
     """Adds what all classification runs report to ``page``, writes it and ``metrics.json``; returns their paths."""
+    metrics_path, page_path = work_dir / "metrics.json", work_dir / "report" / "index.html"
+    accuracies = zip(distinct(details.classes), details.accuracy.tolist(), strict=True)
+    write_metrics(metrics_path, {**numbers, "classes": dict(accuracies)})
     _add_classes(page, details)
     rows = read_scalars(work_dir)
     if rows:
@@ -55,9 +59,6 @@ def write_report(
     page.facts("Data", {split.root.name: split.describe() for split in splits})
     page.facts("Run", {"weights": str(weights), "time": duration(seconds), **environment()})
     page.code("Configuration", to_yaml(config))
-    metrics_path, page_path = work_dir / "metrics.json", work_dir / "report" / "index.html"
-    accuracies = zip(details.classes, details.accuracy.tolist(), strict=True)
-    write_metrics(metrics_path, {**numbers, "classes": dict(accuracies)})
     page.write(page_path)
     return [metrics_path, page_path]
 

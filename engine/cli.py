@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import inspect
+import io
 import os
 import re
 import sys
@@ -39,6 +40,9 @@ def run_tool(main: Callable[[], None]) -> int:
     from convmae.backbones import CheckpointError
     from convmae.engine.runner import Interrupted
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal's encoding lacks is shown by escapes
+            stream.reconfigure(errors="backslashreplace")
     try:
         main()
     except (UserError, CheckpointError) as error:

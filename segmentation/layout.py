@@ -9,6 +9,7 @@ import numpy as np
 
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Fault, Report, refuse
+from convmae.engine.files import read_text
 from convmae.engine.images import list_images, open_image, upright
 from convmae.segmentation.config import SegmentationDataOptions
 
@@ -42,11 +43,7 @@ def read_classes(options: SegmentationDataOptions) -> list[str]:
             f"No class list at {path}; expected a text file with one class name a line. Set data.root to the data, "
             "data.classes to such a file, or to ade20k for its 150 classes."
         )
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # with the mark that Windows' editors begin a file with, or without
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8.") from None
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in read_text(path).split("\n") if line.strip()]
     first = 1 if options.reduce_zero_label else 0
     names = _strip_indices(_from_table(lines), first, path)
     largest = IGNORE - first
