@@ -16,6 +16,7 @@ from typing import Any
 from convmae.engine.config import describe, load_config, run_config
 from convmae.engine.errors import UserError
 from convmae.engine.log import process_rank, start_log
+from convmae.engine.text import visible
 
 # What a run leaves beside its checkpoints.
 _RESULTS = (
@@ -227,6 +228,13 @@ def prepare_report_dir(work_dir: Path, overwrite: bool) -> None:
 
 
 def _make(work_dir: Path) -> None:
+    try:
+        str(work_dir).encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"The name of the work directory, {visible(str(work_dir))}, is not in UTF-8, as TensorBoard expects. Give another by "
+            "--work-dir."
+        ) from None
     try:
         work_dir.mkdir(parents=True, exist_ok=True)
         if not os.access(work_dir, os.W_OK):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 import matplotlib
-from matplotlib.font_manager import findSystemFonts, fontManager
+from matplotlib.font_manager import FontEntry, findSystemFonts, fontManager
 from matplotlib.ft2font import FT2Font
 from PIL import ImageDraw, ImageFont
 
@@ -20,7 +20,7 @@ from convmae.engine.log import log
 from convmae.engine.text import shorten
 
 PACKAGES = ("manimgx_fonts", "manimgx_fonts_cjk")  # Noto's fonts: setup.cfg requires them, all works without
-PLAIN = ""  # Pillow's own font, which has little more than ASCII
+PLAIN = "Pillow"  # stands for its own font, which has little more than ASCII
 DEJAVU = str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
 _ENDINGS = (".ttf", ".ttc", ".otf")
 _PLAIN = frozenset(map(ord, string.ascii_letters + string.digits + string.punctuation + " …"))
@@ -131,8 +131,12 @@ def families(texts: Iterable[str]) -> list[str]:
 
 @functools.cache
 def _family(font: str) -> str:
-    fontManager.addfont(font)
-    return FT2Font(font).family_name
+    name = FT2Font(font).family_name
+    # Under the weight that is asked for: of a font of many weights matplotlib knows one alone.
+    fontManager.ttflist.append(
+        FontEntry(fname=font, name=name, style="normal", variant="normal", weight=400, size="scalable")
+    )
+    return name
 
 
 @functools.cache

@@ -29,7 +29,7 @@ from convmae.engine import plots
 from convmae.engine.drawing import Colour, draw_boxes, draw_labels, pair, palette
 from convmae.engine.files import write_whole
 from convmae.engine.plots import curves
-from convmae.engine.text import visible
+from convmae.engine.text import BLANK, is_blank, visible
 
 __all__ = [
     "Number",
@@ -183,7 +183,9 @@ class Page:
 
 def _shown(value: Any) -> Any:
     """What stands on the page for a value of the template: of text, control characters as escapes; markup as it is."""
-    return value if isinstance(value, Markup) or not isinstance(value, str) else visible(value)
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return BLANK if value and is_blank(value) else visible(value)
 
 
 def _contents(blocks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

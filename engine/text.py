@@ -22,9 +22,14 @@ def shown(name: str, columns: int | None = None) -> str:
     Of a name that is too long the beginning and the end stay. A Chinese character counts as two letters.
     """
     line = visible(" ".join(name.split()))
-    if all(unicodedata.category(character) in ("Cf", "Zs") for character in line):
+    if is_blank(line):
         return BLANK
     return line if columns is None else shorten(line, columns, _columns)
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text has no character that leaves ink."""
+    return all(character.isspace() or unicodedata.category(character) == "Cf" for character in text)
 
 
 def shorten(text: str, room: float, measure: Callable[[str], float]) -> str:
