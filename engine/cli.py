@@ -232,8 +232,8 @@ def _make(work_dir: Path) -> None:
         str(work_dir).encode()
     except UnicodeEncodeError:
         raise UserError(
-            f"The name of the work directory, {visible(str(work_dir))}, is not in UTF-8, as TensorBoard expects. Give another by "
-            "--work-dir."
+            f"The name of the work directory, {visible(str(work_dir))}, is not in UTF-8, as TensorBoard expects. Give "
+            "another by --work-dir."
         ) from None
     try:
         work_dir.mkdir(parents=True, exist_ok=True)

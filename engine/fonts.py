@@ -109,7 +109,7 @@ def runs(text: str) -> tuple[Run, ...]:
         if parts and _has(parts[-1].font, character):
             parts[-1] = Run(parts[-1].text + character, parts[-1].font)
             continue
-        font = font_of(character) or (parts[-1].font if parts else DEJAVU)
+        font = font_of(character) or DEJAVU
         if parts and parts[-1].font == font:
             parts[-1] = Run(parts[-1].text + character, font)
         else:
@@ -200,9 +200,7 @@ def _open(font: str, size: int) -> ImageFont.FreeTypeFont:
         return cast(ImageFont.FreeTypeFont, ImageFont.load_default(size))
     opened = ImageFont.truetype(font, size)
     with contextlib.suppress(OSError):  # of a font of one weight alone
-        axes = opened.get_variation_axes()
-        # Noto's fonts for Chinese begin with the thinnest.
-        opened.set_variation_by_axes(
-            [400 if axis["minimum"] <= 400 <= axis["maximum"] else axis["default"] for axis in axes]
-        )
+        # Noto's for Chinese begins with the thinnest.
+        weights = [400 if axis["name"] == b"Weight" else axis["default"] or 0 for axis in opened.get_variation_axes()]
+        opened.set_variation_by_axes([*map(float, weights)])
     return opened

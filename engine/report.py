@@ -288,12 +288,11 @@ def _readable(value: float) -> str:
 def _svg(figure: Figure) -> str:
     """The figure as inline SVG in the page's colours; matplotlib escapes its labels."""
     buffer = io.StringIO()
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)  # a name with two dollar signs is no formula
+    for written in figure.findobj(Text):
+        written.set_parse_math(False)  # a name with two dollar signs is no formula
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "convmae"}), warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", r"Glyph \d+ .* missing from", UserWarning
-        )  # the page is drawn in the reader's fonts
+        # The reader's browser writes the text, in fonts of its own.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
