@@ -43,7 +43,7 @@ STYLE: dict[Any, Any] = {
     "xtick.major.size": 0,
     "ytick.major.size": 0,
 }
-LABEL = 28  # letters of a name on a figure; a longer one loses its middle
+LABEL, LEGEND = 28, 48  # letters of a name along an axis and in a legend; a longer one loses its middle
 MANY = 40  # more values than this are drawn as a running mean over faint single ones
 
 
@@ -127,7 +127,7 @@ def _legend(plot: Axes, lines: Mapping[str, Line2D]) -> None:
     """Explains the lines, if there are several, in columns of ten."""
     if len(lines) > 1:
         # Lines and labels are given: matplotlib alone would pass over a name that begins with an underscore.
-        labels = [shown(label, LABEL) for label in lines]
+        labels = [shown(label, LEGEND) for label in lines]
         font = {"family": families(labels)}
         plot.legend([*lines.values()], labels, ncols=math.ceil(len(lines) / 10), frameon=False, prop=font)
 

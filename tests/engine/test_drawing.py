@@ -5,7 +5,7 @@ import pytest
 from names import NASTY
 from PIL import Image
 
-from convmae.engine.drawing import INK, LEGIBLE, column, draw_boxes, draw_labels, enlarge, legend, pair, palette, row
+from convmae.engine.drawing import LEGIBLE, column, draw_boxes, draw_labels, enlarge, legend, pair, palette, row
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
 

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 from names import NASTY
 
-from convmae.engine.plots import LABEL, curves, lines, matrix
+from convmae.engine.plots import LABEL, LEGEND, curves, lines, matrix
 from convmae.engine.report import _svg
 from convmae.engine.text import shown
 
@@ -56,7 +56,7 @@ def test_every_line_is_in_the_legend(draw: str) -> None:
         figure = curves(rows, {name: str(number) for number, name in enumerate(names)}, "loss")
     said = texts(figure)
     for name in names:
-        assert shown(name, LABEL) in said
+        assert shown(name, LEGEND) in said
 
 
 def test_long_labels_that_look_alike_are_lines_of_their_own() -> None:
