@@ -15,7 +15,7 @@ from convmae.engine.images import read_image
 from convmae.engine.log import duration
 from convmae.engine.plots import curves, matrix
 from convmae.engine.report import Number, Page, Picture, environment, read_scalars, write_metrics
-from convmae.engine.text import distinct
+from convmae.engine.text import distinct, shown
 
 PICTURES = 12
 SHOWN = 320  # pixels of a picture's longer side
@@ -90,12 +90,14 @@ def _add_mistakes(page: Page, details: Details, split: ClassFolder) -> None:
         (found for found in details.predictions if found.top[0] != found.label), key=lambda found: -found.score
     )
     if wrong:
-        shown = [_picture(found, details.classes, split) for found in wrong[:PICTURES]]
-        page.pictures("Surest mistakes", shown, f"{len(shown)} of {len(wrong)} wrong predictions, surest first.")
+        pictures = [_picture(found, details.classes, split) for found in wrong[:PICTURES]]
+        page.pictures("Surest mistakes", pictures, f"{len(pictures)} of {len(wrong)} wrong predictions, surest first.")
 
 
 def _picture(found: Prediction, classes: list[str], split: ClassFolder) -> Picture:
     image = read_image(split.pictures[found.picture][0])
     scale = SHOWN / max(image.size)
     image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
-    return Picture(image, f"{classes[found.label]}, taken for {classes[found.top[0]]} ({found.score:.0%})")
+    return Picture(
+        image, f"{shown(classes[found.label])}, taken for {shown(classes[found.top[0]])} ({found.score:.0%})"
+    )

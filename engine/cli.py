@@ -48,7 +48,7 @@ def run_tool(main: Callable[[], None]) -> int:
         main()
     except (UserError, CheckpointError) as error:
         # From a loader process the message comes with that process's traceback before it.
-        print(f"error: {str(error).rpartition(f'{type(error).__name__}: ')[2].strip()}", file=sys.stderr)
+        print(f"error: {visible(str(error)).rpartition(f'{type(error).__name__}: ')[2].strip()}", file=sys.stderr)
         return 2
     except OutOfMemoryError as error:
         print(f"error: {error}\n{_LESS_MEMORY}", file=sys.stderr)

@@ -62,9 +62,12 @@ def test_any_name_can_be_printed_and_logged(encoding: str, tmp_path: Path, monke
     assert "the class crane" in said["stdout"]
     assert "h\\udcfcnd" in said["stdout"]
     assert said["stderr"].startswith("error: ")
+    assert "\x07" not in said["stderr"]
     text = (tmp_path / "log.txt").read_bytes().decode("utf-8")
     assert "the class 行人" in text
     assert "the class \\ud800 half" in text
+    assert "the class h\\xfcnd" in text
+    assert "\x07" not in text
 
 
 def test_a_work_directory_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
