@@ -26,8 +26,6 @@ _ENDINGS = (".ttf", ".ttc", ".otf")
 _PLAIN = frozenset(map(ord, string.ascii_letters + string.digits + string.punctuation + " …"))
 # Of the system's fonts, those whose file's name says so come after all others.
 _LAST = ("bold", "italic", "oblique", "thin", "light", "black", "serif", "mono", "color", "unifont")
-
-
 _told: list[str] = []  # characters without a font, once the log has spoken of them
 
 
@@ -43,9 +41,8 @@ class Lettering:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.ascent, self.descent = _open(
-            PLAIN, size
-        ).getmetrics()  # what a line of plain text takes above it and below
+        # What a line of plain text takes, above what its letters stand on and below.
+        self.ascent, self.descent = _open(PLAIN, size).getmetrics()
 
     def length(self, text: str) -> float:
         """Returns a text's width."""
