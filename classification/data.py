@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import re
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from convmae.classification.mixing import draw_mix
 from convmae.engine.duplicates import check_repeated, check_shared
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Fault, Remark, Tally, log_remarks, refuse_all
+from convmae.engine.files import read_text
 from convmae.engine.images import IMAGENET_MEAN, read_image, to_tensor
 from convmae.engine.limits import own_limits
 from convmae.engine.log import log
@@ -92,13 +95,12 @@ def read_split(options: FolderOptions, part: str, channels: int = 3) -> ClassFol
     reading = options.reading(channels)
     check_ranges([path for path, _ in pictures], reading, faults.append)
     refuse_all(faults)
-    names = _names(root / "classes.txt")
     check_repeated([path for path, _ in pictures], faults.append, [classes[label] for _, label in pictures])
     found = ClassFolder(
         folder,
         classes,
         pictures,
-        [names.get(name, name) for name in classes],
+        _names(root / "classes.txt", classes),
         reading,
         Tally(faults).remarks,
     )
@@ -189,9 +191,20 @@ def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
     return ImageOps.posterize(image, min(max(bits, 1), 8))
 
 
-def _names(path: Path) -> dict[str, str]:
-    """Returns readable names of class folders from lines of folder, tab, name; empty where there is no such file."""
+def _names(path: Path, folders: Sequence[str]) -> list[str]:
+    """Returns what class folders are called by lines of folder, tab, name; a folder's own name where no line is of it."""
     if not path.is_file():
-        return {}
-    pairs = (line.split("\t", 1) for line in path.read_text(encoding="utf-8").splitlines())
-    return {pair[0].strip(): pair[1].strip() for pair in pairs if len(pair) == 2}
+        return list(folders)
+    pairs = (line.split("\t", 1) for line in read_text(path).split("\n"))
+    named = {_composed(pair[0].strip()): pair[1].strip() for pair in pairs if len(pair) == 2}
+    if not any(_composed(folder) in named for folder in folders):
+        log.warning(
+            f"{path} names none of the class folders, such as {folders[0]!r}, and is not used; expected lines "
+            "of folder, tab, name."
+        )
+    return [named.get(_composed(folder)) or folder for folder in folders]
+
+
+def _composed(name: str) -> str:
+    """Returns a name in the one of Unicode's forms that all its spellings share: macOS writes an umlaut as two characters."""
+    return unicodedata.normalize("NFC", name)

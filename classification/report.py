@@ -16,6 +16,7 @@ from convmae.engine.images import as_rgb, read_image
 from convmae.engine.log import duration
 from convmae.engine.plots import curves, matrix
 from convmae.engine.report import Number, Page, Picture, environment, read_scalars, write_metrics
+from convmae.engine.text import distinct, shown
 
 PICTURES = 12
 SHOWN = 320  # pixels of a picture's longer side
@@ -46,6 +47,9 @@ def write_report(
     weights: Path,
 ) -> list[Path]:
     """Adds what all classification runs report to ``page``, writes it and ``metrics.json``; returns their paths."""
+    metrics_path, page_path = work_dir / "metrics.json", work_dir / "report" / "index.html"
+    accuracies = zip(distinct(details.classes), details.accuracy.tolist(), strict=True)
+    write_metrics(metrics_path, {**numbers, "classes": dict(accuracies)})
     _add_classes(page, details)
     rows = read_scalars(work_dir)
     if rows:
@@ -57,9 +61,6 @@ def write_report(
     add_remarks(page, {str(split.root): split.remarks for split in splits})
     page.facts("Run", {"weights": str(weights), "time": duration(seconds), **environment()})
     page.code("Configuration", to_yaml(config))
-    metrics_path, page_path = work_dir / "metrics.json", work_dir / "report" / "index.html"
-    accuracies = zip(details.classes, details.accuracy.tolist(), strict=True)
-    write_metrics(metrics_path, {**numbers, "classes": dict(accuracies)})
     page.write(page_path)
     return [metrics_path, page_path]
 
@@ -91,12 +92,14 @@ def _add_mistakes(page: Page, details: Details, split: ClassFolder) -> None:
         (found for found in details.predictions if found.top[0] != found.label), key=lambda found: -found.score
     )
     if wrong:
-        shown = [_picture(found, details.classes, split) for found in wrong[:PICTURES]]
-        page.pictures("Surest mistakes", shown, f"{len(shown)} of {len(wrong)} wrong predictions, surest first.")
+        pictures = [_picture(found, details.classes, split) for found in wrong[:PICTURES]]
+        page.pictures("Surest mistakes", pictures, f"{len(pictures)} of {len(wrong)} wrong predictions, surest first.")
 
 
 def _picture(found: Prediction, classes: list[str], split: ClassFolder) -> Picture:
     image = as_rgb(read_image(split.pictures[found.picture][0], split.reading))
     scale = SHOWN / max(image.size)
     image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
-    return Picture(image, f"{classes[found.label]}, taken for {classes[found.top[0]]} ({found.score:.0%})")
+    return Picture(
+        image, f"{shown(classes[found.label])}, taken for {shown(classes[found.top[0]])} ({found.score:.0%})"
+    )

@@ -24,6 +24,7 @@ from convmae.engine.data_report import (
 )
 from convmae.engine.faults import spread
 from convmae.engine.report import Number, Page, Picture, write_metrics
+from convmae.engine.text import distinct
 
 SMALL, MEDIUM = 32.0**2, 96.0**2  # pixels of COCO's small and medium objects
 
@@ -137,7 +138,9 @@ def _numbers(split: SplitCheck) -> dict[str, Any]:
         else {
             "pictures": len(data.images),
             "pictures_with_objects": len(data.with_objects()),
-            "classes": {category.name: n for category, n in zip(data.categories, data.class_counts(), strict=True)},
+            "classes": dict(
+                zip(distinct([category.name for category in data.categories]), data.class_counts(), strict=True)
+            ),
         }
     )
     return {

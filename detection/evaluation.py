@@ -139,13 +139,15 @@ def read_results(path: Path, data: CocoData) -> list[dict[str, Any]]:
             f"{path} doesn't hold detections on {data.annotations} ({type(error).__name__}: {error}); expected COCO's result "
             "rows, of that file's images and categories."
         ) from None
+    masked = any("segmentation" in row for row in rows)
     return [
         {
             "image_id": image,
             "boxes": torch.tensor([row["box"] for row in found], dtype=torch.float64).view(-1, 4),
             "scores": torch.tensor([row["score"] for row in found], dtype=torch.float64),
             "labels": torch.tensor([row["label"] for row in found], dtype=torch.int64),
-            "masks": [row["segmentation"] for row in found if "segmentation" in row],
+            # None at all of a detector without masks.
+            **({"masks": [row["segmentation"] for row in found if "segmentation" in row]} if masked else {}),
         }
         for image, found in by_image.items()
     ]

@@ -15,6 +15,7 @@ from convmae.detection.errors import CONFIDENT, Overlaps
 from convmae.detection.records import Category, ImageRecord, to_rle
 from convmae.engine.drawing import draw_boxes, palette, row
 from convmae.engine.images import as_rgb, read_image
+from convmae.engine.text import shown
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def _draw_truth(image: Image.Image, data: CocoData, record: ImageRecord) -> Imag
     return draw_boxes(
         image,
         [one.box for one in truth],
-        [data.categories[one.label].name + (" (crowd)" if one.crowd else "") for one in truth],
+        [shown(data.categories[one.label].name) + (" (crowd)" if one.crowd else "") for one in truth],
         _decode([to_rle(one.segmentation, *size) for one in truth if one.segmentation is not None], len(truth)),
         [colours[one.label] for one in truth],
     )
@@ -76,7 +77,7 @@ def draw_detections(image: Image.Image, found: dict[str, Any], categories: Seque
     return draw_boxes(
         image,
         found["boxes"].numpy(),
-        [f"{categories[label].name} {score:.2f}" for label, score in zip(labels, scores, strict=True)],
+        [f"{shown(categories[label].name)} {score:.2f}" for label, score in zip(labels, scores, strict=True)],
         _decode(found.get("masks", []), len(labels)),
         [colours[label] for label in labels],
     )

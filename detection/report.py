@@ -18,6 +18,7 @@ from convmae.engine.memory import describe_peak
 from convmae.engine.plots import curves, lines, matrix
 from convmae.engine.precision import resolve_device
 from convmae.engine.report import Number, Page, Picture, environment, read_scalars, write_metrics
+from convmae.engine.text import distinct
 
 PICTURES = 6  # of the worst, and as many of the best
 MATRIX_CLASSES = 30  # more names than this can't be read along an axis
@@ -57,6 +58,9 @@ def write_report(
 
     Returns the page and the paths.
     """
+    metrics_path, page_path = work_dir / "metrics.json", work_dir / "report" / "index.html"
+    write_metrics(metrics_path, {**metric.numbers, "classes": _class_numbers(metric)})
+    results_path = write_results(work_dir / "detections.json", metric.predictions, metric.data)
     pictures = {kind: overlaps(metric.data, metric.predictions, kind) for kind in metric.details}
     page = Page("Object detection", f"Mask R-CNN on ConvMAE-{config.model.size}, {metric.data.annotations}")
     _add_results(page, metric)
@@ -74,9 +78,6 @@ def write_report(
     page.facts("Data", {name: f"{data.describe()}; {data.annotations}" for name, data in splits.items()})
     page.facts("Run", {"weights": str(weights), "time": duration(seconds), **_cost(metric, config), **environment()})
     page.code("Configuration", to_yaml(config))
-    metrics_path, page_path = work_dir / "metrics.json", work_dir / "report" / "index.html"
-    write_metrics(metrics_path, {**metric.numbers, "classes": _class_numbers(metric)})
-    results_path = write_results(work_dir / "detections.json", metric.predictions, metric.data)
     page.write(page_path)
     return page, [metrics_path, results_path, page_path]
 
@@ -199,6 +200,6 @@ def _class_numbers(metric: CocoMetric) -> dict[str, dict[str, float | None]]:
         return known(float(details.class_ap()[label]))
 
     return {
-        category.name: {f"{kind}_mAP": of(details, label) for kind, details in metric.details.items()}
-        for label, category in enumerate(metric.data.categories)
+        name: {f"{kind}_mAP": of(details, label) for kind, details in metric.details.items()}
+        for label, name in enumerate(distinct([category.name for category in metric.data.categories]))
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import inspect
+import io
 import os
 import re
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 from convmae.engine.config import describe, load_config, run_config
 from convmae.engine.errors import UserError
 from convmae.engine.log import process_rank, start_log
+from convmae.engine.text import visible
 
 # What a run leaves beside its checkpoints.
 _RESULTS = (
@@ -39,11 +41,14 @@ def run_tool(main: Callable[[], None]) -> int:
     from convmae.backbones import CheckpointError
     from convmae.engine.loops import Interrupted
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal's encoding lacks is shown by escapes
+            stream.reconfigure(errors="backslashreplace")
     try:
         main()
     except (UserError, CheckpointError) as error:
         # From a loader process the message comes with that process's traceback before it.
-        print(f"error: {str(error).rpartition(f'{type(error).__name__}: ')[2].strip()}", file=sys.stderr)
+        print(f"error: {visible(str(error)).rpartition(f'{type(error).__name__}: ')[2].strip()}", file=sys.stderr)
         return 2
     except OutOfMemoryError as error:
         print(f"error: {error}\n{_LESS_MEMORY}", file=sys.stderr)
@@ -225,6 +230,13 @@ def prepare_report_dir(work_dir: Path, overwrite: bool) -> None:
 
 
 def _make(work_dir: Path) -> None:
+    try:
+        str(work_dir).encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"The name of the work directory, {visible(str(work_dir))}, is not in UTF-8, as TensorBoard expects. Give "
+            "another by --work-dir."
+        ) from None
     try:
         work_dir.mkdir(parents=True, exist_ok=True)
         if not os.access(work_dir, os.W_OK):

@@ -54,9 +54,15 @@ def add_numbers(page: Page, title: str, head: str, runs: Sequence[Run], rows: Ro
 
 def add_curves(page: Page, title: str, runs: Sequence[Run], key: str, ylabel: str) -> None:
     """Adds a scalar of both runs over the step, if either has logged it."""
-    rows = [{"step": row["step"], run.name: row[key]} for run in runs for row in read_scalars(run.folder) if key in row]
+    # By number: a run's name might be "step".
+    rows = [
+        {"step": row["step"], str(number): row[key]}
+        for number, run in enumerate(runs)
+        for row in read_scalars(run.folder)
+        if key in row
+    ]
     if rows:
-        page.figure(title, curves(rows, {run.name: run.name for run in runs}, ylabel))
+        page.figure(title, curves(rows, {run.name: str(number) for number, run in enumerate(runs)}, ylabel))
 
 
 def most_changed(before: Sequence[float], after: Sequence[float], count: int) -> tuple[list[int], list[int]]:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from convmae.engine.errors import UserError
-from convmae.engine.files import read_config
+from convmae.engine.files import read_config, read_text, write_whole
 from convmae.engine.safe_yaml import one_line, parse_yaml
 
 Schema = TypeVar("Schema")
@@ -93,7 +93,7 @@ def run_config(
 
 def save_config(config: Any, path: Path) -> None:
     """Writes a dataclass tree as YAML that ``load_config`` reads back."""
-    path.write_text(to_yaml(config), encoding="utf-8")
+    write_whole(path, to_yaml(config))
 
 
 def to_yaml(config: Any) -> str:
@@ -152,11 +152,7 @@ def describe(schema: type) -> str:
 def _read_with_bases(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in seen:
         raise UserError(f"{path}: its _base_ leads back to itself; expected a chain that ends.")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} can't be read: {getattr(error, 'strerror', error)}.") from None
-    content = parse_yaml(text, str(path))
+    content = parse_yaml(read_text(path), str(path))
     content = {} if content is None else content
     if not isinstance(content, dict):
         raise UserError(f"{path}: found a {type(content).__name__}, expected keys and values such as 'optim:'.")

@@ -9,13 +9,16 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFilter
+
+from convmae.engine.fonts import Lettering
+from convmae.engine.text import shown, visible
 
 Colour = tuple[int, int, int]
 
 LEGIBLE = 480  # smaller pictures are enlarged to this long side before anything is drawn on them
 TITLE = 22  # pixels, the height of a title's font
-LEGEND_FONT, LEGEND_ROWS = 16, 30
+LEGEND_FONT, LEGEND_ROWS, LEGEND_WIDTH = 16, 30, 480  # pixels, names in a column, pixels of a name
 INK, PAPER = (27, 31, 36), (240, 240, 237)
 # Apart in hue and in lightness, so that colour-blind readers tell the first ten apart as well.
 FIRST_COLOURS: tuple[Colour, ...] = (
@@ -82,11 +85,11 @@ def draw_boxes(
         right, bottom = max(right, left + stroke), max(bottom, top + stroke)
         draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=INK, width=stroke + 2)
         draw.rectangle((left, top, right, bottom), outline=color, width=stroke)
-    font = _font(canvas)
+    lettering = Lettering(max(14, round(max(canvas.size) / 25)))
     taken: list[tuple[float, float, float, float]] = []
     for box, label, color in zip(corners.tolist(), labels, colors, strict=True):
         if label:
-            taken.append(_draw_tag(draw, canvas.size, box, label, color, font, taken))
+            taken.append(_draw_tag(draw, canvas.size, box, shown(label), color, lettering, taken))
     return canvas
 
 
@@ -122,17 +125,19 @@ def row(images: Sequence[Image.Image], captions: Sequence[str]) -> Image.Image:
         )
         for image in images
     ]
-    font = ImageFont.load_default(max(12, round(height / 22)))
+    lettering = Lettering(max(12, round(height / 22)))
     gap = max(4, round(height / 80))
-    lines = [_wrap(caption, font, image.width - 2 * gap) for image, caption in zip(fitted, captions, strict=True)]
-    line_height = round(1.25 * font.size)  # type: ignore[union-attr]
+    lines = [
+        lettering.wrap(visible(caption), image.width - 2 * gap) for image, caption in zip(fitted, captions, strict=True)
+    ]
+    line_height = round(1.25 * lettering.size)
     band = max(len(wrapped) for wrapped in lines) * line_height + 2 * gap
     sheet = Image.new("RGB", (sum(image.width for image in fitted) + gap * (len(fitted) - 1), height + band), INK)
     draw = ImageDraw.Draw(sheet)
     left = 0
     for image, wrapped in zip(fitted, lines, strict=True):
         for number, line in enumerate(wrapped):
-            draw.text((left + gap, gap + number * line_height), line, font=font, fill=PAPER)
+            lettering.write(draw, left + gap, gap + number * line_height + lettering.ascent, line, PAPER)
         sheet.paste(image, (left, band))
         left += image.width + gap
     return sheet
@@ -141,14 +146,14 @@ def row(images: Sequence[Image.Image], captions: Sequence[str]) -> Image.Image:
 def column(images: Sequence[Image.Image], title: str = "") -> Image.Image:
     """Returns the pictures one below the other, at the left and as large as they are, under a title if there is one."""
     width = max(image.width for image in images)
-    font = ImageFont.load_default(TITLE)
+    lettering = Lettering(TITLE)
     gap, line_height = TITLE // 2, round(1.25 * TITLE)
-    lines = _wrap(title, font, width - 2 * gap)
+    lines = lettering.wrap(visible(title), width - 2 * gap)
     top = 2 * gap + len(lines) * line_height if lines else 0
     sheet = Image.new("RGB", (width, top + sum(image.height for image in images)), INK)
     draw = ImageDraw.Draw(sheet)
     for number, line in enumerate(lines):
-        draw.text((gap, gap + number * line_height), line, font=font, fill=PAPER)
+        lettering.write(draw, gap, gap + number * line_height + lettering.ascent, line, PAPER)
     for image in images:
         sheet.paste(image.convert("RGB"), (0, top))
         top += image.height
@@ -156,11 +161,15 @@ def column(images: Sequence[Image.Image], title: str = "") -> Image.Image:
 
 
 def legend(names: Sequence[str], colors: Sequence[Colour]) -> Image.Image:
-    """Returns the names beside squares of their colours, from top to bottom in columns of at most LEGEND_ROWS."""
-    font = ImageFont.load_default(LEGEND_FONT)
+    """Returns the names beside squares of their colours, from top to bottom in columns of at most LEGEND_ROWS.
+
+    Of a name that is wider than LEGEND_WIDTH the beginning and the end stay.
+    """
+    lettering = Lettering(LEGEND_FONT)
+    texts = [lettering.shorten(shown(name), LEGEND_WIDTH) for name in names]
     line, gap = 2 * LEGEND_FONT, LEGEND_FONT
     columns = [range(first, min(first + LEGEND_ROWS, len(names))) for first in range(0, len(names), LEGEND_ROWS)]
-    widths = [math.ceil(max(font.getlength(names[index]) for index in column)) + line + 2 * gap for column in columns]
+    widths = [math.ceil(max(lettering.length(texts[index]) for index in column)) + line + 2 * gap for column in columns]
     sheet = Image.new("RGB", (sum(widths), len(columns[0]) * line + 2 * gap), INK)
     draw = ImageDraw.Draw(sheet)
     left = gap
@@ -168,7 +177,8 @@ def legend(names: Sequence[str], colors: Sequence[Colour]) -> Image.Image:
         for row, index in enumerate(column):
             top = gap + row * line
             draw.rectangle((left, top + 3, left + line - 7, top + line - 4), fill=colors[index])
-            draw.text((left + line, top + line // 2), names[index], font=font, fill=PAPER, anchor="lm")
+            middle = top + line // 2 + (lettering.ascent - lettering.descent) / 2
+            lettering.write(draw, left + line, middle, texts[index], PAPER)
         left += width
     return sheet
 
@@ -196,14 +206,14 @@ def _draw_tag(
     box: Sequence[float],
     label: str,
     color: Colour,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    lettering: Lettering,
     taken: Sequence[tuple[float, float, float, float]],
 ) -> tuple[float, float, float, float]:
     """Writes ``label`` at the box, where no earlier one stands if there is such a place, and returns where it stands."""
     left, top, right, bottom = box
-    text_width = draw.textlength(label, font=font)
-    ascent, descent = draw.textbbox((0, 0), "Ag", font=font)[1::2]
-    width, height = text_width + 8, descent - ascent + 6
+    label = lettering.shorten(label, size[0] - 8)
+    above, below = lettering.extent(label)
+    width, height = lettering.length(label) + 8, below - above + 6
     places = [(left, top - height), (left, top), (left, bottom), (right - width, top - height), (left, bottom - height)]
     places += [(right - width, bottom), (right, top), (left - width, top)]
     places += [(left, top + step * height) for step in range(1, 7)]
@@ -212,7 +222,7 @@ def _draw_tag(
     tag = min(tags, key=lambda spot: sum(_shared_area(spot, other) for other in taken))  # the first of equals
     draw.rounded_rectangle(tag, radius=3, fill=color)
     ink = INK if 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2] > 128 else (255, 255, 255)
-    draw.text((tag[0] + 4, tag[1] + 3 - ascent), label, font=font, fill=ink)
+    lettering.write(draw, tag[0] + 4, tag[1] + 3 - above, label, ink)
     return tag
 
 
@@ -222,21 +232,6 @@ def _shared_area(one: Sequence[float], other: Sequence[float]) -> float:
     return max(width, 0.0) * max(height, 0.0)
 
 
-def _font(canvas: Image.Image) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(max(14, round(max(canvas.size) / 25)))
-
-
 def _resize_labels(labels: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.int64]:
     enlarged = Image.fromarray(labels.astype(np.int32)).resize(size, Image.Resampling.NEAREST)
     return np.asarray(enlarged, np.int64)
-
-
-def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> list[str]:
-    """Breaks ``text`` at spaces into lines of at most ``width`` pixels; a longer word stands alone."""
-    lines: list[str] = []
-    for word in text.split():
-        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(word)
-    return lines

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from convmae.engine.text import visible
+
 log = logging.getLogger("convmae")
 
 
@@ -20,17 +22,24 @@ def start_log(work_dir: Path | None) -> None:
     rank = process_rank()
     log.setLevel(logging.INFO if rank == 0 else logging.ERROR)
     console = _Console()
-    console.setFormatter(logging.Formatter("%(message)s"))
+    console.setFormatter(_Lines("%(message)s"))
     log.addHandler(console)
     if work_dir is not None and rank == 0:
         file = logging.FileHandler(work_dir / "log.txt", encoding="utf-8")
-        file.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
+        file.setFormatter(_Lines("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
         log.addHandler(file)
 
 
 def process_rank() -> int:
     """Returns this process's number among those that torchrun or Slurm started; 0 is the one that speaks."""
     return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
+
+
+class _Lines(logging.Formatter):
+    """Lines without what would steer a terminal or can't be written, as names of files may hold it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
 
 
 class _Console(logging.Handler):

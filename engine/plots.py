@@ -11,8 +11,12 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
+
+from convmae.engine.fonts import families
+from convmae.engine.text import shown
 
 # The page replaces all of these by its own colours of the same order, so that a figure follows its light or dark theme.
 LINE_COLOURS = ("#0f8b8d", "#d9622b", "#5b6ee1", "#b8456b", "#7f8e22", "#9a6a3a", "#2f9e63", "#8f5fbf")
@@ -39,6 +43,7 @@ STYLE: dict[Any, Any] = {
     "xtick.major.size": 0,
     "ytick.major.size": 0,
 }
+LABEL, LEGEND = 28, 48  # letters of a name along an axis and in a legend; a longer one loses its middle
 MANY = 40  # more values than this are drawn as a running mean over faint single ones
 
 
@@ -55,41 +60,41 @@ def curves(rows: Sequence[Mapping[str, float]], keys: Mapping[str, str], ylabel:
     Where there are many values, each is drawn faint and their running mean, over a fiftieth of them, in full colour.
     """
     figure, plot = axes()
-    lines = {label: [(row["step"], row[key]) for row in rows if key in row] for label, key in keys.items()}
-    for color, (label, points) in zip(_cycle(len(lines)), lines.items(), strict=True):
+    known = {label: [(row["step"], row[key]) for row in rows if key in row] for label, key in keys.items()}
+    drawn: dict[str, Line2D] = {}
+    for color, (label, points) in zip(_cycle(len(known)), known.items(), strict=True):
         if not points:
             continue
         steps, values = np.asarray(points, np.float64).T
         if len(points) > MANY:
             plot.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
-            plot.plot(steps, _running_mean(values, 2 * (len(values) // 100) + 1), color=color, label=label)
+            (drawn[label],) = plot.plot(steps, _running_mean(values, 2 * (len(values) // 100) + 1), color=color)
         else:
-            plot.plot(steps, values, color=color, label=label, marker="o", markersize=4)
+            (drawn[label],) = plot.plot(steps, values, color=color, marker="o", markersize=4)
     plot.set_xlabel("step")
     plot.xaxis.set_major_locator(MaxNLocator(nbins=9, steps=[1, 2, 5, 10], integer=True))
     plot.set_ylabel(ylabel)
-    if not any(lines.values()):
+    if not drawn:
         plot.text(0.5, 0.5, "nothing was logged", transform=plot.transAxes, ha="center", va="center")
-    elif len(lines) > 1:
-        plot.legend(frameon=False)
+    _legend(plot, drawn)
     return figure
 
 
 def lines(x: ArrayLike, ys: Mapping[str, ArrayLike], xlabel: str, ylabel: str) -> Figure:
     """Draws one line for each label over the same ``x``; with precision over recall, for example."""
     figure, plot = axes()
+    drawn: dict[str, Line2D] = {}
     for color, (label, values) in zip(_cycle(len(ys)), ys.items(), strict=True):
-        plot.plot(np.asarray(x), np.asarray(values), color=color, label=label)
+        (drawn[label],) = plot.plot(np.asarray(x), np.asarray(values), color=color)
     plot.set_xlabel(xlabel)
     plot.set_ylabel(ylabel)
-    if len(ys) > 1:
-        plot.legend(ncols=math.ceil(len(ys) / 10), frameon=False)
+    _legend(plot, drawn)
     return figure
 
 
 def matrix(values: ArrayLike, names: Sequence[str], xlabel: str = "predicted", ylabel: str = "true") -> Figure:
     """Draws a square matrix of shares in 0..1, rows first, with its figures in the cells where they have room."""
-    cells = np.asarray(values, np.float64)
+    cells, names = np.asarray(values, np.float64), [shown(name, LABEL) for name in names]
     count = len(names)
     side = min(2.2 + 0.42 * count, 9.5)
     figure, plot = axes(side + 0.6, side)
@@ -100,9 +105,9 @@ def matrix(values: ArrayLike, names: Sequence[str], xlabel: str = "predicted", y
     tint[..., 3] = np.clip(np.nan_to_num(cells), 0, 1) ** 0.7
     plot.imshow(tint, interpolation="none")
     if count <= 40:
-        size = 9 if count <= 12 else 7.5
-        plot.set_xticks(range(count), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=size)
-        plot.set_yticks(range(count), names, fontsize=size)
+        font: dict[str, Any] = {"fontsize": 9 if count <= 12 else 7.5, "fontfamily": families(names)}
+        plot.set_xticks(range(count), names, rotation=45, ha="right", rotation_mode="anchor", **font)
+        plot.set_yticks(range(count), names, **font)
     else:
         plot.set_xticks([])
         plot.set_yticks([])
@@ -116,6 +121,15 @@ def matrix(values: ArrayLike, names: Sequence[str], xlabel: str = "predicted", y
     for spine in plot.spines.values():
         spine.set_visible(False)
     return figure
+
+
+def _legend(plot: Axes, lines: Mapping[str, Line2D]) -> None:
+    """Explains the lines, if there are several, in columns of ten."""
+    if len(lines) > 1:
+        # Lines and labels are given: matplotlib alone would pass over a name that begins with an underscore.
+        labels = [shown(label, LEGEND) for label in lines]
+        font = {"family": families(labels)}
+        plot.legend([*lines.values()], labels, ncols=math.ceil(len(lines) / 10), frameon=False, prop=font)
 
 
 def _cycle(count: int) -> list[str]:

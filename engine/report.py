@@ -10,6 +10,7 @@ import math
 import numbers
 import platform
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata, resources
@@ -21,12 +22,14 @@ import torch
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from convmae.engine import plots
 from convmae.engine.drawing import Colour, draw_boxes, draw_labels, pair, palette
 from convmae.engine.files import write_whole
 from convmae.engine.plots import curves
+from convmae.engine.text import BLANK, is_blank, visible
 
 __all__ = [
     "Number",
@@ -146,9 +149,9 @@ class Page:
         """Writes the page; a reader never meets half of it. Raises UserError where it can't be written."""
         source = resources.files("convmae.engine")
         blocks = self._numbered()
-        template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True).from_string(
-            (source / "report.html").read_text(encoding="utf-8")
-        )
+        template = jinja2.Environment(
+            autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_shown
+        ).from_string((source / "report.html").read_text(encoding="utf-8"))
         page = template.render(
             title=self.title,
             subtitle=self.subtitle,
@@ -176,6 +179,13 @@ class Page:
                 numbered["content"] = Markup(_with_own_ids(block["content"], f"f{number}-"))
             blocks.append(numbered)
         return blocks
+
+
+def _shown(value: Any) -> Any:
+    """What stands on the page for a value of the template: of text, control characters as escapes; markup as it is."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return BLANK if value and is_blank(value) else visible(value)
 
 
 def _contents(blocks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -278,7 +288,11 @@ def _readable(value: float) -> str:
 def _svg(figure: Figure) -> str:
     """The figure as inline SVG in the page's colours; matplotlib escapes its labels."""
     buffer = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "convmae"}):
+    for written in figure.findobj(Text):
+        written.set_parse_math(False)  # a name with two dollar signs is no formula
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "convmae"}), warnings.catch_warnings():
+        # The reader's browser writes the text, in fonts of its own.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]

@@ -13,6 +13,7 @@ from PIL import Image
 
 from convmae.engine.errors import UserError
 from convmae.engine.files import save_atomically
+from convmae.engine.text import visible
 from convmae.segmentation.boundary import BoundaryScores
 from convmae.segmentation.evaluation import Result
 
@@ -80,4 +81,4 @@ def decode(label_map: bytes) -> NDArray[np.uint8]:
 
 
 def _member(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(".png"))
+    return visible(str(PurePosixPath(name).with_suffix(".png")))  # a zip file's names are UTF-8

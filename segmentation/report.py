@@ -47,6 +47,11 @@ def write_report(
     details = metric.details
     if details is None:
         raise ValueError("the metric has no details: evaluate before writing the report")
+    metrics_path, page_path = work_dir / "metrics.json", work_dir / "report" / "index.html"
+    write_metrics(metrics_path, {**metric.numbers, **_per_class(details)})
+    predictions_path = write_predictions(
+        work_dir / "predictions.zip", metric.classes, metric.pictures, found[-1].images
+    )
     page = Page("Semantic segmentation", f"UPerNet on ConvMAE-{config.model.size}, {config.data.root}")
     page.headline([Number(name, f"{100 * metric.numbers[name]:.2f} %", MEANINGS[name]) for name in MEANINGS])
     add_remarks(page, {split.name: Tally(split.faults).remarks for split in found})
@@ -63,11 +68,6 @@ def write_report(
     cost = {"evaluation": metric.pace(), "peak memory": describe_peak(resolve_device(config.runtime.device))}
     page.facts("Run", {"weights": str(weights), "time": duration(seconds), **cost, **environment()})
     page.code("Configuration", to_yaml(config))
-    metrics_path, page_path = work_dir / "metrics.json", work_dir / "report" / "index.html"
-    write_metrics(metrics_path, {**metric.numbers, **_per_class(details)})
-    predictions_path = write_predictions(
-        work_dir / "predictions.zip", metric.classes, metric.pictures, found[-1].images
-    )
     page.write(page_path)
     return page, [metrics_path, predictions_path, page_path]
 

@@ -26,6 +26,24 @@ def test_category_ids_with_gaps_become_labels_in_order_of_id_and_come_back(split
     assert {row["category_id"] for row in data.ground_truth()["annotations"]} == {3, 7, 90}
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_a_file_with_its_encodings_mark_is_read(split: Path, encoding: str) -> None:
+    file = split / "instances.json"
+    file.write_bytes(file.read_text().replace("disc", "Scheibe für 行人").encode(encoding))
+    assert [category.name for category in read_coco(file, split / "images").categories] == [
+        "box",
+        "Scheibe für 行人",
+        "bar",
+    ]
+
+
+def test_a_file_in_another_encoding_is_refused(split: Path) -> None:
+    file = split / "instances.json"
+    file.write_bytes(file.read_text().replace("disc", "für").encode("latin-1"))
+    with pytest.raises(UserError, match=r"instances\.json is not JSON \('utf-8' codec can't decode byte 0xfc"):
+        read_coco(file, split / "images")
+
+
 def test_crowds_are_evaluated_but_not_trained_on(split: Path) -> None:
     data = read_coco(split / "instances.json", split / "images")
     first = data.images[0]

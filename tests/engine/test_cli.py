@@ -1,13 +1,18 @@
 """What a person at the command line meets: clear refusals, nothing overwritten unasked."""
 
+import io
+import os
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from names import NASTY
 from PIL import Image
 
 from convmae.engine.cli import prepare_report_dir, prepare_work_dir, run_tool
 from convmae.engine.errors import UserError
+from convmae.engine.log import log, start_log
 from convmae.tools import cli, pretrain
 
 
@@ -32,6 +37,43 @@ def test_a_picture_that_is_cut_off_is_named_without_a_traceback(
     error = capsys.readouterr().err
     assert error.startswith("error: pictures/cut.jpg can't be read as a picture")
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_any_name_can_be_printed_and_logged(encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminals = {name: io.TextIOWrapper(io.BytesIO(), encoding) for name in ("stdout", "stderr")}
+    for name, terminal in terminals.items():
+        monkeypatch.setattr(sys, name, terminal)
+
+    def main() -> None:
+        start_log(tmp_path)
+        for name in NASTY:
+            print(name)
+            log.warning(f"the class {name}")
+        raise UserError("".join(NASTY))
+
+    try:
+        assert run_tool(main) == 2
+    finally:
+        log.handlers.pop().close()
+    for terminal in terminals.values():
+        terminal.flush()
+    said = {name: terminal.buffer.getvalue().decode(encoding) for name, terminal in terminals.items()}  # type: ignore[attr-defined]
+    assert "the class crane" in said["stdout"]
+    assert "h\\udcfcnd" in said["stdout"]
+    assert said["stderr"].startswith("error: ")
+    assert "\x07" not in said["stderr"]
+    text = (tmp_path / "log.txt").read_bytes().decode("utf-8")
+    assert "the class 行人" in text
+    assert "the class \\ud800 half" in text
+    assert "the class h\\xfcnd" in text
+    assert "\x07" not in text
+
+
+def test_a_work_directory_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"h\\xfc, is not in UTF-8.*another by --work-dir"):
+        prepare_work_dir(tmp_path / os.fsdecode(b"h\xfc"), resume=False, overwrite=False)
+    prepare_work_dir(tmp_path / "行人 $x$", resume=False, overwrite=False)
 
 
 def test_too_little_gpu_memory_is_a_message_with_what_helps(capsys: pytest.CaptureFixture) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from names import NASTY
 
 from convmae.engine.config import describe, find_recipe, load_config, option, run_config, save_config, shipped_recipes
 from convmae.engine.errors import UserError
@@ -160,3 +161,26 @@ def test_a_checkpoint_without_a_recipe_takes_the_default_or_is_refused(tmp_path:
         assert run_config(Small, path, default=str(default)).name == "b"
         with pytest.raises(UserError, match=r"does not say what model it is of.*--config"):
             run_config(Small, path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_recipe_is_read_as_its_mark_says(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "own.yaml").write_bytes("init: 行人/für\r\noptim:\r\n  lr: 0.5\r\n".encode(encoding))
+    config = load_config(Small, tmp_path / "own.yaml")
+    assert (config.init, config.optim.lr) == ("行人/für", 0.5)
+
+
+def test_a_recipe_in_another_encoding_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_bytes("init: für\n".encode("latin-1"))
+    with pytest.raises(
+        UserError, match=r"own\.yaml is no UTF-8 text \(invalid start byte at byte 7\); save it as UTF-8"
+    ):
+        load_config(Small, tmp_path / "own.yaml")
+
+
+@pytest.mark.parametrize("name", [name for name in NASTY if name])
+def test_a_path_of_any_name_is_kept_by_a_runs_recipe(tmp_path: Path, name: str) -> None:
+    config = load_config(Small, None)
+    config.init = name
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(Small, tmp_path / "config.yaml").init == name

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from names import NASTY
 from PIL import Image
 
 from convmae.engine.drawing import LEGIBLE, column, draw_boxes, draw_labels, enlarge, legend, pair, palette, row
@@ -115,3 +116,42 @@ def test_a_legend_shows_every_class_once_in_columns() -> None:
     counts = {colour: count for count, colour in sheet.getcolors(1_000_000)}
     assert len({counts[colour] for colour in colours}) == 1  # squares of one size, none of them covered
     assert legend(names[:30], colours[:30]).height == sheet.height > legend(names[:29], colours[:29]).height
+
+
+@pytest.mark.parametrize("name", NASTY)
+def test_any_name_can_be_a_label_a_caption_a_title_and_in_a_legend(name: str) -> None:
+    small = black(120, 90)
+    tagged = draw_boxes(small, [[20, 40, 60, 80]], [f"{name} 0.93"], colors=[RED])
+    assert pixels(tagged)[..., 0].astype(bool).sum() > pixels(draw_boxes(small, [[20, 40, 60, 80]], [""])).any(2).sum()
+    assert row([small, small], [name, "other"]).width == pair(small, small, ("", "")).width
+    assert column([small], name).width == 120
+    sheet = pixels(legend([name, "other"], [RED, GREEN]))
+    ink = (sheet > 200).all(axis=2)
+    assert ink[16:48].any()
+    assert not ink[:, -8:].any()  # nothing is cut off
+    assert sheet.shape[1] < 600
+
+
+def test_a_label_too_long_for_its_picture_loses_its_middle_and_keeps_its_score() -> None:
+    def draw(label: str) -> np.ndarray:
+        return pixels(draw_boxes(black(100, 100), [[0, 60, 99, 90]], [label], colors=[RED]))
+
+    drawn = draw("x" * 200 + " 0.93")
+    assert np.array_equal(drawn, draw("x" * 90 + "y" * 20 + "x" * 90 + " 0.93"))
+    assert not np.array_equal(drawn, draw("x" * 200 + " 0.98"))
+
+
+def test_a_caption_of_one_long_word_stays_under_its_own_picture() -> None:
+    sheet = pixels(row([black(200, 100)] * 2, ["行" * 90, ""]))
+    height = sheet.shape[0] - 100
+    assert (sheet[:height, :200] > 200).any()
+    assert not (sheet[:height, 200:] > 200).any()
+
+
+def test_the_letters_of_a_tag_are_inside_it() -> None:
+    """Devanagari's signs reach above and below what Latin letters take."""
+    drawn = pixels(draw_boxes(black(480, 480), [[100, 200, 300, 300]], ["हिन्दी ूँ Åg"], colors=[GREEN]))[:190]
+    rows = np.flatnonzero((drawn == GREEN).all(axis=2).any(axis=1))
+    assert not drawn[: rows.min()].any()  # ink above the tag would show on the black picture
+    assert (drawn[rows.min(), 120:180] == GREEN).all()
+    assert (drawn[rows.min() : 190, 105:200] != GREEN).any()

@@ -1,6 +1,7 @@
 """Report pages: one file, nothing fetched, everything escaped; and the scalars and metrics that they rest on."""
 
 import base64
+import html
 import io
 import json
 import re
@@ -11,6 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
+from names import NASTY
 from PIL import Image
 
 from convmae.engine.errors import UserError
@@ -126,6 +128,27 @@ def test_whatever_users_write_is_shown_and_not_run(tmp_path: Path) -> None:
     assert outline.elements.count("script") == 1  # the page's own
     assert "<script>alert" not in text
     assert "&lt;script&gt;alert(1)" in text
+
+
+@pytest.mark.parametrize("name", NASTY)
+def test_a_page_shows_any_name_as_text_and_is_utf8(name: str, tmp_path: Path) -> None:
+    page = Page(name, name)
+    page.headline([Number(name, name, name)])
+    page.part(name, name)
+    page.text(name, [name])
+    page.table(name, ["class", name], [[name, 0.5], ["other", 1.0]], name)
+    page.figure(name, matrix(np.eye(2), [name, "other"]), name)
+    page.pictures(name, [Picture(noise(8, 8), name)], name, legend=[(name, (1, 2, 3))])
+    page.facts(name, {name: name})
+    page.code(name, f"names:\n- {name}\n")
+    text = write(page, tmp_path)
+    outline = Outline(text)
+    assert outline.elements.count("script") == 1
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]", text)
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", text)
+    shown_as = html.unescape(cells[0])
+    assert shown_as == (name if name.isprintable() and name.strip() else shown_as)
+    assert shown_as.strip() or not name  # nothing is left of a name of nothing
 
 
 def test_a_figure_is_valid_svg_in_the_colours_of_the_page(tmp_path: Path) -> None:
@@ -272,6 +295,12 @@ def test_metrics_are_plain_json(tmp_path: Path) -> None:
     text = (tmp_path / "run" / "metrics.json").read_text(encoding="utf-8")
     assert json.loads(text) == {"AP": 0.5, "n": 3, "bad": None, "by": {"cat": 0.25}, "l": [1, 2]}
     assert "NaN" not in text
+
+
+def test_metrics_keep_any_name_as_it_is(tmp_path: Path) -> None:
+    write_metrics(tmp_path / "metrics.json", {"classes": {name: number for number, name in enumerate(NASTY)}})
+    content = json.loads((tmp_path / "metrics.json").read_text(encoding="ascii"))
+    assert content["classes"].keys() == set(NASTY)
 
 
 def test_the_environment_names_versions_and_device() -> None:

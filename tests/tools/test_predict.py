@@ -1,12 +1,14 @@
 """Predictions on any pictures: the model's own, drawn and in its data's format, whatever else lies in the folder."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from mmengine.dataset import pseudo_collate
+from names import NASTY
 from PIL import Image
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
@@ -124,6 +126,21 @@ def test_detections_are_those_of_an_evaluation(run_dir: Path) -> None:
     corners = [[row["bbox"][0], row["bbox"][1], sum(row["bbox"][::2]), sum(row["bbox"][1::2])] for row in rows]
     np.testing.assert_allclose(corners, found["boxes"].numpy(), rtol=1e-4, atol=1e-3)
     assert [row["segmentation"] for row in rows] == found["masks"]
+
+
+def test_classes_and_pictures_of_any_name_are_drawn_and_written(run_dir: Path) -> None:
+    categories = [Category(number, name) for number, name in enumerate(NASTY, 1)]
+    config = load_config(DetectionConfig, "config.yaml", ["model.detections=100"])
+    save_config(config, Path("config.yaml"))
+    save_weights(DetectionModel(config, categories).state_dict(), Path("model.pth"), to_yaml(config))
+    name = os.fsdecode(b"h\xfc $x$\n.png")
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (50, 70, 3), dtype=np.uint8)).save(name)
+    assert predict.main(["det", "model.pth", name, "--score-threshold", "0"]) == 0
+    assert Path("predictions", name).is_file()
+    content = json.loads(Path("predictions/detections.json").read_text(encoding="ascii"))
+    assert [category["name"] for category in content["categories"]] == NASTY
+    assert [image["file_name"] for image in content["images"]] == [name]
+    assert content["annotations"]
 
 
 def test_the_threshold_drops_and_the_weights_alone_suffice(run_dir: Path) -> None:
