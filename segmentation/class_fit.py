@@ -152,10 +152,23 @@ class _Fit:
                     "scores."
                 )
                 faults.append(Fault("lists with classes of the validation alone", message, Effect.DOUBTFUL))
+            faults += self.shifted(training)
         if self.absent_names:
             message = f"{self._without(self.absent_names)}: not tested."
             faults.append(Fault("lists with classes that no label map holds", message, Effect.NOTE))
         return faults
+
+    def shifted(self, training: Found) -> list[Fault]:
+        """Of two splits in which all labels are in order, one may be numbered from 0 and the other from 1."""
+        last = self.first + self.number - 1
+        ends = {(bool(one.values[0]), bool(one.values[last])): one.labels for one in (training, self.found)}
+        if not self.first or ends.keys() != {(True, False), (False, True)}:
+            return []
+        message = (
+            f"0 and not {last}, the last label, occurs in {ends[True, False]}, {last} and not 0 in {ends[False, True]}: is one "
+            "numbered from 0, the other from 1?"
+        )
+        return [Fault("splits that are numbered otherwise than the other", message, Effect.DOUBTFUL)]
 
     def mostly_ignored(self) -> list[Fault]:
         """More is ignored than learnt."""

@@ -163,6 +163,17 @@ def test_what_the_validation_lacks_and_has_alone(tmp_path: Path) -> None:
     assert "('road'): not tested" in said
 
 
+@pytest.mark.parametrize("flipped", [False, True])
+def test_splits_of_which_one_is_numbered_from_0(tmp_path: Path, flipped: bool) -> None:
+    maps = ([blocks(0, 1, 2)], [blocks(1, 2, 3)])
+    write(tmp_path, "1 sky,2 road,3 car", *(maps[::-1] if flipped else maps))
+    _, validation = check(tmp_path, True)
+    effect, said = told(validation)["splits that are numbered otherwise than the other"]
+    assert effect is DOUBTFUL
+    first, second = ("validation", "training") if flipped else ("training", "validation")
+    assert f"occurs in {tmp_path / 'annotations' / first}, 3 and not 0 in {tmp_path / 'annotations' / second}" in said
+
+
 @pytest.mark.parametrize(("values", "effect"), [([0], DOUBTFUL), ([0, 255], STOPS)])
 def test_scores_of_one_class_are_not_left_without_a_word(tmp_path: Path, values: list[int], effect: Effect) -> None:
     write(tmp_path, "background,polyp", [blocks(0, 1)], [blocks(*values)])
