@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import os
@@ -16,6 +17,9 @@ import torch
 
 from convmae.backbones.weight_files import torch_load
 from convmae.engine.errors import UserError
+
+# Marks that Windows' editors begin a file with.
+_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
 def save_atomically(write: Callable[[Any], None], path: Path) -> None:
@@ -41,8 +45,27 @@ def save_atomically(write: Callable[[Any], None], path: Path) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a text file as ``save_atomically`` does."""
-    save_atomically(lambda file: file.write(text.encode()), path)
+    """Writes a text file in UTF-8 as ``save_atomically`` does; what UTF-8 can't hold stands there as an escape."""
+    save_atomically(lambda file: file.write(text.encode("utf-8", "backslashreplace")), path)
+
+
+def read_text(path: Path) -> str:
+    r"""Returns a text file's content with \n at the end of each line, in UTF-8 or as the mark at its beginning says.
+
+    Raises UserError for a file that can't be read or is no such text.
+    """
+    try:
+        content = path.read_bytes()
+        encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
+        text = content.decode(encoding)
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror}.") from None
+    except UnicodeDecodeError as error:
+        name = "UTF-16" if error.encoding.startswith("utf-16") else "UTF-8"
+        raise UserError(f"{path} is no {name} text ({error.reason} at byte {error.start}); save it as UTF-8.") from None
+    if "\0" in text:
+        raise UserError(f"{path} is no UTF-8 text (a zero at byte {content.index(0)}); save it as UTF-8.")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def save_weights(

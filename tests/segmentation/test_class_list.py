@@ -95,13 +95,12 @@ def test_lists_in_unicode_are_read(ade_root: Path, encoding: str) -> None:
     assert read_classes(options(ade_root)) == ["Himmel", "Stra\u00dfe"]
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "utf-16-le", "utf-16-be"])
-def test_lists_in_other_encodings_are_refused(ade_root: Path, encoding: str) -> None:
-    (ade_root / "classes.txt").write_text("stra\u00dfe\nweg\n", encoding=encoding)
+def test_lists_in_other_encodings_are_refused(ade_root: Path) -> None:
+    (ade_root / "classes.txt").write_text("stra\u00dfe\nweg\n", encoding="latin-1")
     with pytest.raises(UserError, match=r"classes\.txt is no UTF-8 text"):
         read_classes(options(ade_root))
     (ade_root / "classes.txt").write_text("road\nway\n", encoding="utf-16-le")  # no byte of it is wrong in UTF-8
-    with pytest.raises(UserError, match="zero bytes, as UTF-16 has"):
+    with pytest.raises(UserError, match="a zero at byte 1"):
         read_classes(options(ade_root))
 
 
