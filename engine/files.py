@@ -23,6 +23,9 @@ from convmae.engine.weights import check_finite
 # Marks that Windows' editors begin a file with.
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
+# Marks that Windows' editors begin a file with.
+_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+
 
 def save_atomically(write: Callable[[Any], None], path: Path) -> None:
     """Calls ``write`` on a binary file beside ``path`` and moves it there once it is whole and on the disk.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import codecs
 import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from convmae.engine.errors import UserError
+from convmae.engine.files import read_text
 from convmae.segmentation.config import SegmentationDataOptions
 from convmae.segmentation.layout import IGNORE
 
@@ -55,7 +55,7 @@ def read_class_list(options: SegmentationDataOptions) -> ClassList:
             f"No class list at {path}; expected a text file with one class name a line. Set data.root to the data, "
             "data.classes to such a file, or to ade20k for its 150 classes."
         )
-    lines = [line.strip() for line in _read_text(path).splitlines() if line.strip()]
+    lines = [line.strip() for line in read_text(path).split("\n") if line.strip()]
     entries = _numbered(_from_table(lines), path)
     if entries is None:
         names = lines
@@ -80,19 +80,6 @@ def read_class_list(options: SegmentationDataOptions) -> ClassList:
     if twice:
         raise UserError(f"{path} names the class {twice!r} more than once; expected each name once.")
     return ClassList(names, str(path), entries is not None)
-
-
-def _read_text(path: Path) -> str:
-    """Returns a text in UTF-8, or in UTF-16 with the mark that Windows' editors begin such a file with."""
-    content = path.read_bytes()
-    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    try:
-        text = content.decode("utf-16" if marked else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8.") from None
-    if "\0" in text:
-        raise UserError(f"{path} is no UTF-8 text (it has zero bytes, as UTF-16 has); save it as UTF-8.")
-    return text
 
 
 def _from_table(lines: list[str]) -> list[str]:

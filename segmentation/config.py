@@ -44,7 +44,7 @@ class SegmentationDataOptions(EvaluatedDataOptions):
     val_labels: str = option("annotations/validation", "folder of their label maps")
     classes: str = option(
         "",
-        "class list: a file with a name (or index, tab, name) a line; empty takes classes.txt of root; ade20k does so, too, or "
+        "class list: a file with a name (or label, tab, name) a line; empty takes classes.txt of root; ade20k does so, too, or "
         "takes ADE20K's 150 names where root has none",
     )
     reduce_zero_label: bool = option(

@@ -135,6 +135,9 @@ def test_odd_pictures_train_and_are_labelled(
     losses = [row["loss"] for row in read_scalars(tmp_path / "run") if "loss" in row]
     assert len(losses) == 6  # of two pictures each, so every picture has its turn
     assert np.isfinite(losses).all()
+    page = (tmp_path / "run/report/index.html").read_text()
+    assert "Remarks on the data" in page
+    assert "ignored.png: every pixel is ignored" in page
     whole = ["inference.mode=whole", "--work-dir", str(tmp_path / "whole")]
     assert test_seg.main([str(tmp_path / "run/model.pth"), *common, *whole]) == 0
     assert check_data.main(["seg", "--config", str(recipe), "--work-dir", str(tmp_path / "check")]) == 0
