@@ -23,6 +23,7 @@ from convmae.detection.model import DetectionModel
 from convmae.detection.report import write_report
 from convmae.detection.weights import init_weights, load_detector
 from convmae.engine.config import save_config, to_yaml
+from convmae.engine.faults import log_remarks
 from convmae.engine.files import save_weights
 from convmae.engine.log import log, log_done
 from convmae.engine.report import Page
@@ -40,7 +41,7 @@ def train(config: DetectionConfig, work_dir: Path, resume: bool) -> Page | None:
     started = time.perf_counter()
     check_options(config)
     masks = config.model.masks
-    train_data, val_data = read_splits(config.data, masks)
+    train_data, val_data = read_splits(config.data, masks, config.model.detections)
     train_set, val_set = TrainSet(train_data, config.data, masks), _eval_set(val_data, config)
     seed_all(config.runtime.seed, INIT)
     model = DetectionModel(config, train_data.categories)
@@ -80,8 +81,9 @@ def test(config: DetectionConfig, checkpoint: Path, work_dir: Path) -> dict[str,
     """
     started = time.perf_counter()
     check_options(config)
-    data = read_split(config.data, config.model.masks)
+    data = read_split(config.data, config.model.masks, config.model.detections)
     log.info(f"validation data: {data.describe()} ({data.annotations})")
+    log_remarks("validation", data.remarks)
     check_pictures(data, config.data.check_pictures)
     model = DetectionModel(config, data.categories)
     load_detector(model, checkpoint)
