@@ -6,7 +6,7 @@ from convmae.backbones import SIZES
 from convmae.detection.coco import CocoData, ImageRecord
 from convmae.detection.config import DetectionConfig
 from convmae.engine.errors import UserError
-from convmae.engine.faults import Fault, Remark, Tally, as_fault, refuse_all, spread
+from convmae.engine.faults import Fault, Report, as_fault, refuse, spread
 from convmae.engine.images import Look, look_at, read_image
 from convmae.engine.ranges import check_ranges
 
@@ -27,17 +27,14 @@ def check_options(config: DetectionConfig) -> None:
         raise UserError(f"model.global_blocks has {outside}; expected blocks from 0 to {depth - 1} of '{model.size}'.")
 
 
-def check_pictures(data: CocoData, count: int) -> list[Remark]:
-    """Looks at ``count`` pictures spread evenly and returns what may not be meant.
+def check_pictures(data: CocoData, count: int, report: Report = refuse) -> None:
+    """Looks at ``count`` pictures spread evenly, and at what the values of all lie in; reports what may not be meant.
 
-    Raises Fault for one that is none, is cut off, or has another size.
+    Raises Fault for a picture that is none, is cut off, or has another size.
     """
     for record in spread(data.images, count):
         check_picture(data, record)
-    faults: list[Fault] = []
-    check_ranges(data.paths(), data.reading, faults.append)
-    refuse_all(faults)
-    return Tally(faults).remarks
+    check_ranges(data.paths(), data.reading, report)
 
 
 def check_picture(data: CocoData, record: ImageRecord, decode: bool = False) -> Look:
@@ -56,9 +53,11 @@ def check_picture(data: CocoData, record: ImageRecord, decode: bool = False) -> 
 def check_size(size: tuple[int, int], record: ImageRecord, data: CocoData) -> None:
     """Raises Fault unless a picture has the size that the JSON file says."""
     if size != (record.width, record.height):
+        swapped = "; width and height are swapped, perhaps by a tool that passes over EXIF data"
         raise Fault(
             "pictures of another size than the JSON says",
             f"{data.path(record)} is {size[0]} x {size[1]} pixels (turned as its EXIF data says), but {data.annotations} says "
-            f"{record.width} x {record.height} for image {record.id}; expected the same size.",
+            f"{record.width} x {record.height} for image {record.id}; expected the same size"
+            f"{swapped if size == (record.height, record.width) else ''}.",
             image=record,
         )

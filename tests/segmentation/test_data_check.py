@@ -1,6 +1,7 @@
 """The check of data finds all that is wrong at once, counts what is there, and shows it."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,22 @@ def test_data_in_order_pass_and_are_counted(root: Path, capsys: pytest.CaptureFi
         "stripe",
     ):
         assert text in page
+
+
+def test_shared_pictures_and_what_is_passed_over_are_found(root: Path) -> None:
+    images = root / "images"
+    shutil.copy(images / "training/picture_4.jpg", images / "validation/picture_1.jpg")
+    shutil.copy(images / "training/picture_0.jpg", images / "training/picture_2.jpg")
+    Image.new("RGB", (48, 40)).save(images / "training/picture_3.jp2")  # beside the JPEG of that name
+    (images / "training/c.heic").touch()
+    assert check(root) == 0
+    assert [
+        words.partition(" holds")[0] for words in kinds("validation")["pictures that are training pictures, too"]
+    ] == [str(images / "validation/picture_1.jpg")]
+    found = kinds("training")
+    assert len(found["pictures that are there more than once"]) == 1
+    assert "1 .heic" in found["folders with files that may be pictures"][0]
+    assert "picture_3.jp2" in found["folders with files beside a picture of the same name"][0]
 
 
 def test_all_faults_are_found_at_once(root: Path, capsys: pytest.CaptureFixture) -> None:
