@@ -184,11 +184,12 @@ def _area_said(objects: _Objects, row: int, covered: Values) -> str:
 
 def _check_objects_twice(objects: _Objects, report: Report) -> None:
     columns, packed = objects.columns, objects.data.packed
-    keys = [columns["crowd"], columns["label"], *columns["box"].T, objects.owners]
-    order = np.lexsort(keys)
-    same = np.ones(max(0, len(order) - 1), np.bool_)
-    for key in keys:
-        same &= key[order[1:]] == key[order[:-1]]
+    crowd_label_owner = [columns["crowd"], columns["label"], objects.owners]
+    keys = np.concatenate([columns["box"], np.stack(crowd_label_owner, axis=1)], axis=1, dtype=np.float64)
+    # A hash of a row's bits sorts several times as fast as the row.
+    odd = np.random.default_rng(0).integers(2**63, size=keys.shape[1], dtype=np.uint64) * 2 + 1
+    order = np.argsort(((keys + 0.0).view(np.uint64) * odd).sum(axis=1), kind="stable")
+    same = (keys[order[1:]] == keys[order[:-1]]).all(axis=1)
     for place in np.flatnonzero(same).tolist():
         one, other = int(order[place]), int(order[place + 1])
         if packed.segmentation(one, objects.image(one)) == packed.segmentation(other, objects.image(one)):
