@@ -22,7 +22,7 @@ from convmae.detection.config import DetectionConfig
 from convmae.detection.dataset import under_root
 from convmae.detection.perfect import check_perfect, describe_scores, perfect_scores
 from convmae.detection.records import ImageRecord
-from convmae.detection.split_check import check_evaluation, check_samples, check_split
+from convmae.detection.split_check import check_apart, check_evaluation, check_samples, check_split
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Effect, Fault, spread
 from convmae.engine.images import Look
@@ -73,6 +73,7 @@ def check_data(config: DetectionConfig, count: int = 0) -> list[SplitCheck]:
         check_same_classes(train, val, reports[1])
         check_learnt(train, val, reports[0])
         check_measured(val, train, reports[1])
+        check_apart(val, train, reports[1])
     return splits
 
 

@@ -15,7 +15,7 @@ from convmae.detection.check import check_pictures, check_size
 from convmae.detection.class_check import check_learnt, check_measured
 from convmae.detection.coco import CocoData, ImageRecord, check_same_classes, read_coco
 from convmae.detection.config import DetectionDataOptions
-from convmae.detection.split_check import COUNTED, check_evaluation, check_samples, check_split
+from convmae.detection.split_check import COUNTED, check_apart, check_evaluation, check_samples, check_split
 from convmae.detection.transforms import Geometry, fit, large_scale_jitter, place_objects
 from convmae.engine.faults import log_remarks, refuse
 from convmae.engine.images import read_image
@@ -96,6 +96,7 @@ def read_splits(options: DetectionDataOptions, masks: bool, detections: int = CO
         check_same_classes(train, val, refuse)
         train.check(lambda data, report: check_learnt(data, val, report))
         val.check(lambda data, report: check_measured(data, train, report))
+        val.check(lambda data, report: check_apart(data, train, report))
     for name, data in {"training": train, "validation": val}.items():
         log.info(f"{name} data: {data.describe()} ({data.annotations})")
         if name == "training" or data is not train:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -57,6 +59,18 @@ def check_evaluation(data: CocoData, img_size: int, detections: int, report: Rep
             f"model.detections keeps, image {image.id} ({image.file_name}) the most; model.detections={counts.max()} keeps all."
         )
         report(Fault("splits with more objects than detections", message, Effect.DOUBTFUL))
+
+
+def check_apart(val: CocoData, train: CocoData, report: Report) -> None:
+    """Reports validation pictures that are trained on, too, which makes the numbers too good."""
+    trained = {os.path.normpath(train.path(image)) for image in train.images}
+    both = [image for image in val.images if os.path.normpath(val.path(image)) in trained]
+    if both:
+        message = (
+            f"{val.annotations}: {len(both)} of {len(val.images)} validation pictures are training pictures of "
+            f"{train.annotations}, {both[0].file_name} the first: what was learnt by heart counts as found."
+        )
+        report(Fault("splits that share pictures", message, Effect.DOUBTFUL, both[0]))
 
 
 def crowded(data: CocoData) -> list[tuple[int, int, int]]:
