@@ -77,13 +77,13 @@ def form_by_outlines(boxes: Values, outlines: Values, sizes: Values, off: NDArra
 def form_of_boxes(boxes: Values, sizes: Values) -> Form | None:
     """Returns the form that boxes without masks have, if they are COCO's boxes by no means.
 
-    As COCO's form reads them a good share leaves its picture by far, or lies within its first pixel; as the other, none does.
+    As COCO's form reads them a good share leaves its picture, or lies within its first pixel; as the other, none does.
     """
     first = in_first_pixel(boxes, sizes)
     if first.any() and first.sum() >= SHARE * len(boxes):
         return Form("if read as parts of the picture's size, 0 to 1", first)
     ends = boxes[:, 2:]
-    leaves = (ends > sizes + np.maximum(2, SHARE * sizes)).any(axis=1)
+    leaves = (ends > sizes + np.maximum(2, 0.02 * sizes)).any(axis=1)
     if leaves.sum() < max(SEVERAL, SHARE * len(boxes)):
         return None
     numbers = _numbers(boxes)

@@ -32,7 +32,7 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def content(data: CocoData) -> tuple:
     names = [image.file_name for image in data.images]
-    return data.ground_truth(), names, data.dropped, data.describe(), data.class_counts()
+    return data.ground_truth(), names, data.remarks, data.describe(), data.class_counts()
 
 
 def read(split: Path) -> tuple:
@@ -48,7 +48,7 @@ def test_a_second_start_reads_no_json_and_finds_the_same(
 ) -> None:
     change(lambda c: c["annotations"][0].update(bbox=[8, 10, 0, 24]))
     first = read(split)
-    assert first[2] == {"boxes without area": 1}
+    assert [(remark.kind, remark.count) for remark in first[2]] == [("boxes without area", 1)]
     monkeypatch.setattr(coco, "parse_coco", forbid)
     assert read(split) == first
 

@@ -146,7 +146,10 @@ def test_a_picture_cut_off_or_of_another_size_stops_before_training(split: Path,
     with pytest.raises(UserError, match=r"1\.png can't be read as a picture"):
         check_pictures(data, 100)
     (split / "images" / "1.png").write_bytes(whole)
-    path = change(lambda content: content["images"][3].update(width=100))
+    path = change(lambda content: content["images"][3].update(width=72, height=96))
+    with pytest.raises(UserError, match=r"3\.png is 96 x 72 pixels .* width and height are swapped"):
+        check_pictures(read_coco(path, split / "images"), 100)
+    path = change(lambda content: content["images"][3].update(width=100, height=72))
     with pytest.raises(UserError, match=r"3\.png is 96 x 72 pixels .* says 100 x 72 for image 13"):
         check_pictures(read_coco(path, split / "images"), 100)
 
