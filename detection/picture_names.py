@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from convmae.engine.file_names import FOLDER, find_twins, list_files, show, tell_twins
+from convmae.engine.file_names import FOLDER, find_twins, list_files, show, tell_each, tell_twins
 
 _ABOVE = 3  # folders above the pictures' that a name may start from
 
@@ -18,15 +17,13 @@ class Reasons:
         """Looks through the folder, which takes some seconds where it holds 100,000 files."""
         self._missing, self._folder = missing, folder
         self._twins = find_twins(missing, list_files(folder))
-        self._alike = Counter(twin.differences for twin in self._twins.values())
+        self._each = tell_each(self._twins)
         self._cure = f" Write the names in {annotations} as the files are called, or rename the files."
 
     def of_one(self, name: str) -> str:
         """Returns what follows "3 of 4 are missing": how many of them so, how the name differs from a file's, what to do."""
-        if name not in self._twins:
-            return "." + self._start(name)
-        twin = self._twins[name]
-        return f", {self._alike[twin.differences]} of them so: {twin}{self._cure}{self._start(name)}"
+        why = f", {self._each[name]}{self._cure}" if name in self._each else "."
+        return why + self._start(name)
 
     def of_all(self) -> str:
         """Returns the sentences that follow one that says that all are missing."""

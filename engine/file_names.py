@@ -6,6 +6,7 @@ import html
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import reduce
@@ -17,8 +18,8 @@ _MOST = 1_000_000  # files of a folder that are looked at
 _SHOWN = 3  # sets of differences that one message tells
 _ENDING = r"\.(jpe?g|jpe|jfif|png|bmp|webp|tiff?|gif|ppm|pgm|jp2|avif|hei[cf])$"
 _KIND = (
-    r"(leftImg8bit|gtFine|gtCoarse|label(s|TrainIds|Ids)?|(ground_?)?truth|gt|masks?|seg(mentation)?|annotations?|rgb|"
-    r"image|img|sat|L)"
+    r"(leftImg8bit|gtFine|gtCoarse|label(s|TrainIds|Ids)?|(ground_?)?truth|gt|masks?|seg(mentation)?|annotations?|rgb|color|"
+    r"instanceIds|image|img|sat|L)"
 )
 
 
@@ -123,15 +124,24 @@ def find_twins(
         for tail in _tails(folded):
             if tails.setdefault(tail, file) != file:
                 twice.add(tail)
-    twins = {}
+    twins: dict[str, Twin] = {}
+    usual: tuple[Difference, ...] = ()  # most names differ as the one before
     for name in missing:
         folded = _fold(name, inner)
         below = [paths[tail] for tail in (folded, *_tails(folded)) if tail in paths]
         last = FOLDER.fold(folded)
         above = [tails[tail] for tail in (folded, last) if tail in tails and (tail == folded or tail not in twice)]
         if last and (found := [*below, *above]):
-            twins[name] = Twin(name, found[0], _needed(name, found[0], differences))
+            if not _all_needed(name, found[0], usual):
+                usual = _needed(name, found[0], differences)
+            twins[name] = Twin(name, found[0], usual)
     return twins
+
+
+def tell_each(twins: Mapping[str, Twin]) -> dict[str, str]:
+    """Returns for each name how many have its set of differences, and what it is."""
+    alike = Counter(twin.differences for twin in twins.values())
+    return {name: f"{alike[twin.differences]} of them so: {twin}" for name, twin in twins.items()}
 
 
 def tell_twins(twins: Mapping[str, Twin]) -> str:
@@ -176,6 +186,14 @@ def _tails(path: str) -> list[str]:
     """Returns a path without its first folder, its first two, and so on."""
     parts = path.split("/")
     return ["/".join(parts[start:]) for start in range(1, len(parts))]
+
+
+def _all_needed(name: str, file: str, differences: Sequence[Difference]) -> bool:
+    """Returns whether two names are the same without these differences, but not without all of them but one."""
+    if _fold(name, differences) != _fold(file, differences):
+        return False
+    fewer = ([other for other in differences if other is not one] for one in differences)
+    return all(_fold(name, rest) != _fold(file, rest) for rest in fewer)
 
 
 def _needed(name: str, file: str, differences: Sequence[Difference]) -> tuple[Difference, ...]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Fault, Report, refuse
+from convmae.engine.file_names import DIFFERENCES, LABEL_MARK, find_twins, tell_each
 from convmae.engine.images import list_images, open_image, upright
 from convmae.segmentation.config import SegmentationDataOptions
 
@@ -83,14 +84,28 @@ def find_pairs(images: Path, labels: Path, report: Report = refuse) -> list[Pair
     label_of = _by_stem([path for path in list_images(labels) if path.suffix.lower() in LABEL_SUFFIXES], labels, report)
     if not label_of:
         raise UserError(f"{labels} holds no label map; expected lossless ones: {', '.join(LABEL_SUFFIXES)}.")
-    how = "Pictures and label maps pair by name: add or remove the file."
-    for stem in sorted(image_of.keys() - label_of.keys()):
-        message = f"{image_of[stem]} has no label map; expected {labels / stem}.png. {how}"
+    unlabelled, unpictured = sorted(image_of.keys() - label_of.keys()), sorted(label_of.keys() - image_of.keys())
+    why = _how_to_pair(unlabelled, unpictured)
+    for stem in unlabelled:
+        message = f"{image_of[stem]} has no label map; expected {labels / stem}.png. {why[stem]}"
         report(Fault("pictures without a label map", message))
-    for stem in sorted(label_of.keys() - image_of.keys()):
-        message = f"{label_of[stem]} has no picture in {images}. {how}"
+    why = _how_to_pair(unpictured, unlabelled)
+    for stem in unpictured:
+        message = f"{label_of[stem]} has no picture in {images}. {why[stem]}"
         report(Fault("label maps without a picture", message))
     return [Pair(image_of[stem], label_of[stem]) for stem in sorted(image_of.keys() & label_of.keys())]
+
+
+def _how_to_pair(alone: list[str], others: list[str]) -> dict[str, str]:
+    """Returns what to do with each name without a partner; another that differs from it in a known way may be the one."""
+    told = tell_each(find_twins(alone, others, (*DIFFERENCES, LABEL_MARK)))
+    how = "Pictures and label maps pair by name"
+    return {
+        stem: f"{len(alone)} are alone, {told[stem]} {how}: rename one."
+        if stem in told
+        else f"{how}: add or remove the file."
+        for stem in alone
+    }
 
 
 def check_mode(path: Path, mode: str) -> None:
