@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import inspect
+import io
 import os
 import re
 import sys
@@ -39,6 +40,10 @@ def run_tool(main: Callable[[], None]) -> int:
     from convmae.backbones import CheckpointError
     from convmae.engine.runner import Interrupted
 
+    if isinstance(
+        sys.stdout, io.TextIOWrapper
+    ):  # which can't write what is no Unicode in a file's name, as standard error can
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
     except (UserError, CheckpointError) as error:

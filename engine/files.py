@@ -41,8 +41,8 @@ def save_atomically(write: Callable[[Any], None], path: Path) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a text file as ``save_atomically`` does."""
-    save_atomically(lambda file: file.write(text.encode()), path)
+    """Writes a text file as ``save_atomically`` does; what is no Unicode in a file's name is written as \\udce9."""
+    save_atomically(lambda file: file.write(text.encode(errors="backslashreplace")), path)
 
 
 def save_weights(

@@ -23,7 +23,7 @@ def start_log(work_dir: Path | None) -> None:
     console.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(console)
     if work_dir is not None and rank == 0:
-        file = logging.FileHandler(work_dir / "log.txt", encoding="utf-8")
+        file = logging.FileHandler(work_dir / "log.txt", encoding="utf-8", errors="backslashreplace")
         file.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
         log.addHandler(file)
 
