@@ -18,8 +18,8 @@ _BEGINNINGS = {  # of files that are no JSON
     rb"\x1f\x8b|PK\x03\x04": "It is compressed: unpack it.",
     rb"\s*<(!doctype html|html)": "It is a web page, not the file behind it: download it anew.",
     rb"\s*<": "It looks like XML, as Pascal VOC's: convert it to COCO.",
-    rb"\s*\d+( -?[\d.]+){4,}\s*$": "It looks like YOLO's labels: convert them to COCO.",
-    rb"(?m)(names|nc|train|val|path) *:": "It looks like YOLO's list of classes: convert the data to COCO.",
+    rb"\s*\d+( -?[\d.]+){4,}\s*[\r\n]": "It looks like YOLO's labels: convert them to COCO.",
+    rb"(names|nc|train|val|path) *:": "It looks like YOLO's list of classes: convert the data to COCO.",
     rb"\s*\{.*\}\s*\n\s*\{": "It looks like JSON lines, an object in each: convert it to COCO.",
     rb"[^\n{\[]+(,[^\n{\[]+){3}": "It looks like a table (CSV): convert it to COCO.",
 }
@@ -64,7 +64,8 @@ def read_json(path: Path, parts: Sequence[str] = PARTS) -> dict[str, Any]:
                 f"{path} is not COCO: it has no list {part!r} (found: {found}); expected {', '.join(parts)}."
                 f"{_unlabelled(content) if part == 'annotations' else _other_format(content)}"
             )
-    if likely := _other_format(content["annotations"]) if "annotations" in parts else "":
+    first = next(iter(content["annotations"] if "annotations" in parts else []), None)
+    if isinstance(first, dict) and "bbox" not in first and (likely := _other_format(first)):
         raise UserError(f"{path} has no objects that a detector can learn.{likely}")
     empty = next((part for part in parts if part != "annotations" and not content[part]), None)
     if empty:
