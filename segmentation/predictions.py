@@ -80,4 +80,5 @@ def decode(label_map: bytes) -> NDArray[np.uint8]:
 
 
 def _member(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(".png"))
+    member = str(PurePosixPath(name).with_suffix(".png"))
+    return member.encode(errors="backslashreplace").decode()  # a zip file names its members in Unicode
