@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convmae.detection import entries, packed, records
+from convmae.detection import entries, forms, packed, records
+from convmae.detection.annotation_file import PREDICT, read_json
 from convmae.detection.cache import cache_path, load_arrays, save_arrays, stamp
 from convmae.detection.entries import missing_segmentation
 from convmae.detection.packed import Columns, PackedObjects
+from convmae.detection.picture_names import Reasons
 from convmae.detection.records import Category, ImageRecord, ObjectRecord
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Effect, Fault, Remark, Report, Tally, refuse
@@ -25,7 +27,6 @@ from convmae.engine.log import process_rank
 from convmae.engine.memory import collector_paused
 from convmae.engine.reading import RGB, Reading
 
-_PARTS = ("images", "annotations", "categories")
 _LARGE = 5_000_000  # bytes; smaller files are read in less than a second, without a cache
 
 
@@ -167,7 +168,7 @@ def parse_coco(annotations: Path, folder: Path, report: Report) -> CocoData:
         tally(fault)
 
     with collector_paused():
-        content = _read_json(annotations)
+        content = read_json(annotations)
         categories = entries.read_categories(content["categories"], annotations, count)
         images = entries.read_images(content["images"], annotations, count)
         found = entries.read_objects(content, categories, images, annotations, count)
@@ -178,7 +179,7 @@ def parse_coco(annotations: Path, folder: Path, report: Report) -> CocoData:
 
 def read_classes(annotations: Path) -> list[Category]:
     """Returns the classes that a COCO JSON file lists, in order of label. Raises UserError for a file that isn't COCO."""
-    return entries.read_categories(_read_json(annotations)["categories"], annotations, refuse)
+    return entries.read_categories(read_json(annotations)["categories"], annotations, refuse)
 
 
 def check_files(data: CocoData, report: Report) -> None:
@@ -193,14 +194,18 @@ def check_files(data: CocoData, report: Report) -> None:
         return name in listed(parent) or os.path.isfile(folder / image.file_name)
 
     missing = [image for image in images if not exists(image)]
-    if missing and len(missing) == len(images):
+    if not missing:
+        return
+    reasons = Reasons([image.file_name for image in missing], folder, path)
+    if len(missing) == len(images):
         raise UserError(
             f"The folder {folder} holds none of the {len(images)} pictures that {path} names (the first is "
-            f"{images[0].file_name}); is it the right folder?"
+            f"{images[0].file_name}).{reasons.of_all()}"
         )
     for image in missing:
         message = (
-            f"{data.path(image)} is missing (image {image.id} of {path}; {len(missing)} of {len(images)} are missing)."
+            f"{data.path(image)} is missing (image {image.id} of {path}); {len(missing)} of {len(images)} pictures are"
+            f"{reasons.of_one(image.file_name)}"
         )
         report(Fault("missing pictures", message, image=image))
 
@@ -212,19 +217,26 @@ def check_masks(data: CocoData, report: Report) -> None:
 
 
 def check_objects(data: CocoData, report: Report) -> None:
-    """Reports a split without any object, from which nothing can be learnt or measured."""
-    if data.with_objects():
-        return
-    message = f"{data.annotations}: no picture holds an object (crowds aside); expected at least one."
-    if crowds := int(data.packed.columns["crowd"].sum()):
-        message += (
-            f" {crowds} have iscrowd=1, which marks a region of many objects and is left out of training; set it to 0 for what "
+    """Reports a split without any object, from which nothing can be learnt or measured, and what is there in their place."""
+    if not data.with_objects():
+        crowds = int(data.packed.columns["crowd"].sum())
+        message = f"{data.annotations}: no picture holds an object (crowds aside); expected at least one."
+        report(Fault("splits without objects", f"{message} {_tell_absent(data.remarks, crowds)}"))
+
+
+def _tell_absent(remarks: Sequence[Remark], crowds: int) -> str:
+    """Returns what a split without objects has in their place: how many were left out, by kind, and how many are crowds."""
+    told = [
+        f"Left out: {remark.count} {remark.kind}, the first: {remark.first[0]}"
+        for remark in remarks
+        if remark.effect is Effect.LEFT_OUT
+    ]
+    if crowds:
+        told.append(
+            f"{crowds} have iscrowd=1, which marks a region of many objects and is left out of training; set it to 0 for what "
             "is one object."
         )
-    for remark in data.remarks:
-        if remark.effect is Effect.LEFT_OUT:
-            message += f" Left out: {remark.count} {remark.kind}, the first: {remark.first[0]}"
-    report(Fault("splits without objects", message))
+    return " ".join(told) or f"Pictures without annotations can be predicted: {PREDICT}."
 
 
 def check_same_classes(first: CocoData, second: CocoData, report: Report) -> None:
@@ -237,31 +249,6 @@ def check_same_classes(first: CocoData, second: CocoData, report: Report) -> Non
             "splits to list the same classes under the same ids."
         )
         report(Fault("classes in one split alone", message))
-
-
-def _read_json(path: Path) -> dict[str, list[Any]]:
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"There is no annotation file {path}; expected a COCO JSON file (instances_*.json).") from None
-    except OSError as error:
-        raise UserError(f"The annotation file {path} can't be read: {error.strerror}.") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON ({error}); expected a COCO annotation file.") from None
-    if not isinstance(content, dict):
-        raise UserError(
-            f"{path} holds a JSON {type(content).__name__}; expected COCO's object with {', '.join(_PARTS)}."
-        )
-    for part in _PARTS:
-        if not isinstance(content.get(part), list):
-            found = ", ".join(list(map(str, content))[:8]) or "nothing"
-            raise UserError(
-                f"{path} is not COCO: it has no list {part!r} (found: {found}); expected {', '.join(_PARTS)}."
-            )
-    if not content["images"] or not content["categories"]:
-        empty = "images" if not content["images"] else "categories"
-        raise UserError(f"{path}: the list {empty!r} is empty; expected at least one.")
-    return content
 
 
 def _files(folder: str) -> set[str]:
@@ -283,7 +270,7 @@ def _stamp(annotations: Path) -> str:
 @cache
 def _code() -> str:
     """A digest of what reads the file: what other code has read is not what this would."""
-    sources = [Path(module.__file__ or "") for module in (entries, packed, records)] + [Path(__file__)]
+    sources = [Path(module.__file__ or "") for module in (entries, forms, packed, records)] + [Path(__file__)]
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 

@@ -6,17 +6,20 @@ Training refuses the first fault that stops it; `tools/check_data.py` collects t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
 from pycocotools import mask as mask_api
 
+from convmae.detection.forms import form, meant, told, unquote, whole
 from convmae.detection.records import Category, ImageRecord, ObjectRecord, Segmentation, mask_area, run_lengths
 from convmae.engine.faults import Effect, Fault, Report
 
 _LARGEST_ID = 2**63 - 1
+_IDS = {"id", "image_id", "category_id"}
 _NUMBERS = {int, float}  # bool is neither
+_BYTES = ("b'", 'b"')  # what the text of bytes begins with
 T = TypeVar("T", Category, ImageRecord)
 
 
@@ -38,13 +41,16 @@ def read_images(entries: list[Any], path: Path, report: Report) -> list[ImageRec
     for number, entry in enumerate(entries):
         try:
             entry = _keys(entry, f"{path}: image number {number}", ("id", "file_name", "width", "height"))
-            width, height = entry["width"], entry["height"]
-            if not (type(width) is int and type(height) is int and width > 0 and height > 0):
-                raise Fault(
-                    "pictures of no size",
-                    f"{path}: image {entry['id']} is {width!r} x {height!r}; expected whole, positive sizes.",
-                )
-            images.append(ImageRecord(entry["id"], str(entry["file_name"]), width, height))
+            width, height = whole(entry["width"]), whole(entry["height"])
+            if not (width and height and width > 0 and height > 0):
+                found, advice = f"{told(entry['width'])} x {told(entry['height'])}", unquote(entry["width"])
+                message = f"{path}: image {entry['id']} is {found}; expected whole, positive sizes{advice}."
+                raise Fault("pictures of no size", message)
+            name = entry["file_name"]
+            if type(name) not in (str, int) or name == "":
+                message = f"{path}: image {entry['id']}: its file_name is {told(name)}; expected a file in the folder."
+                raise Fault("pictures without a name", message)
+            images.append(ImageRecord(entry["id"], str(name), width, height))
         except Fault as fault:
             report(fault)
     return _unique(images, f"{path}: image", report)
@@ -57,8 +63,12 @@ def read_objects(
 
     What belongs to a picture or class that was reported is passed over: the fault is not the object's.
     """
-    labels: dict[int | None, int] = {category.id: label for label, category in enumerate(categories)}
-    by_id: dict[int | None, ImageRecord] = {image.id: image for image in images}
+    labels = {category.id: label for label, category in enumerate(categories)}
+    by_id = {image.id: image for image in images}
+    names = {
+        "image_id": {image.file_name: f"image {image.id}" for image in images},
+        "category_id": {category.name: f"category {category.id}" for category in categories},
+    }
     reported = _ids(content["images"]) - by_id.keys(), _ids(content["categories"]) - labels.keys()
     seen: set[int] = set()
     objects: dict[int, list[ObjectRecord]] = {}
@@ -66,20 +76,20 @@ def read_objects(
         where = f"{path}: annotation {entry.get('id') if isinstance(entry, dict) else entry!r:.40}"
         image = None
         try:
-            entry = _keys(entry, where, ("id", "image_id", "category_id", "bbox"))
-            image, label = by_id.get(_id(entry["image_id"])), labels.get(_id(entry["category_id"]))
+            entry = _keys(entry, where, ("id", "image_id", "category_id", "bbox"), names)
+            image, label = by_id.get(entry["image_id"]), labels.get(entry["category_id"])
             if entry["id"] in seen:
                 message = f"{where}: the id occurs twice; expected every annotation to have its own."
                 raise Fault("annotation ids that occur twice", message, image=image)
             seen.add(entry["id"])
-            if _id(entry["image_id"]) in reported[0] or _id(entry["category_id"]) in reported[1]:
+            if entry["image_id"] in reported[0] or entry["category_id"] in reported[1]:
                 continue
             if image is None:
-                message = f"{where} belongs to image {entry['image_id']!r}, which the file's 'images' don't list."
+                message = f"{where} belongs to image {entry['image_id']}, which the file's 'images' don't list."
                 raise Fault("objects of unknown pictures", message)
             if label is None:
                 known = _some(categories)
-                message = f"{where} has category {entry['category_id']!r}; the file's 'categories' list {known}."
+                message = f"{where} has category {entry['category_id']}; the file's 'categories' list {known}."
                 raise Fault("objects of unknown classes", message, image=image)
             objects.setdefault(image.id, []).append(_object(entry, label, image, where, report))
         except Fault as fault:
@@ -92,7 +102,7 @@ def _object(entry: dict[str, Any], label: int, image: ImageRecord, where: str, r
     if not (isinstance(numbers, list) and len(numbers) == 4 and all(map(_is_number, numbers))):
         raise Fault(
             "boxes that are no four numbers",
-            f"{where}: its bbox is {numbers!r}; expected [left, top, width, height] in pixels.",
+            f"{where}: its bbox is {told(numbers)}; expected [left, top, width, height] in pixels, found {form(numbers)}.",
             image=image,
         )
     left, top, width, height = map(float, numbers)
@@ -105,7 +115,7 @@ def _object(entry: dict[str, Any], label: int, image: ImageRecord, where: str, r
         report(Fault("boxes partly outside", f"{where}: its bbox is {numbers}, {size}.", Effect.NOTE, image))
     crowd = entry.get("iscrowd", 0)
     if crowd not in (0, 1, None):
-        raise Fault("odd crowd flags", f"{where}: its iscrowd is {crowd!r}; expected 0 or 1.", image=image)
+        raise Fault("odd crowd flags", f"{where}: its iscrowd is {told(crowd)}; expected 0 or 1.", image=image)
     segmentation = entry.get("segmentation") or None
     if segmentation is not None:
         segmentation = _segmentation(segmentation, image, where, report)
@@ -134,24 +144,25 @@ def _segmentation(found: Any, image: ImageRecord, where: str, report: Report) ->
     if not (isinstance(found, dict) and isinstance(found.get("counts"), (list, str)) and "size" in found):
         raise Fault(
             "segmentations of no known form",
-            f"{where}: its segmentation is neither polygons nor an RLE with 'counts' and 'size'.",
+            f"{where}: its segmentation is neither polygons nor an RLE with 'counts' and 'size'; found {form(found)}.",
             image=image,
         )
     size = [image.height, image.width]
     if found["size"] != size:
+        swapped = " Width and height of the mask are swapped." if found["size"] == size[::-1] else ""
         raise Fault(
             "masks of another size than their picture",
-            f"{where}: its mask is {found['size']} (height, width), its picture {image.file_name} {size}; expected the same "
-            "size.",
+            f"{where}: its mask is {told(found['size'])} (height, width), its picture {image.file_name} {size}; expected the "
+            f"same size.{swapped}",
             image=image,
         )
     counts = found["counts"]
     try:
         total = _pixels(counts)
     except ValueError as error:
-        raise Fault(
-            "broken run lengths", f"{where}: the counts of its mask are broken: {error}.", image=image
-        ) from None
+        printed = " They are bytes as Python prints them: write counts.decode()." if str(counts)[:2] in _BYTES else ""
+        message = f"{where}: the counts of its mask are broken: {error}.{printed}"
+        raise Fault("broken run lengths", message, image=image) from None
     if total != image.height * image.width:
         raise Fault(
             "broken run lengths",
@@ -181,11 +192,7 @@ def _polygons(found: list[Any], image: ImageRecord, where: str, report: Report) 
     parts = []
     for part in found:
         if not (isinstance(part, list) and len(part) % 2 == 0 and set(map(type, part)) <= _NUMBERS):
-            raise Fault(
-                "polygons that are no lists of points",
-                f"{where}: its polygons are not lists of x, y pairs.",
-                image=image,
-            )
+            raise _no_polygons(found, image, where)
         if len(part) < 6:
             continue
         if not (-reach <= min(part) and max(part) <= 2 * reach and math.isfinite(sum(part))):
@@ -197,8 +204,10 @@ def _polygons(found: list[Any], image: ImageRecord, where: str, report: Report) 
                 image,
             )
         parts.append(part)
+    if len(found) > 2 and all(len(part) == 2 for part in found):
+        raise _no_polygons(found, image, where)
     if not parts:
-        message = f"{where}: its segmentation is {str(found)[:80]}."
+        message = f"{where}: its segmentation is {told(found)}."
         raise Fault("polygons of less than three points", message, Effect.LEFT_OUT, image)
     if len(parts) < len(found):
         message = f"{where}: {len(found) - len(parts)} of its {len(found)} polygons have less than three points."
@@ -206,7 +215,16 @@ def _polygons(found: list[Any], image: ImageRecord, where: str, report: Report) 
     return parts
 
 
-def _keys(entry: Any, where: str, keys: tuple[str, ...]) -> dict[str, Any]:
+def _no_polygons(found: list[Any], image: ImageRecord, where: str) -> Fault:
+    expected = "expected polygons as [[x1, y1, x2, y2, ...], ...]"
+    message = f"{where}: its segmentation is {told(found)}; {expected}, found {form(found)}."
+    return Fault("polygons that are no lists of points", message, image=image)
+
+
+def _keys(
+    entry: Any, where: str, keys: tuple[str, ...], names: Mapping[str, Mapping[str, str]] | None = None
+) -> dict[str, Any]:
+    """Returns an entry that has all ``keys``, ids among them as whole numbers; ``names``: what could be taken for an id."""
     if not isinstance(entry, dict):
         raise Fault(
             "incomplete entries", f"{where} is a {type(entry).__name__}; expected an object with {', '.join(keys)}."
@@ -214,8 +232,15 @@ def _keys(entry: Any, where: str, keys: tuple[str, ...]) -> dict[str, Any]:
     for key in keys:
         if key not in entry:
             raise Fault("incomplete entries", f"{where} has no {key!r}; expected {', '.join(keys)}.")
-    if type(entry["id"]) is not int or abs(entry["id"]) > _LARGEST_ID:
-        raise Fault("odd ids", f"{where}: its id is {entry['id']!r}; expected a whole number.")
+    for key in filter(_IDS.__contains__, keys):
+        value = entry[key]
+        number = whole(value)
+        if number is None or abs(number) > _LARGEST_ID:
+            named = (names or {}).get(key, {}).get(value) if isinstance(value, str) else None
+            advice = f": that is the name of {named}" if named else unquote(value)
+            raise Fault("odd ids", f"{where}: its {key} is {told(value)}; expected a whole number{advice}.")
+        if number is not value:
+            entry = {**entry, key: number}
     return entry
 
 
@@ -230,13 +255,8 @@ def _unique(records: Iterable[T], where: str, report: Report) -> list[T]:
 
 
 def _ids(entries: list[Any]) -> set[int]:
-    ids = (_id(entry.get("id")) for entry in entries if isinstance(entry, dict))
+    ids = (meant(entry.get("id")) for entry in entries if isinstance(entry, dict))
     return {found for found in ids if found is not None}
-
-
-def _id(value: Any) -> int | None:
-    """Returns an id, or None for what is none, a list perhaps, which no table can be asked for."""
-    return value if type(value) is int else None
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

@@ -54,7 +54,7 @@ def draw(data: CocoData, record: ImageRecord, found: Mapping[str, dict[str, Any]
     """Returns the ground truth beside the confident detections of each model, under its name; one colour a class."""
     image = as_rgb(read_image(data.path(record), data.reading))
     panels = [_draw_truth(image, data, record)] + [
-        draw_detections(image, _sure(one), data.categories) for one in found.values()
+        draw_detections(image, confident(one), data.categories) for one in found.values()
     ]
     return row(panels, ["ground truth", *found])
 
@@ -83,7 +83,8 @@ def draw_detections(image: Image.Image, found: dict[str, Any], categories: Seque
     )
 
 
-def _sure(found: dict[str, Any]) -> dict[str, Any]:
+def confident(found: dict[str, Any]) -> dict[str, Any]:
+    """Returns the detections that are sure enough to be drawn."""
     keep = found["scores"] >= CONFIDENT
     kept = {key: found[key][keep] for key in ("boxes", "scores", "labels")}
     return kept | {"masks": [rle for rle, sure in zip(found.get("masks", []), keep.tolist(), strict=False) if sure]}

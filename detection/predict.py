@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,24 @@ import torch
 from pycocotools import mask as mask_api
 
 from convmae.backbones.weight_files import read_weights
-from convmae.detection.coco import CocoData
+from convmae.detection.annotation_file import read_json
+from convmae.detection.check import check_size
+from convmae.detection.coco import CocoData, check_files
 from convmae.detection.config import DetectionConfig
 from convmae.detection.dataset import Sample
+from convmae.detection.entries import read_categories as parse_categories
+from convmae.detection.entries import read_images
 from convmae.detection.evaluation import coco_results
 from convmae.detection.model import DetectionModel, read_categories
 from convmae.detection.records import Category, ImageRecord
 from convmae.detection.transforms import fit
 from convmae.detection.weights import load_detector
 from convmae.engine.errors import UserError
-from convmae.engine.images import Picture, size_of
+from convmae.engine.faults import refuse
+from convmae.engine.images import Picture, read_image, size_of
+from convmae.engine.log import log
 from convmae.engine.precision import autocast, set_up
+from convmae.engine.reading import RGB, Reading
 
 
 class Predictor:
@@ -61,6 +68,72 @@ def read_classes(checkpoint: Path) -> list[Category]:
             "that by tools/convert_checkpoint.py --to convmae."
         )
     return read_categories(state["_extra_state"])
+
+
+class Given:
+    """Pictures by their files, numbered as they are read; ``names`` gives each the name of its drawing."""
+
+    def __init__(self, names: Mapping[Path, Path], categories: list[Category], reading: Reading = RGB) -> None:
+        self.names, self.categories, self._reading, self._read = names, categories, reading, 0
+
+    def read(self, path: Path) -> Picture:
+        """Returns a picture. Raises UserError where it can't be read."""
+        return read_image(path, self._reading)
+
+    def records(self, path: Path, image: Picture) -> list[ImageRecord]:
+        """Returns what results say of a picture that was read."""
+        self._read += 1
+        return [ImageRecord(self._read, str(path), *size_of(image))]
+
+
+class Listed:
+    """As ``Given``, the pictures that a COCO file lists, annotated or not, by its ids; classes have that file's ids, too."""
+
+    def __init__(self, annotations: Path, folder: Path, categories: list[Category], reading: Reading = RGB) -> None:
+        """Raises UserError for a file without pictures or of other classes, and for pictures that are not in the folder."""
+        content = read_json(annotations, ("images",))
+        images = read_images(content["images"], annotations, refuse)
+        listed = parse_categories(content.get("categories") or [], annotations, refuse)
+        self.categories = _with_ids(categories, listed, annotations)
+        self._data = CocoData(annotations, folder, self.categories, images, {}, reading=reading)
+        check_files(self._data, refuse)
+        self._records: dict[Path, list[ImageRecord]] = {}
+        for image in images:
+            self._records.setdefault(self._data.path(image), []).append(image)
+        self.names = {path: Path(records[0].file_name) for path, records in self._records.items()}
+
+    def read(self, path: Path) -> Picture:
+        """Returns a picture. Raises UserError where it can't be read or has another size than the file says."""
+        image = read_image(path, self._data.reading)
+        for record in self._records[path]:
+            check_size(size_of(image), record, self._data)
+        return image
+
+    def records(self, path: Path, image: Picture) -> list[ImageRecord]:
+        """Returns what the file says of a picture: an entry, or several of one file."""
+        return self._records[path]
+
+
+def _with_ids(ours: list[Category], listed: list[Category], path: Path) -> list[Category]:
+    """Returns a detector's classes under the ids that a file gives their names; without a list of classes as they are."""
+    if not listed or set(ours) <= set(listed):
+        return ours
+    ids = {category.name: category.id for category in listed}
+    strange = [category.name for category in ours if category.name not in ids]
+    if strange or len(ids) < len(listed):
+        what = f"has no class {strange[0]!r}" if strange else "gives one name to two classes"
+        names = ", ".join([*(one.name for one in ours[:5]), *["..."] * (len(ours) > 5)])
+        raise UserError(
+            f"{path} {what}; the detector's {len(ours)} classes are: {names}. Expected the same names in 'categories', or no "
+            "'categories': then the detector's own ids are written."
+        )
+    log.warning(f"The detector's classes are written under the ids that {path} gives their names.")
+    return [Category(ids[category.name], category.name) for category in ours]
+
+
+def as_results(rows: Sequence[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    """Returns rows as COCO's servers take them, ``kind`` (bbox or segmentation) beside ids and score."""
+    return [{key: row[key] for key in ("image_id", "category_id", kind, "score")} for row in rows]
 
 
 def as_coco(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from convmae.engine.files import read_config
 from convmae.engine.folders import list_images
 from convmae.engine.images import Picture, read_image
 from convmae.engine.options import ReadingOptions
-from convmae.engine.reading import RGB, Reading
+from convmae.engine.reading import Reading
 from convmae.engine.safe_yaml import parse_yaml
 
 
@@ -45,36 +45,45 @@ def say(fault: Fault) -> None:
     print(f"note: {fault}", file=sys.stderr)
 
 
-def name_drawings(given: Sequence[Path], output: Path) -> dict[Path, Path]:
-    """Returns for each picture the name of its drawing: the picture's, or its place in the folder that was given.
+def find_pictures(given: Sequence[Path]) -> dict[Path, Path]:
+    """Returns for each picture given, or in a folder given, its name: the file's, or its place in that folder."""
+    found: dict[Path, Path] = {}
+    for top in given:
+        for path in list_images(top, say) if top.is_dir() else [top]:
+            found.setdefault(path, path.relative_to(top) if top.is_dir() else Path(path.name))
+    return found
+
+
+def name_drawings(pictures: Mapping[Path, Path], output: Path) -> dict[Path, Path]:
+    """Returns for each picture the name of its drawing below ``output``, from the name that each has.
 
     Names differ in more than their ending, so that each can have other files beside it. Raises UserError where a drawing
     could take the place of a picture.
     """
-    names: dict[Path, Path] = {}
+    drawings: dict[Path, Path] = {}
     taken: set[Path] = set()
-    for top in given:
-        for path in list_images(top, say) if top.is_dir() else [top]:
-            if path.resolve().is_relative_to(output.resolve()):
-                raise UserError(f"{path} lies in {output}, where the drawings go; give another folder by --output.")
-            if path in names:
-                continue
-            name = path.relative_to(top) if top.is_dir() else Path(path.name)
-            stem, number = name.with_suffix(""), 2
-            while stem in taken:
-                stem = name.with_name(f"{name.stem}-{number}")
-                number += 1
-            taken.add(stem)
-            ending = ".jpg" if name.suffix.lower() in (".jpg", ".jpeg") else ".png"
-            names[path] = stem.with_name(stem.name + ending)
-    return names
+    top = output.resolve()
+    for path, name in pictures.items():
+        if path.resolve().is_relative_to(top):
+            raise UserError(f"{path} lies in {output}, where the drawings go; give another folder by --output.")
+        name = Path(*(part for part in name.parts if part not in ("..", name.anchor)))
+        stem, number = name.with_suffix(""), 2
+        while stem in taken:
+            stem = name.with_name(f"{name.stem}-{number}")
+            number += 1
+        taken.add(stem)
+        ending = ".jpg" if name.suffix.lower() in (".jpg", ".jpeg") else ".png"
+        drawings[path] = stem.with_name(stem.name + ending)
+    return drawings
 
 
-def read_pictures(names: Mapping[Path, Path], reading: Reading = RGB) -> Iterator[tuple[Path, Path, Picture]]:
+def read_pictures(
+    names: Mapping[Path, Path], read: Callable[[Path], Picture] = read_image
+) -> Iterator[tuple[Path, Path, Picture]]:
     """Yields each picture that can be read, with its path and its drawing's name; says of the others why not."""
     for path, name in tqdm(names.items(), disable=None):
         try:
-            image = read_image(path, reading)
+            image = read(path)
         except UserError as error:
             tqdm.write(f"error: {error}", file=sys.stderr)
             continue

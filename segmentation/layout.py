@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Effect, Fault, Report, as_fault, refuse
+from convmae.engine.file_names import DIFFERENCES, LABEL_MARK, find_twins, tell_each
 from convmae.engine.folders import list_images
 from convmae.engine.images import open_image
 from convmae.engine.orientation import upright
@@ -54,19 +55,33 @@ def find_pairs(images: Path, labels: Path, report: Report = refuse) -> list[Pair
             f"{others[0].name}, for one: JPEG changes class indices, so export anew rather than rename or convert."
         )
     lossy = {path.relative_to(labels).with_suffix("").as_posix(): path for path in others}
-    how = "Pictures and label maps pair by name: add or remove the file."
-    for stem in sorted(image_of.keys() - label_of.keys()):
-        message = f"{image_of[stem]} has no label map; expected {labels / stem}.png. {how}"
+    unlabelled, unpictured = sorted(image_of.keys() - label_of.keys()), sorted(label_of.keys() - image_of.keys())
+    why = _how_to_pair(unlabelled, unpictured)
+    for stem in unlabelled:
+        message = f"{image_of[stem]} has no label map; expected {labels / stem}.png. {why[stem]}"
         if stem in lossy:
             message = (
                 f"{image_of[stem]} has no label map: {lossy[stem]} has another ending than {', '.join(LABEL_SUFFIXES)}. JPEG "
                 "changes class indices, so export it anew as PNG rather than rename or convert it."
             )
         report(Fault("pictures without a label map", message))
-    for stem in sorted(label_of.keys() - image_of.keys()):
-        message = f"{label_of[stem]} has no picture in {images}. {how}"
+    why = _how_to_pair(unpictured, unlabelled)
+    for stem in unpictured:
+        message = f"{label_of[stem]} has no picture in {images}. {why[stem]}"
         report(Fault("label maps without a picture", message))
     return [Pair(image_of[stem], label_of[stem]) for stem in sorted(image_of.keys() & label_of.keys())]
+
+
+def _how_to_pair(alone: list[str], others: list[str]) -> dict[str, str]:
+    """Returns what to do with each name without a partner; another that differs from it in a known way may be the one."""
+    told = tell_each(find_twins(alone, others, (*DIFFERENCES, LABEL_MARK)))
+    how = "Pictures and label maps pair by name"
+    return {
+        stem: f"{len(alone)} are alone, {told[stem]} {how}: rename one."
+        if stem in told
+        else f"{how}: add or remove the file."
+        for stem in alone
+    }
 
 
 def check_mode(path: Path, mode: str) -> None:

@@ -2,12 +2,33 @@
 
 from pathlib import Path
 
+import torch
+
 from convmae.detection.coco import read_coco
 from convmae.detection.config import DetectionConfig, DetectionDataOptions, ModelOptions
 from convmae.detection.dataset import TrainSet, collate_train
-from convmae.engine.config import load_config
+from convmae.detection.model import DetectionModel
+from convmae.detection.records import Category
+from convmae.engine.config import load_config, save_config, to_yaml
+from convmae.engine.files import save_weights
 
 SIZE = 64  # of small_config's pictures
+CLASSES = [Category(3, "box"), Category(7, "disc"), Category(90, "bar")]  # of write_run's detector
+
+
+def write_run(folder: Path) -> None:
+    """Writes what a run leaves: a detector with random weights, and its recipe beside it."""
+    config = load_config(
+        DetectionConfig,
+        "mask_rcnn_tiny_256px.yaml",
+        [
+            "data.img_size=64", "model.fpn_channels=16", "model.box_hidden=[16]", "model.mask_convs=[16]", "model.norm=gn",
+            "model.detections=5", "runtime.precision=fp32", "runtime.device=cpu",
+        ],
+    )  # fmt: skip
+    torch.manual_seed(0)
+    save_weights(DetectionModel(config, CLASSES).state_dict(), folder / "model.pth", to_yaml(config))
+    save_config(config, folder / "config.yaml")
 
 
 def tiny_config(split: Path, *overrides: str) -> DetectionConfig:

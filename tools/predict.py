@@ -1,12 +1,15 @@
 """Draw what a trained model finds on pictures, and write it in its data set's format.
 
 python tools/predict.py det work_dirs/mask_rcnn_convmae_25e/model.pth picture.jpg data/images --output predictions
+python tools/predict.py det work_dirs/mask_rcnn_convmae_25e/model.pth test2017 --annotations image_info_test-dev2017.json
 python tools/predict.py seg work_dirs/upernet_convmae_160k_ade20k/model.pth picture.jpg data/images --output predictions
 
-det writes a drawing of each picture, and detections.json, a COCO data set whose annotations have a score. seg writes
-overlays/, labels/ (PNG, one class index a pixel as in the label maps that it was trained on: from 1 where 0 means other), and
-the classes with their colours as legend.png and legend.json. The exit status is 1 if a picture could not be read; the others
-are done.
+det writes a drawing of each picture, and detections.json, a COCO data set whose annotations have a score. With --annotations
+pictures and ids are those of a COCO file, annotated or not, and results_bbox.json and results_segm.json have the rows that
+COCO's servers take, down to the recipe's model.score_threshold (--score-threshold 0: the 100 best of each picture); drawn are
+those of confidence 0.5 or more. seg writes overlays/, labels/ (PNG, one class index a pixel as in the label maps that it was
+trained on: from 1 where 0 means other), and the classes with their colours as legend.png and legend.json. The exit status is 1
+if a picture could not be read; the others are done.
 """
 
 from __future__ import annotations
@@ -16,26 +19,36 @@ import inspect
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from convmae.detection.config import DetectionConfig
-from convmae.detection.pictures import draw_detections
+from convmae.detection.pictures import confident, draw_detections
+from convmae.detection.predict import Given, Listed, as_coco, as_results
 from convmae.detection.predict import Predictor as Detector
-from convmae.detection.predict import as_coco
-from convmae.detection.records import ImageRecord
 from convmae.engine.cli import add_overrides, run_tool
 from convmae.engine.config import run_config
 from convmae.engine.drawing import draw_labels, legend
 from convmae.engine.errors import UserError
 from convmae.engine.files import check_is_file, write_whole
-from convmae.engine.images import as_rgb, size_of
-from convmae.engine.prediction import name_drawings, read_pictures, save_picture
+from convmae.engine.images import as_rgb, read_image
+from convmae.engine.prediction import find_pictures, name_drawings, read_pictures, save_picture
 from convmae.segmentation.config import SegmentationConfig
 from convmae.segmentation.predict import Predictor as Segmenter
 
 THRESHOLD = 0.5
+
+
+class Done(NamedTuple):
+    """What a tool found, on how many pictures, how many could not be read, and what was written."""
+
+    what: str
+    pictures: int
+    unread: int
+    written: str
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,11 +61,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     det.set_defaults(predict=detect, results="detections.json")
     _add_arguments(det, "a detector's weights, such as a run's model.pth", "data.img_size=800")
     det.add_argument(
+        "--annotations",
+        type=Path,
+        metavar="JSON",
+        help="a COCO file that lists the pictures in the folder, for rows with its ids; what it says of objects is not read",
+    )
+    det.add_argument(
         "--score-threshold",
         type=float,
-        default=THRESHOLD,
-        help=f"detections of less confidence are dropped (default {THRESHOLD:g})",
+        help=f"detections of less confidence are dropped (default {THRESHOLD:g}; with --annotations the recipe's)",
     )
+    det.add_argument("--no-drawings", action="store_true", help="write the detections alone")
     seg = tasks.add_parser("seg", help="a class for each pixel by UPerNet")
     seg.set_defaults(predict=segment, results="legend.json")
     _add_arguments(seg, "a segmenter's weights, such as a run's model.pth", "inference.flip=true")
@@ -62,43 +81,63 @@ def main(argv: Sequence[str] | None = None) -> int:
     def run() -> None:
         nonlocal unread
         check_is_file(args.checkpoint)
-        names = name_drawings(args.pictures, args.output)
         results = args.output / args.results
         if results.exists() and not args.overwrite:
             raise UserError(f"{results} is there already: give another --output, or --overwrite.")
-        done, what = args.predict(args, names, results)
-        unread = len(names) - done
-        print(f"{what} on {done} pictures" + (f"; {unread} could not be read" if unread else ""))
-        print(f"written: {results} and {done} pictures in {args.output}")
+        done = args.predict(args, results)
+        unread = done.unread
+        print(f"{done.what} on {done.pictures} pictures" + (f"; {unread} could not be read" if unread else ""))
+        print(f"written: {done.written}")
 
     return run_tool(run) or int(unread > 0)
 
 
-def detect(args: argparse.Namespace, names: dict[Path, Path], results: Path) -> tuple[int, str]:
-    """Draws and writes the detections; returns on how many pictures, and what was found."""
-    if not 0 <= args.score_threshold <= 1:
-        raise UserError(f"--score-threshold is {args.score_threshold:g}; expected 0 to 1.")
+def detect(args: argparse.Namespace, results: Path) -> Done:
+    """Draws and writes the detections."""
+    threshold = args.score_threshold if args.score_threshold is not None or args.annotations else THRESHOLD
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise UserError(f"--score-threshold is {threshold:g}; expected 0 to 1.")
     config = run_config(DetectionConfig, args.checkpoint, args.config, args.cfg_options)
-    config.model.score_threshold, config.runtime.device = args.score_threshold, args.device
-    detector = Detector(config, args.checkpoint)
+    config.runtime.device = args.device
+    if threshold is not None:
+        config.model.score_threshold = threshold
+    detector, reading = Detector(config, args.checkpoint), config.data.reading(config.model.in_chans)
+    if args.annotations:
+        pictures: Listed | Given = Listed(args.annotations, _folder(args.pictures), detector.categories, reading)
+    else:
+        pictures = Given(find_pictures(args.pictures), detector.categories, reading)
+    names = name_drawings(pictures.names, args.output)
     print(f"{args.checkpoint}: {len(detector.categories)} classes, {len(names)} pictures, on {detector.device}")
-    images, predictions = [], []
-    for number, (path, name, image) in enumerate(read_pictures(names, config.data.reading(config.model.in_chans)), 1):
-        images.append(ImageRecord(number, str(path), *size_of(image)))
-        predictions.append(detector(image, number))
-        save_picture(draw_detections(as_rgb(image), predictions[-1], detector.categories), args.output / name)
-    write_whole(results, json.dumps(as_coco(images, predictions, detector.categories)))
-    return len(images), f"{sum(len(one['scores']) for one in predictions)} detections"
+    images, predictions, done = [], [], 0
+    for path, name, image in read_pictures(names, pictures.read):
+        found, done = detector(image), done + 1
+        for record in pictures.records(path, image):
+            images.append(record)
+            predictions.append({**found, "image_id": record.id})
+        if not args.no_drawings:
+            shown = confident(found) if args.annotations else found
+            save_picture(draw_detections(as_rgb(image), shown, detector.categories), args.output / name)
+    whole = as_coco(images, predictions, pictures.categories)
+    write_whole(results, json.dumps(whole))
+    written = [str(results)]
+    for name, kind in (
+        (("bbox", "bbox"), ("segm", "segmentation"))[: 1 + config.model.masks] if args.annotations else ()
+    ):
+        written.append(str(args.output / f"results_{name}.json"))
+        write_whole(Path(written[-1]), json.dumps(as_results(whole["annotations"], kind)))
+    drawings = [] if args.no_drawings else [f"{done} pictures in {args.output}"]
+    return Done(f"{len(whole['annotations'])} detections", done, len(names) - done, ", ".join(written + drawings))
 
 
-def segment(args: argparse.Namespace, names: dict[Path, Path], results: Path) -> tuple[int, str]:
-    """Draws and writes the label maps and their legend; returns on how many pictures, and what was found."""
+def segment(args: argparse.Namespace, results: Path) -> Done:
+    """Draws and writes the label maps and their legend."""
     config = run_config(SegmentationConfig, args.checkpoint, args.config, args.cfg_options)
     config.runtime.device = args.device
+    names = name_drawings(find_pictures(args.pictures), args.output)
     segmenter = Segmenter(config, args.checkpoint)
     print(f"{args.checkpoint}: {len(segmenter.classes)} classes, {len(names)} pictures, on {segmenter.device}")
-    done, found = 0, set[int]()
-    for _, name, image in read_pictures(names, config.data.reading(config.model.in_chans)):
+    done, found, reading = 0, set[int](), config.data.reading(config.model.in_chans)
+    for _, name, image in read_pictures(names, partial(read_image, reading=reading)):
         labels = segmenter(image)
         save_picture(draw_labels(as_rgb(image), labels, segmenter.colours), args.output / "overlays" / name)
         save_picture(segmenter.label_map(labels), args.output / "labels" / name.with_suffix(".png"))
@@ -109,7 +148,16 @@ def segment(args: argparse.Namespace, names: dict[Path, Path], results: Path) ->
         for index, (name, colour) in enumerate(zip(segmenter.classes, segmenter.colours, strict=True), segmenter.first)
     ]
     write_whole(results, "[\n" + ",\n".join(rows) + "\n]\n")
-    return done, f"{len(found)} classes"
+    return Done(f"{len(found)} classes", done, len(names) - done, f"{results} and {done} pictures in {args.output}")
+
+
+def _folder(given: Sequence[Path]) -> Path:
+    """Returns the folder of the pictures that a COCO file lists."""
+    if len(given) != 1 or not given[0].is_dir():
+        raise UserError(
+            f"With --annotations, {given[0]} should be the folder that holds the pictures; expected one folder."
+        )
+    return given[0]
 
 
 def _add_arguments(parser: argparse.ArgumentParser, weights: str, example: str) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -22,6 +23,32 @@ def test_a_mistake_of_input_is_one_message_and_status_2(capsys: pytest.CaptureFi
 
     assert run_tool(fail) == 2
     assert capsys.readouterr().err == "error: found this; expected that\n"
+
+
+def test_a_name_that_is_no_unicode_is_printed_logged_and_written(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.jpg")  # as another system's encoding, or a zip file's, leaves it
+    (tmp_path / "run.py").write_text(
+        "import os, sys; from pathlib import Path; from convmae.engine.cli import run_tool\n"
+        "from convmae.engine.files import write_whole; from convmae.engine.log import log, start_log\n"
+        "def main():\n"
+        "    start_log(Path())\n"
+        "    for say in (log.warning, print, lambda text: write_whole(Path('page.html'), text)): say(sys.argv[1] + ' é')\n"
+        "sys.exit(run_tool(main))\n",
+        encoding="utf-8",
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run(
+        [sys.executable, "run.py", name],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "caf\\udce9.jpg é\n" * 2
+    for file in ("log.txt", "page.html"):
+        assert "caf\\udce9.jpg é" in (tmp_path / file).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from convmae.engine.errors import UserError
-from convmae.engine.prediction import name_drawings, read_pictures, save_picture
+from convmae.engine.prediction import find_pictures, name_drawings, read_pictures, save_picture
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_names_differ_in_more_than_their_ending(folder: Path, tmp_path: Path) -> None:
-    names = name_drawings([folder, folder / "a.png", folder / "deep" / "a.JPEG"], tmp_path / "out")
+    names = name_drawings(find_pictures([folder, folder / "a.png", folder / "deep" / "a.JPEG"]), tmp_path / "out")
     found = {path.relative_to(folder).as_posix(): name.as_posix() for path, name in names.items()}
     assert found == {"a.jpg": "a.jpg", "a.png": "a-2.png", "b.tif": "b.png", "deep/a.JPEG": "deep/a.jpg"}
 
@@ -37,12 +37,12 @@ def test_what_a_folder_holds_beside_pictures_is_said(
 
 def test_no_drawing_takes_the_place_of_a_picture(folder: Path) -> None:
     with pytest.raises(UserError, match="give another folder by --output"):
-        name_drawings([folder / "a.jpg"], folder)
+        name_drawings(find_pictures([folder / "a.jpg"]), folder)
 
 
 def test_pictures_that_cant_be_read_are_passed_over_and_named(folder: Path, capsys: pytest.CaptureFixture) -> None:
     (folder / "b.tif").write_bytes(b"none")
-    names = name_drawings([folder, folder / "gone.png"], folder.parent / "out")
+    names = name_drawings(find_pictures([folder, folder / "gone.png"]), folder.parent / "out")
     assert [path.name for path, _, _ in read_pictures(names)] == ["a.jpg", "a.png", "a.JPEG"]
     said = capsys.readouterr().err
     assert "b.tif can't be read" in said

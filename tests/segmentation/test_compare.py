@@ -1,6 +1,7 @@
 """Two runs side by side: differences that are those of the label maps, and what can't be compared in one message."""
 
 import json
+import os
 import re
 import zipfile
 from pathlib import Path
@@ -15,7 +16,7 @@ from convmae.engine.report import write_metrics
 from convmae.segmentation.config import SegmentationConfig
 from convmae.segmentation.evaluation import SegmentationMetric
 from convmae.segmentation.layout import find_pairs, read_label, split_folders
-from convmae.segmentation.predictions import write_predictions
+from convmae.segmentation.predictions import read_predictions, write_predictions
 from convmae.tools.test_seg import main
 
 CLASSES = ["square", "stripe", "dot"]
@@ -50,6 +51,17 @@ def refused(capsys: pytest.CaptureFixture, *folders: Path) -> str:
     error: str = capsys.readouterr().err
     assert error.count("\n") == 1
     return error
+
+
+def test_names_that_are_no_unicode_are_kept(ade_root: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    for folder, ending in (("images", ".jpg"), ("annotations", ".png")):
+        first = sorted((ade_root / folder / "validation").iterdir())[0]
+        first.rename(first.with_name(name + ending))
+    run = write_run(ade_root, "run", 40)
+    with zipfile.ZipFile(run / "predictions.zip") as archive:
+        assert "caf\\udce9.png" in archive.namelist()
+    assert f"{name}.jpg" in [result.path for result in read_predictions(run / "predictions.zip").pictures]
 
 
 def test_the_page_shows_what_the_second_run_gained(runs: tuple[Path, Path], tmp_path: Path) -> None:

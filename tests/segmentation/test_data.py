@@ -1,6 +1,8 @@
 """Reading ADE20K-layout data: pairs, class lists, label values, crops, and every mistake by name."""
 
 import re
+import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +93,43 @@ def test_files_without_partner(ade_root: Path) -> None:
     assert "picture_2.jpg has no label map" in first
     assert "picture_4.png has no picture" in second
     assert len(found_in(ade_root).good) == 4
+    assert "pair by name: add or remove the file" in first
+
+
+@pytest.mark.parametrize(
+    ("rename", "said"),
+    [
+        (lambda stem: f"{stem}_mask", "'picture_1' differs from the file 'picture_1_mask' by what marks it"),
+        (str.upper, "'picture_1' differs from the file 'PICTURE_1' by upper and lower case"),
+        (lambda stem: f"deep/{stem}", "'picture_1' differs from the file 'deep/picture_1' by the folder before it"),
+        (lambda stem: f"{stem}.jpg", "'picture_1' differs from the file 'picture_1.jpg' by the ending"),
+    ],
+)
+def test_label_maps_of_other_names_are_told_from_their_pictures(
+    ade_root: Path, rename: Callable[[str], str], said: str
+) -> None:
+    labels = ade_root / "annotations/training"
+    for number in (1, 2, 3):
+        path = labels / f"{rename(f'picture_{number}')}.png"
+        path.parent.mkdir(exist_ok=True)
+        (labels / f"picture_{number}.png").rename(path)
+    (labels / "picture_4.png").unlink()
+    with pytest.raises(UserError, match=r"picture_1\.jpg has no label map; expected .*picture_1\.png") as error:
+        training_pairs(ade_root)
+    assert f"4 are alone, 3 of them so: {said}" in str(error.value)
+    faults = problems(ade_root)
+    assert len(faults) == 7
+    assert sum("of them so" in fault for fault in faults) == 6
+
+
+def test_another_unicode_form_of_a_name_is_told(ade_root: Path) -> None:
+    name, other = (unicodedata.normalize(form, "été") for form in ("NFC", "NFD"))
+    (ade_root / "images/training/picture_1.jpg").rename(ade_root / f"images/training/{name}.jpg")
+    (ade_root / "annotations/training/picture_1.png").rename(ade_root / f"annotations/training/{other}.png")
+    with pytest.raises(UserError, match=r"'été' differs from the file 'e\\u0301te\\u0301' by the Unicode form"):
+        training_pairs(ade_root)
+    (ade_root / f"images/training/{name}.jpg").rename(ade_root / f"images/training/{other}.jpg")
+    assert len(training_pairs(ade_root)) == 6
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from names import NASTY
 from PIL import Image
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
+from tiny_detector import CLASSES, write_run
 
 from convmae.detection.coco import CocoData
 from convmae.detection.config import DetectionConfig
@@ -26,24 +27,12 @@ from convmae.segmentation.layout import Pair, read_label
 from convmae.segmentation.model import build_model
 from convmae.tools import predict
 
-CLASSES = [Category(3, "box"), Category(7, "disc"), Category(90, "bar")]
-
 
 @pytest.fixture
 def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A detector with random weights and the recipe of its run beside it, in the current folder."""
     monkeypatch.chdir(tmp_path)
-    config = load_config(
-        DetectionConfig,
-        "mask_rcnn_tiny_256px.yaml",
-        [
-            "data.img_size=64", "model.fpn_channels=16", "model.box_hidden=[16]", "model.mask_convs=[16]", "model.norm=gn",
-            "model.detections=5", "runtime.precision=fp32", "runtime.device=cpu",
-        ],
-    )  # fmt: skip
-    torch.manual_seed(0)
-    save_weights(DetectionModel(config, CLASSES).state_dict(), tmp_path / "model.pth", to_yaml(config))
-    save_config(config, tmp_path / "config.yaml")
+    write_run(tmp_path)
     return tmp_path
 
 
