@@ -55,7 +55,9 @@ def test_any_name_can_be_printed_and_logged(encoding: str, tmp_path: Path, monke
     try:
         assert run_tool(main) == 2
     finally:
-        log.handlers.pop().close()
+        for handler in log.handlers:
+            handler.close()
+        log.handlers.clear()
     for terminal in terminals.values():
         terminal.flush()
     said = {name: terminal.buffer.getvalue().decode(encoding) for name, terminal in terminals.items()}  # type: ignore[attr-defined]
