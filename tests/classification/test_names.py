@@ -1,6 +1,7 @@
 """Class folders of any name, and the lists of readable ones that people save."""
 
 import json
+import logging
 import os
 import unicodedata
 from pathlib import Path
@@ -10,12 +11,12 @@ import pytest
 from names import NASTY
 from PIL import Image
 
+from convmae.classification import data
 from convmae.classification.config import FinetuningConfig, FolderOptions
 from convmae.classification.data import read_split, read_splits
 from convmae.classification.evaluation import Prediction, score
 from convmae.classification.report import start_page, write_report
 from convmae.engine.errors import UserError
-from convmae.engine.log import log
 
 
 def write_folders(root: Path, names: list[str]) -> FolderOptions:
@@ -50,8 +51,10 @@ def test_a_list_in_unicodes_other_form_names_the_folders_too(tmp_path: Path) -> 
     assert read_split(options, "train").classes == ["cat", "Dogge"]
 
 
-def test_a_list_that_names_no_folder_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    log.propagate = True
+def test_a_list_that_names_no_folder_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "log", logging.getLogger("data"))  # a run in this process may have redirected its own
     options = write_folders(tmp_path, ["cat", "dog"])
     (tmp_path / "classes.txt").write_text("cat Katze\ndog Hund\n")
     assert read_split(options, "train").classes == ["cat", "dog"]

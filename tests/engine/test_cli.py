@@ -71,6 +71,8 @@ def test_any_name_can_be_printed_and_logged(encoding: str, tmp_path: Path, monke
     terminals = {name: io.TextIOWrapper(io.BytesIO(), encoding) for name in ("stdout", "stderr")}
     for name, terminal in terminals.items():
         monkeypatch.setattr(sys, name, terminal)
+    monkeypatch.setattr(log, "handlers", [])
+    monkeypatch.setattr(log, "propagate", log.propagate)  # put back after the test, which changes it
 
     def main() -> None:
         start_log(tmp_path)
@@ -82,7 +84,8 @@ def test_any_name_can_be_printed_and_logged(encoding: str, tmp_path: Path, monke
     try:
         assert run_tool(main) == 2
     finally:
-        log.handlers.pop().close()
+        for handler in log.handlers:
+            handler.close()
     for terminal in terminals.values():
         terminal.flush()
     said = {name: terminal.buffer.getvalue().decode(encoding) for name, terminal in terminals.items()}  # type: ignore[attr-defined]

@@ -92,9 +92,11 @@ def test_a_bold_or_slanted_font_is_not_taken_before_a_plain_one() -> None:
 
 
 @pytest.mark.usefixtures("without_fonts")
-def test_what_no_font_has_is_said_once_and_drawn_as_squares(caplog: pytest.LogCaptureFixture) -> None:
-    fonts.log.propagate = True
-    with caplog.at_level(logging.WARNING, logger="convmae"):
+def test_what_no_font_has_is_said_once_and_drawn_as_squares(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fonts, "log", logging.getLogger("fonts"))  # a run in this process may have redirected its own
+    with caplog.at_level(logging.WARNING, logger="fonts"):
         assert ink("行人").max() > 200
         assert [run.font for run in runs("cat 한국어")] == [PLAIN, DEJAVU]
         assert ink("é").max() > 200
