@@ -42,7 +42,7 @@ def find_labelled(folder: Path, classes: Sequence[str], report: Report) -> list[
     """
     label_of, depth = {name: label for label, name in enumerate(classes)}, len(folder.parts)
     found: dict[str, list[Path]] = {name: [] for name in classes}
-    loose = []
+    loose: list[Path] = []
     for path in list_images(folder, report):
         (found[path.parts[depth]] if len(path.parts) > depth + 1 else loose).append(path)
     empty = [name for name, paths in found.items() if not paths]

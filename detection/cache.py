@@ -70,5 +70,6 @@ def save_arrays(path: Path, arrays: dict[str, NDArray], stamp: str) -> None:
 def _checksum(arrays: dict[str, NDArray]) -> str:
     total = 0
     for name in sorted(arrays):
-        total = zlib.crc32(np.ascontiguousarray(arrays[name]).data, total)
+        values = np.ascontiguousarray(arrays[name])
+        total = zlib.crc32(values.data, zlib.crc32(f"{name} {values.dtype} {values.shape}".encode(), total))
     return str(total)

@@ -56,9 +56,11 @@ def check_picture(data: CocoData, record: ImageRecord, decode: bool = False) -> 
 def check_size(size: tuple[int, int], record: ImageRecord, data: CocoData) -> None:
     """Raises Fault unless a picture has the size that the JSON file says."""
     if size != (record.width, record.height):
+        swapped = "; width and height are swapped, perhaps by a tool that passes over EXIF data"
         raise Fault(
             "pictures of another size than the JSON says",
             f"{data.path(record)} is {size[0]} x {size[1]} pixels (turned as its EXIF data says), but {data.annotations} says "
-            f"{record.width} x {record.height} for image {record.id}; expected the same size.",
+            f"{record.width} x {record.height} for image {record.id}; expected the same size"
+            f"{swapped if size == (record.height, record.width) else ''}.",
             image=record,
         )

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from convmae.detection import entries, packed, records
 from convmae.detection.cache import cache_path, load_arrays, save_arrays, stamp
@@ -20,7 +20,7 @@ from convmae.detection.entries import missing_segmentation
 from convmae.detection.packed import Columns, PackedObjects
 from convmae.detection.records import Category, ImageRecord, ObjectRecord
 from convmae.engine.errors import UserError
-from convmae.engine.faults import Effect, Fault, Report, refuse
+from convmae.engine.faults import Effect, Fault, Remark, Report, Tally, refuse
 from convmae.engine.log import process_rank
 from convmae.engine.memory import collector_paused
 from convmae.engine.reading import RGB, Reading
@@ -31,9 +31,9 @@ _LARGE = 5_000_000  # bytes; smaller files are read in less than a second, witho
 
 @dataclass
 class CocoData:
-    """One split. ``objects[image id]`` holds its objects, crowds included; ``dropped`` counts what was left out, by reason.
+    """One split. ``objects[image id]`` holds its objects, crowds included; ``remarks`` tell what it is used in spite of.
 
-    ``reading`` says how its pictures are read.
+    ``groups`` are the supercategories that the file names; ``reading`` says how its pictures are read.
     """
 
     annotations: Path
@@ -41,8 +41,14 @@ class CocoData:
     categories: list[Category]
     images: list[ImageRecord]
     objects: Mapping[int, list[ObjectRecord]]
-    dropped: dict[str, int] = field(default_factory=dict)
+    remarks: list[Remark] = field(default_factory=list)
+    groups: frozenset[str] = frozenset()
     reading: Reading = RGB
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """How many objects were left out, by reason."""
+        return {remark.kind: remark.count for remark in self.remarks if remark.effect is Effect.LEFT_OUT}
 
     def path(self, image: ImageRecord) -> Path:
         """Returns the file of a picture."""
@@ -67,6 +73,10 @@ class CocoData:
         counts: list[int] = np.bincount(labels, minlength=len(self.categories)).tolist()
         return counts
 
+    def sizes(self) -> NDArray[np.int64]:
+        """Returns width and height of each picture [N, 2]."""
+        return np.array([[image.width, image.height] for image in self.images], np.int64).reshape(-1, 2)
+
     def describe(self) -> str:
         """Returns one line for the log and the report."""
         crowds = self.packed.columns["crowd"][self.packed.rows(self.images)]
@@ -83,6 +93,17 @@ class CocoData:
             return self
         chosen = sorted(self.with_objects(), key=lambda image: image.id)
         return replace(self, images=chosen[:count])
+
+    def check(self, check: Callable[[CocoData, Report], None]) -> None:
+        """Refuses what stops training by a check; what else it reports becomes remarks."""
+        tally = Tally()
+
+        def report(fault: Fault) -> None:
+            refuse(fault)
+            tally(fault)
+
+        check(self, report)
+        self.remarks = [*self.remarks, *tally.remarks]
 
     def ground_truth(self) -> dict[str, Any]:
         """Returns the split as the dictionary that COCO evaluation reads."""
@@ -139,11 +160,11 @@ def parse_coco(annotations: Path, folder: Path, report: Report) -> CocoData:
 
     Raises UserError for a file that can't be read at all.
     """
-    dropped: Counter[str] = Counter()
+    tally = Tally()
 
     def count(fault: Fault) -> None:
         report(fault)
-        dropped[fault.kind] += fault.effect is Effect.LEFT_OUT
+        tally(fault)
 
     with collector_paused():
         content = _read_json(annotations)
@@ -151,7 +172,8 @@ def parse_coco(annotations: Path, folder: Path, report: Report) -> CocoData:
         images = entries.read_images(content["images"], annotations, count)
         found = entries.read_objects(content, categories, images, annotations, count)
         objects = PackedObjects.pack(images, found)
-    return CocoData(annotations, folder, categories, images, objects, dict(+dropped))
+    groups = frozenset(str(one.get("supercategory")) for one in content["categories"] if isinstance(one, dict))
+    return CocoData(annotations, folder, categories, images, objects, tally.remarks, groups)
 
 
 def read_classes(annotations: Path) -> list[Category]:
@@ -191,9 +213,18 @@ def check_masks(data: CocoData, report: Report) -> None:
 
 def check_objects(data: CocoData, report: Report) -> None:
     """Reports a split without any object, from which nothing can be learnt or measured."""
-    if not data.with_objects():
-        message = f"{data.annotations}: no picture holds an object (crowds aside); expected at least one."
-        report(Fault("splits without objects", message))
+    if data.with_objects():
+        return
+    message = f"{data.annotations}: no picture holds an object (crowds aside); expected at least one."
+    if crowds := int(data.packed.columns["crowd"].sum()):
+        message += (
+            f" {crowds} have iscrowd=1, which marks a region of many objects and is left out of training; set it to 0 for what "
+            "is one object."
+        )
+    for remark in data.remarks:
+        if remark.effect is Effect.LEFT_OUT:
+            message += f" Left out: {remark.count} {remark.kind}, the first: {remark.first[0]}"
+    report(Fault("splits without objects", message))
 
 
 def check_same_classes(first: CocoData, second: CocoData, report: Report) -> None:
@@ -260,7 +291,8 @@ def _to_arrays(data: CocoData) -> Columns:
     names = {
         "categories": [[category.id, category.name] for category in data.categories],
         "files": [image.file_name for image in data.images],
-        "dropped": data.dropped,
+        "remarks": [(one.kind, one.effect.name, one.count, one.first) for one in data.remarks],
+        "groups": sorted(data.groups),
     }
     return {
         "names": np.frombuffer(json.dumps(names).encode(), np.uint8),
@@ -277,4 +309,6 @@ def _from_arrays(arrays: Columns, annotations: Path, folder: Path) -> CocoData:
         ImageRecord(number, name, width, height)
         for (number, width, height), name in zip(sizes, names["files"], strict=True)
     ]
-    return CocoData(annotations, folder, categories, images, PackedObjects(images, arrays), names["dropped"])
+    remarks = [Remark(kind, Effect[effect], count, tuple(first)) for kind, effect, count, first in names["remarks"]]
+    objects = PackedObjects(images, arrays)
+    return CocoData(annotations, folder, categories, images, objects, remarks, frozenset(names["groups"]))

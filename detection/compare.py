@@ -52,7 +52,7 @@ def compare(folders: Sequence[Path], overrides: Sequence[str], work_dir: Path) -
     """
     runs = read_runs(folders)
     configs = [load_config(DetectionConfig, str(run.config), overrides) for run in runs]
-    splits = [read_split(config.data, config.model.masks, config.model.in_chans) for config in configs]
+    splits = [read_split(config.data, config.model.masks, channels=config.model.in_chans) for config in configs]
     _check_same(runs, splits)
     log.info(f"validation data: {splits[0].describe()} ({splits[0].annotations})")
     masks = all(config.model.masks for config in configs)

@@ -10,20 +10,22 @@ from pathlib import Path
 from tqdm import tqdm
 
 from convmae.detection.check import check_picture
+from convmae.detection.class_check import check_learnt, check_measured
 from convmae.detection.coco import (
     CocoData,
     check_files,
     check_masks,
-    check_objects,
     check_same_classes,
     parse_coco,
 )
 from convmae.detection.config import DetectionConfig
 from convmae.detection.dataset import under_root
+from convmae.detection.perfect import check_perfect, describe_scores, perfect_scores
 from convmae.detection.records import ImageRecord
+from convmae.detection.split_check import check_evaluation, check_samples, check_split
 from convmae.engine.duplicates import check_repeated, check_shared
 from convmae.engine.errors import UserError
-from convmae.engine.faults import Effect, Fault, Report, spread
+from convmae.engine.faults import Effect, Fault, spread
 from convmae.engine.images import Look
 from convmae.engine.ranges import check_ranges
 from convmae.engine.reading import Reading
@@ -33,7 +35,8 @@ from convmae.engine.reading import Reading
 class SplitCheck:
     """A split and its faults; ``data`` is None where its file can't be read at all.
 
-    ``good``: pictures that were opened and are as the file says; ``modes``: how many have each of Pillow's modes.
+    ``good``: pictures that were opened and are as the file says; ``modes``: how many have each of Pillow's modes; ``perfect``:
+    what a perfect detector scores by COCO's evaluation, of the validation split alone.
     """
 
     name: str
@@ -42,10 +45,12 @@ class SplitCheck:
     faults: list[Fault] = field(default_factory=list)
     good: list[ImageRecord] = field(default_factory=list)
     modes: Counter[str] = field(default_factory=Counter)
+    perfect: dict[str, float] = field(default_factory=dict)
 
     def title(self) -> str:
         """Returns what the split holds, and where."""
-        return f"{self.data.describe()} ({self.annotations})" if self.data else f"({self.annotations})"
+        perfect = f"; a perfect detector scores {describe_scores(self.perfect)}" if self.perfect else ""
+        return f"{self.data.describe()}{perfect} ({self.annotations})" if self.data else f"({self.annotations})"
 
 
 def check_data(config: DetectionConfig, count: int = 0) -> list[SplitCheck]:
@@ -69,10 +74,19 @@ def check_data(config: DetectionConfig, count: int = 0) -> list[SplitCheck]:
         if split.data is not None:
             check_repeated(split.data.paths(), split.faults.append, complete=not count)
     train, val = (split.data for split in splits)
+    reports = [split.faults.append for split in splits]
+    if train is not None:
+        check_samples(train, options, reports[0])
+    if val is not None:
+        check_evaluation(val, options.img_size, config.model.detections, reports[1])
+        if not any(fault.effect is Effect.STOPS for fault in splits[1].faults):
+            splits[1].perfect = perfect_scores(val, config.model.masks)
+            check_perfect(val, splits[1].perfect, reports[1])
     if train is not None and val is not None:
-        check_same_classes(train, val, splits[1].faults.append)
-        _check_seen_classes(train, val, splits[1].faults.append)
-        check_shared(train.paths(), val.paths(), splits[1].faults.append, complete=not count)
+        check_same_classes(train, val, reports[1])
+        check_learnt(train, val, reports[0])
+        check_measured(val, train, reports[1])
+        check_shared(train.paths(), val.paths(), reports[1], complete=not count)
     return splits
 
 
@@ -85,7 +99,7 @@ def _check_split(name: str, annotations: Path, folder: Path, masks: bool, count:
     except UserError as error:
         report(Fault("files that can't be read", str(error)))
         return split
-    check_objects(data, report)
+    check_split(data, report)
     if masks:
         check_masks(data, report)
     try:
@@ -118,13 +132,3 @@ def _check_split(name: str, annotations: Path, folder: Path, masks: bool, count:
             report(Fault("pictures turned by EXIF data", message, Effect.NOTE, record))
     check_ranges([data.path(record) for record in split.good], reading, report, complete=not count)
     return split
-
-
-def _check_seen_classes(train: CocoData, val: CocoData, report: Report) -> None:
-    """Reports classes that both splits list, but only one has objects of."""
-    for seen, unseen in ((train, val), (val, train)):
-        of_seen, of_unseen = (dict(zip(data.categories, data.class_counts(), strict=True)) for data in (seen, unseen))
-        for category, objects in of_seen.items():
-            if objects and of_unseen.get(category) == 0:
-                message = f"{unseen.annotations} has no object of {category.name!r}, {seen.annotations} has {objects}."
-                report(Fault("classes with objects in one split alone", message, Effect.NOTE))

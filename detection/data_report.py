@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from convmae.detection.coco import CocoData
 from convmae.detection.data_check import SplitCheck
+from convmae.detection.perfect import describe_scores
 from convmae.detection.pictures import draw
 from convmae.detection.records import ImageRecord
 from convmae.engine.data_report import (
@@ -61,7 +62,7 @@ def _split_rows(known: dict[str, CocoData], splits: Sequence[SplitCheck]) -> lis
             continue
         packed = data.packed.columns
         single = ~packed["crowd"]
-        sizes = _sizes(data)
+        sizes = data.sizes()
         area, long = packed["area"][single], sizes.max(axis=1, initial=0)
         columns.append(
             {
@@ -78,6 +79,7 @@ def _split_rows(known: dict[str, CocoData], splits: Sequence[SplitCheck]) -> lis
                 "small, to 32 x 32 px": _share(area < SMALL),
                 "medium, to 96 x 96 px": _share((area >= SMALL) & (area < MEDIUM)),
                 "large": _share(area >= MEDIUM),
+                "a perfect detector, by COCO's evaluation": describe_scores(split.perfect) or "–",
             }
         )
     return [[name, *(column[name] for column in columns)] for name in columns[0]]
@@ -99,7 +101,7 @@ def _add_figures(page: Page, known: dict[str, CocoData]) -> None:
         for name, data in known.items()
     }
     page.figure("Sizes of objects", histogram(sides, "root of an object's area, px"), "Share of the split's objects.")
-    long = {name: _sizes(data).max(axis=1, initial=1) for name, data in known.items()}
+    long = {name: data.sizes().max(axis=1, initial=1) for name, data in known.items()}
     page.figure("Sizes of pictures", histogram(long, "long side, px"), "Share of the split's pictures.")
 
 
@@ -137,6 +139,7 @@ def _numbers(split: SplitCheck) -> dict[str, Any]:
         else {
             "pictures": len(data.images),
             "pictures_with_objects": len(data.with_objects()),
+            **({"perfect": split.perfect} if split.perfect else {}),
             "classes": {category.name: n for category, n in zip(data.categories, data.class_counts(), strict=True)},
         }
     )
@@ -149,10 +152,6 @@ def _numbers(split: SplitCheck) -> dict[str, Any]:
 
 def _object_count(data: CocoData) -> str:
     return f"{(~data.packed.columns['crowd']).sum():,} objects of {len(data.categories)} classes"
-
-
-def _sizes(data: CocoData) -> NDArray[np.int64]:
-    return np.array([[image.width, image.height] for image in data.images], np.int64).reshape(-1, 2)
 
 
 def _share(chosen: NDArray[np.bool_]) -> str:

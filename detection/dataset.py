@@ -11,11 +11,13 @@ from torch import Tensor, stack
 from torch.utils.data import Dataset
 
 from convmae.detection.check import check_pictures, check_size
-from convmae.detection.coco import CocoData, ImageRecord, check_objects, check_same_classes, read_coco
+from convmae.detection.class_check import check_learnt, check_measured
+from convmae.detection.coco import CocoData, ImageRecord, check_same_classes, read_coco
 from convmae.detection.config import DetectionDataOptions
+from convmae.detection.split_check import COUNTED, check_evaluation, check_samples, check_split
 from convmae.detection.transforms import Geometry, fit, large_scale_jitter, place_objects
 from convmae.engine.duplicates import check_shared
-from convmae.engine.faults import Tally, log_remarks, refuse
+from convmae.engine.faults import log_remarks, refuse
 from convmae.engine.images import Picture, read_image, size_of
 from convmae.engine.log import log
 
@@ -80,35 +82,46 @@ def collate_test(batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"images": _stack(batch), "samples": [found["sample"] for found in batch]}
 
 
-def read_splits(options: DetectionDataOptions, masks: bool, channels: int = 3) -> tuple[CocoData, CocoData]:
-    """Returns the training and the validation split, checked before anything runs, and logs what was found."""
+def read_splits(
+    options: DetectionDataOptions, masks: bool, detections: int = COUNTED, channels: int = 3
+) -> tuple[CocoData, CocoData]:
+    """Returns the training and the validation split, checked before anything runs, and logs what was found.
+
+    detections: how many a detector keeps of a picture; channels: of the pictures that it takes.
+    """
     train = _read_split(options, options.train_annotations, options.train_images, masks, channels)
+    train.check(lambda data, report: check_samples(data, options, report))
     if options.limit:
-        val = train
+        train = val = train.subset(options.limit)
     else:
-        val = read_split(options, masks, channels)
+        val = read_split(options, masks, detections, channels)
         check_same_classes(train, val, refuse)
-    log.info(f"training data: {train.describe()} ({train.annotations})")
-    log.info(f"validation data: {val.describe()} ({val.annotations})")
+        train.check(lambda data, report: check_learnt(data, val, report))
+        val.check(lambda data, report: check_measured(data, train, report))
+    val.check(lambda data, report: check_shared(train.paths(), data.paths(), report))
+    for name, data in {"training": train, "validation": val}.items():
+        log.info(f"{name} data: {data.describe()} ({data.annotations})")
+        if name == "training" or data is not train:
+            log_remarks(name, data.remarks)
     log_remarks("training", check_pictures(train, options.check_pictures))
     log_remarks("validation", check_pictures(val, options.check_pictures))
-    shared = Tally()
-    check_shared(train.paths(), val.paths(), shared)
-    log_remarks("validation", shared.remarks)
     return train, val
 
 
-def read_split(options: DetectionDataOptions, masks: bool, channels: int = 3) -> CocoData:
-    """Returns the split to test on."""
+def read_split(options: DetectionDataOptions, masks: bool, detections: int = COUNTED, channels: int = 3) -> CocoData:
+    """Returns the split to test on; detections: how many a detector keeps of a picture; channels: of the pictures."""
     if options.limit:
-        return _read_split(options, options.train_annotations, options.train_images, masks, channels)
-    return _read_split(options, options.val_annotations, options.val_images, masks, channels)
+        whole = _read_split(options, options.train_annotations, options.train_images, masks, channels)
+        return whole.subset(options.limit)
+    val = _read_split(options, options.val_annotations, options.val_images, masks, channels)
+    val.check(lambda data, report: check_evaluation(data, options.img_size, detections, report))
+    return val
 
 
 def _read_split(options: DetectionDataOptions, annotations: str, images: str, masks: bool, channels: int) -> CocoData:
-    data = read_coco(under_root(options, annotations), under_root(options, images), masks).subset(options.limit)
+    data = read_coco(under_root(options, annotations), under_root(options, images), masks)
     data.reading = options.reading(channels)
-    check_objects(data, refuse)
+    data.check(check_split)
     return data
 
 

@@ -110,7 +110,10 @@ def _object(entry: dict[str, Any], label: int, image: ImageRecord, where: str, r
     if segmentation is not None:
         segmentation = _segmentation(segmentation, image, where, report)
     area = entry.get("area")
-    if not _is_number(area) or area < 0:
+    if _is_number(area) and area <= 0:
+        message = f"{where}: its area is {area}; it is taken from its {'box' if segmentation is None else 'mask'}."
+        report(Fault("areas that are not above 0", message, Effect.NOTE, image))
+    if not _is_number(area) or area <= 0:
         area = width * height if segmentation is None else mask_area(segmentation, image.height, image.width)
     box = (left, top, left + width, top + height)
     return ObjectRecord(entry["id"], label, box, float(area), bool(crowd), segmentation)

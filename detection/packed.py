@@ -73,6 +73,10 @@ class PackedObjects(Mapping[int, list[ObjectRecord]]):
         chosen[[self._images[image.id][0] for image in images]] = True
         return np.flatnonzero(np.repeat(chosen, np.diff(self.columns["object_ends"], prepend=0)))
 
+    def owners(self) -> NDArray[np.int64]:
+        """Returns the number of the picture that each row belongs to."""
+        return np.repeat(np.arange(len(self)), np.diff(self.columns["object_ends"], prepend=0))
+
     def without_segmentation(self) -> NDArray[np.int64]:
         """Returns the rows of objects, crowds aside, that have neither polygons nor run lengths."""
         polygons, runs = (np.diff(self.columns[name], prepend=0) for name in ("polygon_ends", "run_ends"))
@@ -87,10 +91,11 @@ class PackedObjects(Mapping[int, list[ObjectRecord]]):
             (left, top, right, bottom),
             float(columns["area"][row]),
             bool(columns["crowd"][row]),
-            self._segmentation(row, image),
+            self.segmentation(row, image),
         )
 
-    def _segmentation(self, row: int, image: ImageRecord) -> Segmentation | None:
+    def segmentation(self, row: int, image: ImageRecord) -> Segmentation | None:
+        """Returns the mask of a row, which belongs to the picture; None for a crowd without one."""
         columns = self.columns
         start, end = _span(columns["run_ends"], row)
         if start < end:

@@ -12,7 +12,9 @@ from convmae.detection.config import DetectionConfig
 from convmae.detection.errors import CONFIDENT, ERRORS, Overlaps, confusion, judge, overlaps, sure
 from convmae.detection.evaluation import SIZES, STANDARD, CocoMetric, Details, write_results
 from convmae.detection.pictures import Rated, draw, rate
+from convmae.detection.split_check import COUNTED
 from convmae.engine.config import to_yaml
+from convmae.engine.data_report import add_remarks
 from convmae.engine.log import duration
 from convmae.engine.memory import describe_peak
 from convmae.engine.plots import curves, lines, matrix
@@ -59,7 +61,7 @@ def write_report(
     """
     pictures = {kind: overlaps(metric.data, metric.predictions, kind) for kind in metric.details}
     page = Page("Object detection", f"Mask R-CNN on ConvMAE-{config.model.size}, {metric.data.annotations}")
-    _add_results(page, metric)
+    _add_results(page, metric, config.model.detections)
     rows = read_scalars(work_dir)
     if rows:
         known = {label: key for label, key in LOSSES.items() if any(key in row for row in rows)}
@@ -72,6 +74,7 @@ def write_report(
     _add_confusion(page, metric.data, boxes)
     _add_pictures(page, metric, boxes)
     page.facts("Data", {name: f"{data.describe()}; {data.annotations}" for name, data in splits.items()})
+    add_remarks(page, {name: data.remarks for name, data in splits.items()})
     page.facts("Run", {"weights": str(weights), "time": duration(seconds), **_cost(metric, config), **environment()})
     page.code("Configuration", to_yaml(config))
     metrics_path, page_path = work_dir / "metrics.json", work_dir / "report" / "index.html"
@@ -86,8 +89,14 @@ def known(value: float) -> float | None:
     return value if value > -1 else None
 
 
-def _add_results(page: Page, metric: CocoMetric) -> None:
+def _add_results(page: Page, metric: CocoMetric, detections: int) -> None:
     """Adds headline, the twelve numbers, the classes and the precision-recall curves to a page."""
+    caption = "Over all classes and pictures. A dash: there is no ground truth of that kind."
+    if detections > COUNTED:
+        caption += (
+            f" model.detections is {detections}; these numbers count the {COUNTED} surest of a class on a picture, so that "
+            "more of one class change nothing in them."
+        )
     page.headline(
         [
             Number(f"{KINDS[kind]} {name}", f"{100 * metric.numbers[f'{kind}_{key}']:.1f}", note)
@@ -99,7 +108,7 @@ def _add_results(page: Page, metric: CocoMetric) -> None:
         "COCO's twelve numbers",
         ["measure", *(KINDS[kind] for kind in metric.details)],
         [[MEANINGS[name], *(known(metric.numbers[f"{kind}_{name}"]) for kind in metric.details)] for name in STANDARD],
-        "Over all classes and pictures. A dash: there is no ground truth of that kind.",
+        caption,
         sortable=False,
     )
     for kind, details in metric.details.items():

@@ -41,7 +41,7 @@ def train(config: DetectionConfig, work_dir: Path, resume: bool) -> Page | None:
     started = time.perf_counter()
     check_options(config)
     masks = config.model.masks
-    train_data, val_data = read_splits(config.data, masks, config.model.in_chans)
+    train_data, val_data = read_splits(config.data, masks, config.model.detections, config.model.in_chans)
     train_set, val_set = TrainSet(train_data, config.data, masks), _eval_set(val_data, config)
     seed_all(config.runtime.seed, INIT)
     model = DetectionModel(config, train_data.categories)
@@ -81,8 +81,9 @@ def test(config: DetectionConfig, checkpoint: Path, work_dir: Path) -> dict[str,
     """
     started = time.perf_counter()
     check_options(config)
-    data = read_split(config.data, config.model.masks, config.model.in_chans)
+    data = read_split(config.data, config.model.masks, config.model.detections, config.model.in_chans)
     log.info(f"validation data: {data.describe()} ({data.annotations})")
+    log_remarks("validation", data.remarks)
     log_remarks("validation", check_pictures(data, config.data.check_pictures))
     model = DetectionModel(config, data.categories)
     load_detector(model, checkpoint)

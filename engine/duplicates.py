@@ -51,11 +51,11 @@ def same_files(*splits: Sequence[Path], complete: bool = False) -> list[list[Mem
     if not complete:
         groups = _within(groups, READ)
     for key in (_pieces, _whole):
-        one = [group for group in groups if len({file.inode for file in group}) == 1]  # links to one file
+        linked = [
+            group for group in groups if len({file.inode for file in group}) == 1
+        ]  # links to one file: no need to read
         read = [group for group in groups if len({file.inode for file in group}) > 1]
-        files = [file for group in read for file in group]
-        keys = dict(zip((file.member for file in files), _threaded(key, files), strict=True))
-        groups = one + [group for group in _split(read, lambda file, keys=keys: keys[file.member]) if spans(group)]
+        groups = linked + [group for group in _split(read, key) if spans(group)]
     return sorted([file.member for file in sorted(group)] for group in groups)
 
 
@@ -100,11 +100,12 @@ def _look(member: Member, path: Path) -> _File | None:
 
 def _split(groups: Sequence[Sequence[_File]], key: Callable[[_File], Hashable]) -> list[list[_File]]:
     """Returns the groups, each split by a key; files whose key is None are left out."""
-    found = []
+    keys = iter(_threaded(key, [file for group in groups for file in group]))
+    found: list[list[_File]] = []
     for group in groups:
         parts: dict[Hashable, list[_File]] = {}
         for file in group:
-            parts.setdefault(key(file), []).append(file)
+            parts.setdefault(next(keys), []).append(file)
         parts.pop(None, None)
         found += parts.values()
     return found

@@ -35,6 +35,7 @@ _OWN = {
     frozenset({"config.yaml", "scalars.jsonl"}): {"reconstructions.png"},
     frozenset({"legend.json", "legend.png"}): {"legend.png", "overlays", "labels"},
 }
+_HIDDEN = "hidden"  # stands for the ending of a hidden file
 _LOOKED_INTO = 8  # files of an ending, to see whether they are pictures
 _NAMED = 5  # endings that a message names
 
@@ -155,7 +156,7 @@ def _sort_files(folder: Path, entries: Iterable[os.DirEntry[str]], linked: bool,
         must_open = endings.get(ending)
         if entry.name.startswith("."):
             if must_open is False and not entry.name.startswith("._"):  # macOS keeps what its disks don't in ._a.jpg
-                found.others.setdefault("hidden", []).append(path)
+                found.others.setdefault(_HIDDEN, []).append(path)
         elif not (entry.is_file(follow_symlinks=False) or entry.is_symlink()):
             continue  # a pipe or a socket, which reading would wait for
         elif must_open is False or (must_open and _kind(path)):
@@ -225,7 +226,8 @@ def _doubt(ending: str, paths: list[Path]) -> str:
     for path in spread(paths, _LOOKED_INTO):
         kind = _kind(path)
         if kind:
-            return f"{path} is a picture ({kind}): give it its format's ending, and no dot before its name"
+            name = "a name without a dot before it" if ending == _HIDDEN else "the ending of its format"
+            return f"{path} is a picture ({kind}): give it {name}"
     return ""
 
 

@@ -20,7 +20,7 @@ _CITYSCAPES = (19, 33)  # classes that are trained, and the largest of the label
 def check_fit(
     found: Found, classes: ClassList, reduce_zero_label: bool, training: Found | None = None, whole: bool = True
 ) -> None:
-    """Adds to a split's faults in which ways its label maps and the class list disagree, those that stop training first.
+    """Adds to a split's faults, before those of single files, in which ways its label maps and the class list disagree.
 
     ``training`` is the other split where ``found`` is the validation; ``whole``: all label maps were looked at, so that what is
     in none of them is nowhere.
@@ -113,7 +113,7 @@ class _Fit:
         so = "there is nothing to tell it from" if training else "even a mIoU of 1 says nothing"
         message = (
             f"{self.found.labels}: {self.maps} hold {_list(self.values)}: of the {self.number} classes {name!r} alone has "
-            f"pixels, so that {so}.{self._advice()}"
+            f"pixels, so that {so}.{self._about_zero()}{self._about_ignore()}"
         )
         effect = Effect.STOPS if never_meant else Effect.DOUBTFUL
         return [Fault("splits with pixels of one class alone", message, effect)]
@@ -122,7 +122,7 @@ class _Fit:
         """Classes that the training teaches nothing of."""
         if not self.absent_names:
             return []
-        kind, effect, advice = "lists with classes that no label map holds", Effect.DOUBTFUL, self._advice()
+        kind, effect, advice = "lists with classes that no label map holds", Effect.DOUBTFUL, ""
         names, last = self.classes.names, self.first + self.number - 1
         if self.first and self.zero and not self.found.values[last] and not self.classes.numbered:
             advice = (
@@ -131,6 +131,8 @@ class _Fit:
             )
             if names[0].casefold() in BACKGROUND | OTHER | VOID:
                 kind, effect = "lists that begin with what label 0 is called", Effect.STOPS
+        elif len(self.absent_names) == 1:
+            advice = self._about_ignore()
         message = f"{self._without(self.absent_names)}: not learnt.{advice}"
         return [Fault(kind, message, effect)]
 
@@ -163,23 +165,25 @@ class _Fit:
         if 2 * sum(count for _, count in parts) <= total:
             return []
         shares = " and ".join(f"{100 * count / total:.1f} % are {value}" for value, count in parts if count)
-        message = f"{self.found.labels}: more pixels of {self.maps} are ignored than not: {shares}.{self._advice()}"
+        message = (
+            f"{self.found.labels}: more pixels of {self.maps} are ignored than not: {shares}."
+            f"{self._about_zero()}{self._about_ignore()}"
+        )
         return [Fault("splits most of whose pixels are ignored", message, Effect.DOUBTFUL)]
 
-    def _advice(self) -> str:
-        """What may be meant, where pixels are ignored."""
-        advice = ""
-        if self.first and self.zero:
-            named = (
-                f"name it first in {self.classes.source}, as in '0 background', and " if self.classes.numbered else ""
-            )
-            advice += f" If label 0 is a class, as background often is, {named}set data.reduce_zero_label=false."
-        if self.ignore and len(self.absent_names) == 1:
-            label = self.first + self.classes.names.index(self.absent_names[0])
-            advice += f" {IGNORE} is always ignored: if it marks {self.absent_names[0]!r}, write it as {label}."
-        elif self.ignore and self.absent_names:
-            advice += f" {IGNORE} is always ignored: if it marks a class, write it as the label of that class."
-        return advice
+    def _about_zero(self) -> str:
+        """What may be meant where label 0 is ignored."""
+        if not (self.first and self.zero):
+            return ""
+        named = f"name it first in {self.classes.source}, as in '0 background', and " if self.classes.numbered else ""
+        return f" If label 0 is a class, as background often is, {named}set data.reduce_zero_label=false."
+
+    def _about_ignore(self) -> str:
+        """What may be meant by IGNORE where there are classes without a pixel."""
+        if not (self.ignore and self.absent_names):
+            return ""
+        label = self.first + self.classes.names.index(self.absent_names[0])
+        return f" {IGNORE} is always ignored: if it marks {self.absent_names[0]!r}, write it as {label}."
 
     def _without(self, names: Sequence[str]) -> str:
         return (

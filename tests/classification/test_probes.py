@@ -8,7 +8,7 @@ import torch
 from convmae.classification.config import LinearProbeOptions
 from convmae.classification.evaluation import Prediction, score
 from convmae.classification.features import Features
-from convmae.classification.knn import knn_scores
+from convmae.classification.knn import knn_scores, standardize
 from convmae.classification.linear_probe import ProbeHead, build_lars, lr_factor, train_probes
 
 CPU = torch.device("cpu")
@@ -20,12 +20,13 @@ def blobs(count: int, seed: int) -> Features:
     labels = torch.arange(count) % 3
     centres = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]])
     values = centres[labels] + 0.3 * torch.randn(count, 3, generator=generator)
-    return Features(torch.cat([values, 60 + torch.randn(count, 1, generator=generator)], 1), labels)
+    values = torch.cat([values, 60 + torch.randn(count, 1, generator=generator)], 1)
+    return Features(values, labels, torch.arange(count) + 1000 * seed)
 
 
 def test_votes_are_those_of_a_plain_count() -> None:
     train, val = blobs(40, 0), blobs(7, 1)
-    found = knn_scores(train, val.values, 3, [1, 5, 40], 0.1, CPU)
+    found = knn_scores(train, val, 3, [1, 5, 40], 0.1, CPU)
     mean, deviation = train.values.mean(0), train.values.std(0, correction=0)
     for row, query in enumerate((val.values - mean) / deviation):
         likeness = [
@@ -42,14 +43,41 @@ def test_votes_are_those_of_a_plain_count() -> None:
 
 def test_a_few_similarities_at_a_time_count_the_same_votes(monkeypatch: pytest.MonkeyPatch) -> None:
     train, val = blobs(40, 0), blobs(7, 1)
-    whole = knn_scores(train, val.values, 3, [5], 0.1, CPU)
+    whole = knn_scores(train, val, 3, [5], 0.1, CPU)
     monkeypatch.setattr("convmae.classification.knn.SIMILARITIES", 100)
-    torch.testing.assert_close(knn_scores(train, val.values, 3, [5], 0.1, CPU)[5], whole[5])
+    torch.testing.assert_close(knn_scores(train, val, 3, [5], 0.1, CPU)[5], whole[5])
+
+
+def test_a_picture_is_not_its_own_neighbour() -> None:
+    """Random labels, which nothing but the picture itself tells."""
+    generator = torch.Generator().manual_seed(0)
+    values, labels = torch.randn(300, 8, generator=generator), torch.randint(4, (300,), generator=generator)
+    contents = torch.arange(300) // 2  # each picture is there twice, under two labels
+    train = Features(values[contents * 2], labels, contents)
+    order = torch.randperm(300, generator=generator)
+    again = Features(*(one[order] for one in train))
+    found = knn_scores(train, again, 4, [1, 20], 0.07, CPU)
+    for k, votes in found.items():
+        assert abs((votes.argmax(1) == again.labels).float().mean() - 0.25) < 0.1, k
+        torch.testing.assert_close(votes.sum(1), torch.ones(300))
+    # The votes are those that the training pictures without the picture give.
+    one = int(order[0])
+    left = contents != contents[one]
+    likeness = torch.nn.functional.cosine_similarity(
+        *(standardize(train.values, x) for x in (again.values[:1], train.values))
+    )
+    nearest = likeness.masked_fill(~left, -2).argmax()
+    assert found[1][0].argmax() == labels[nearest]
+
+
+def test_where_no_neighbour_is_left_no_class_is_preferred() -> None:
+    train = Features(torch.randn(2, 4), torch.tensor([0, 0]), torch.tensor([7, 7]))
+    assert torch.equal(knn_scores(train, train, 3, [1, 5], 0.07, CPU)[5], torch.full((2, 3), 1 / 3))
 
 
 def test_more_neighbours_than_pictures_are_all_pictures() -> None:
     train, val = blobs(10, 0), blobs(3, 1)
-    found = knn_scores(train, val.values, 3, [10, 500], 0.07, CPU)
+    found = knn_scores(train, val, 3, [10, 500], 0.07, CPU)
     assert torch.equal(found[10], found[500])
 
 

@@ -23,6 +23,18 @@ def test_names_differ_in_more_than_their_ending(folder: Path, tmp_path: Path) ->
     assert found == {"a.jpg": "a.jpg", "a.png": "a-2.png", "b.tif": "b.png", "deep/a.JPEG": "deep/a.jpg"}
 
 
+def test_what_a_folder_holds_beside_pictures_is_said(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (folder / "c.heic").touch()
+    (folder / "gone.png").symlink_to("nowhere.png")
+    names = name_drawings([folder], tmp_path / "out")
+    assert folder / "gone.png" in names  # said once more where it can't be read; the others are done
+    said = capsys.readouterr().err
+    assert f"note: {folder}: 1 file of other endings passed over: 1 .heic" in said
+    assert "gone.png is a link to nowhere.png" in said
+
+
 def test_no_drawing_takes_the_place_of_a_picture(folder: Path) -> None:
     with pytest.raises(UserError, match="give another folder by --output"):
         name_drawings([folder / "a.jpg"], folder)

@@ -26,10 +26,10 @@ def write_pair(root: Path, split: str, name: str, label: np.ndarray, seed: int =
 def ade_root(tmp_path: Path) -> Path:
     """Six training and three validation pictures of 48 x 40 pixels, label 0 = other, 1..3 = CLASSES."""
     root = tmp_path / "data"
-    for split, count in (("training", 6), ("validation", 3)):
+    for split, count, first in (("training", 6, 0), ("validation", 3, 6)):
         for number in range(count):
             label = np.random.default_rng(number).integers(0, 4, (5, 6)).astype(np.uint8).repeat(8, 0).repeat(8, 1)
-            write_pair(root, split, f"picture_{number}", label, number)
+            write_pair(root, split, f"picture_{number}", label, first + number)
     (root / "classes.txt").write_text("0\tother\n" + "".join(f"{i}\t{name}\n" for i, name in enumerate(CLASSES, 1)))
     return root
 

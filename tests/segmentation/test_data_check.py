@@ -1,6 +1,7 @@
 """The check of data finds all that is wrong at once, counts what is there, and shows it."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,22 @@ def test_data_in_order_pass_and_are_counted(root: Path, capsys: pytest.CaptureFi
         assert text in page
 
 
+def test_shared_pictures_and_what_is_passed_over_are_found(root: Path) -> None:
+    images = root / "images"
+    shutil.copy(images / "training/picture_4.jpg", images / "validation/picture_1.jpg")
+    shutil.copy(images / "training/picture_0.jpg", images / "training/picture_2.jpg")
+    Image.new("RGB", (48, 40)).save(images / "training/picture_3.jp2")  # beside the JPEG of that name
+    (images / "training/c.heic").touch()
+    assert check(root) == 0
+    assert [
+        words.partition(" holds")[0] for words in kinds("validation")["pictures that are training pictures, too"]
+    ] == [str(images / "validation/picture_1.jpg")]
+    found = kinds("training")
+    assert len(found["pictures that are there more than once"]) == 1
+    assert "1 .heic" in found["folders with files that may be pictures"][0]
+    assert "picture_3.jp2" in found["folders with files beside a picture of the same name"][0]
+
+
 def test_all_faults_are_found_at_once(root: Path, capsys: pytest.CaptureFixture) -> None:
     images, labels = (root / kind / "training" for kind in ("images", "annotations"))
     (labels / "picture_0.png").unlink()
@@ -93,17 +110,18 @@ def test_all_faults_are_found_at_once(root: Path, capsys: pytest.CaptureFixture)
         "labels beyond the class list": 1,
         "unreadable pictures": 1,
         "label maps that are all ignored": 1,
+        "splits whose labels are numbered in another way": 1,
+        "lists with classes that no label map holds": 1,
     }
-    assert set(kinds("validation")) == {
-        "pictures turned by EXIF data",
-        "classes with pixels in one split alone",
-        "lists with classes that no label map holds",
-    }
-    (message,) = kinds("validation")["classes with pixels in one split alone"]
-    assert "no pixel of 'dot'" in message
-    assert "ghost" in kinds("validation")["lists with classes that no label map holds"][0]
+    assert (
+        "write 0, 1, 2, 3 and 9 as 0, 1, 2, 3 and 4"
+        in kinds("training")["splits whose labels are numbered in another way"][0]
+    )
+    assert set(kinds("validation")) == {"pictures turned by EXIF data", "lists with classes that no label map holds"}
+    (message,) = kinds("validation")["lists with classes that no label map holds"]
+    assert "('dot', 'ghost'): not tested" in message
     said = capsys.readouterr().out
-    assert "7 faults would stop training" in said
+    assert "8 faults would stop training" in said
     page = Path("work_dirs/check_seg/report/index.html").read_text()
     for text in ("Pictures with remarks, training", "void.png: every pixel is ignored", "alone.png", "stops training"):
         assert text in page
@@ -127,9 +145,9 @@ def test_a_sample_does_not_tell_which_classes_are_nowhere(root: Path) -> None:
     with (root / "classes.txt").open("a") as file:
         file.write("4\tghost\n")
     assert check(root, "--pictures", "2") == 0
-    assert kinds("validation") == {}
+    assert kinds("training") == kinds("validation") == {}
     assert check(root, "--pictures", "6") == 0
-    assert list(kinds("validation")) == ["lists with classes that no label map holds"]
+    assert list(kinds("training")) == list(kinds("validation")) == ["lists with classes that no label map holds"]
 
 
 def test_a_list_among_the_data_is_theirs_unless_another_is_given(root: Path, capsys: pytest.CaptureFixture) -> None:

@@ -146,14 +146,30 @@ def test_a_file_is_evaluated_as_it_is(run: dict[str, Tensor], tmp_path: Path) ->
     count = sum(not name.endswith(INDEX) for name in run)
     assert f"{count} of the model's {count} tensors loaded" in log
     assert "ignored, for they are no weights (6): backbone.blocks3.{0-5}.attn.relative_position_index" in log
-    for word in ("missing", "unexpected", "was trained on a list"):
+    for word in ("missing", "unexpected"):
         assert word not in log
 
 
-def test_other_class_names_are_said(run: dict[str, Tensor], tmp_path: Path) -> None:
-    mmseg_file(run, ["square", "line", "dot"], tmp_path / "other.pth")
-    assert evaluate(tmp_path / "other.pth") == 0
-    assert "'line' where the data has 'stripe'" in (tmp_path / "other" / "log.txt").read_text()
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        (["square", "line", "dot"], "with 'line' where the class list has 'stripe'"),
+        (["stripe", "square", "dot"], "the same names in another order"),
+    ],
+)
+def test_weights_of_other_classes_or_another_order_are_refused(
+    run: dict[str, Tensor], tmp_path: Path, capsys: pytest.CaptureFixture, classes: list[str], said: str
+) -> None:
+    mmseg_file(run, classes, tmp_path / "other.pth")
+    assert evaluate(tmp_path / "other.pth") == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'other.pth'} was trained on classes" in error
+    assert said in error
+
+
+def test_names_with_synonyms_are_the_names_that_mmseg_shortens(run: dict[str, Tensor], tmp_path: Path) -> None:
+    mmseg_file(run, ["square, quadrat", "Stripe", "dot"], tmp_path / "long.pth")
+    assert evaluate(tmp_path / "long.pth") == 0
 
 
 def test_what_only_training_needs_may_be_absent_and_what_is_not_known_is_named(

@@ -22,7 +22,7 @@ def write_split(folder: Path, name: str, count: int) -> dict[str, Any]:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number in range(count):
-        pixels = np.random.default_rng(number).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+        pixels = np.random.default_rng([number, count]).integers(0, 256, (30, 40, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / name / f"{number}.png")
         images.append({"id": number, "file_name": f"{number}.png", "width": 40, "height": 30})
         for category, left in ((3, 2), (7, 20)):

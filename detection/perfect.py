@@ -1,0 +1,65 @@
+"""What COCO's evaluation gives to a perfect detector: the ground truth as detections."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from convmae.detection.coco import CocoData
+from convmae.detection.contradictions import empty_masks
+from convmae.detection.evaluation import CocoMetric
+from convmae.detection.records import to_rle
+from convmae.detection.split_check import COUNTED, crowded
+from convmae.engine.faults import Effect, Fault, Report
+
+_LARGEST = 1e10  # pixels, the end of COCO's range of all areas
+KINDS = {"bbox_mAP": "box AP", "segm_mAP": "mask AP"}
+
+
+def perfect_scores(data: CocoData, masks: bool) -> dict[str, float]:
+    """Returns the box AP of each object's own box as a detection, and the mask AP of its mask, by the metric's names."""
+    metric = CocoMetric(data, masks)
+    found = []
+    for image in data.images:
+        objects = data.training_objects(image)
+        outlines = [one.segmentation for one in objects if one.segmentation is not None]
+        rles = [to_rle(outline, image.height, image.width) for outline in outlines] if masks else []
+        found.append(
+            {
+                "image_id": image.id,
+                "boxes": torch.from_numpy(np.array([one.box for one in objects], np.float64).reshape(-1, 4)),
+                "scores": torch.ones(len(objects)),
+                "labels": torch.tensor([one.label for one in objects], dtype=torch.int64),
+                **({"masks": rles} if masks else {}),
+            }
+        )
+    numbers = metric.compute_metrics(found)
+    return {name: numbers[name] for name in KINDS if name in numbers}
+
+
+def check_perfect(data: CocoData, scores: dict[str, float], report: Report) -> None:
+    """Reports that a perfect detector scores below 1.0, and why."""
+    low = {name: score for name, score in scores.items() if score < 1 - 1e-6}
+    if not low:
+        return
+    over = crowded(data)
+    causes = []
+    if over:
+        beyond = sum(count - COUNTED for _, _, count in over)
+        pictures = len({number for number, _, _ in over})
+        causes.append(
+            f"{beyond} objects on {pictures} pictures are beyond the {COUNTED} detections of a class that count on each"
+        )
+    empty = len(empty_masks(data)) if "segm_mAP" in low else 0
+    if empty:
+        causes.append(f"{empty} masks hold no pixel, which no mask meets")
+    if huge := int((data.packed.columns["area"] > _LARGEST).sum()):
+        causes.append(f"{huge} objects have an area above {_LARGEST:g}, which is not counted")
+    message = f"{data.annotations}: by COCO's evaluation a perfect detector scores {describe_scores(low)}: "
+    message += "; ".join(causes or ["the cause is none that this check knows"]) + "."
+    report(Fault("splits that no detector can solve", message, Effect.DOUBTFUL))
+
+
+def describe_scores(scores: dict[str, float]) -> str:
+    """Returns the scores in words."""
+    return ", ".join(f"{score:.4f} {KINDS[name]}" for name, score in scores.items())
