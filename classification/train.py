@@ -19,7 +19,7 @@ from convmae.classification.knn import knn_scores
 from convmae.classification.linear_probe import train_probes
 from convmae.classification.model import ClassificationModel
 from convmae.classification.report import start_page, write_report
-from convmae.engine.config import to_yaml
+from convmae.engine.config import save_config, to_yaml
 from convmae.engine.errors import UserError
 from convmae.engine.files import read_meta, save_weights
 from convmae.engine.log import log, log_done
@@ -201,7 +201,7 @@ def _finish(
     started: float,
 ) -> Page:
     numbers, details = {**result[0], **chosen}, result[1]
-    (work_dir / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    save_config(config, work_dir / "config.yaml")
     seconds = time.perf_counter() - started
     files = write_report(page, numbers, details, config, splits, work_dir, seconds, Path(config.model.init))
     log_done(numbers, files, seconds)

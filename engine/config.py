@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from convmae.engine.errors import UserError
-from convmae.engine.files import read_config
+from convmae.engine.files import read_config, write_whole
 from convmae.engine.safe_yaml import one_line, parse_yaml
 
 Schema = TypeVar("Schema")
@@ -93,7 +93,7 @@ def run_config(
 
 def save_config(config: Any, path: Path) -> None:
     """Writes a dataclass tree as YAML that ``load_config`` reads back."""
-    path.write_text(to_yaml(config), encoding="utf-8")
+    write_whole(path, to_yaml(config))
 
 
 def to_yaml(config: Any) -> str:

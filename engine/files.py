@@ -16,6 +16,7 @@ import torch
 
 from convmae.backbones.weight_files import torch_load
 from convmae.engine.errors import UserError
+from convmae.engine.run_files import claim, partial_name
 
 
 def save_atomically(write: Callable[[Any], None], path: Path) -> None:
@@ -23,9 +24,10 @@ def save_atomically(write: Callable[[Any], None], path: Path) -> None:
 
     Makes the folders above it. Raises UserError where that can't be done.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial = partial_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        claim(path)
         try:
             with open(partial, "wb") as file:
                 write(file)

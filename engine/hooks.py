@@ -20,6 +20,7 @@ from convmae.engine.files import read_meta, save_weights, write_whole
 from convmae.engine.log import duration, log
 from convmae.engine.optim import AutocastOptimWrapper
 from convmae.engine.processes import world_mean
+from convmae.engine.run_files import SCALARS, claim
 from convmae.engine.runner import BEST, CHECKPOINT_PATTERN, Runner, latest_checkpoint
 from convmae.engine.schedule import Schedule
 
@@ -64,7 +65,11 @@ class LogHook(Hook):
         self.first = runner.iter
         if not is_main_process():
             return
-        self.writer = SummaryWriter(str(self.work_dir / "tensorboard"), purge_step=self.first + 1)
+        folder = self.work_dir / "tensorboard"
+        before = set(folder.glob("*"))
+        self.writer = SummaryWriter(str(folder), purge_step=self.first + 1)
+        for path in [self.work_dir / SCALARS, *set(folder.glob("*")) - before]:
+            claim(path)
         if sys.stderr.isatty():
             self.bar = tqdm(total=self.total, initial=self.first, unit="step", dynamic_ncols=True, leave=False)
 
@@ -129,7 +134,7 @@ class LogHook(Hook):
         """Appends one row of scalars."""
         if self.writer is None:
             return
-        with open(self.work_dir / "scalars.jsonl", "a", encoding="utf-8") as file:
+        with open(self.work_dir / SCALARS, "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **row}) + "\n")
         for name, value in row.items():
             self.writer.add_scalar(name, value, step)

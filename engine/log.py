@@ -10,6 +10,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from convmae.engine.run_files import claim
+
 log = logging.getLogger("convmae")
 
 
@@ -23,6 +25,7 @@ def start_log(work_dir: Path | None) -> None:
     console.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(console)
     if work_dir is not None and rank == 0:
+        claim(work_dir / "log.txt")
         file = logging.FileHandler(work_dir / "log.txt", encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
         log.addHandler(file)

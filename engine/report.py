@@ -27,6 +27,7 @@ from convmae.engine import plots
 from convmae.engine.drawing import Colour, draw_boxes, draw_labels, pair, palette
 from convmae.engine.files import write_whole
 from convmae.engine.plots import curves
+from convmae.engine.run_files import SCALARS
 
 __all__ = [
     "Number",
@@ -43,7 +44,6 @@ __all__ = [
 ]
 
 LARGEST_PICTURE = 1400  # longer sides are shrunk to this many pixels, to keep the page light
-SCALARS = "scalars.jsonl"
 
 
 @dataclass(frozen=True)
