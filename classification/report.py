@@ -14,7 +14,8 @@ from convmae.engine.config import to_yaml
 from convmae.engine.images import read_image
 from convmae.engine.log import duration
 from convmae.engine.plots import curves, matrix
-from convmae.engine.report import Number, Page, Picture, environment, read_scalars, write_metrics
+from convmae.engine.report import Number, Page, Picture, environment, write_metrics
+from convmae.engine.scalars import read_scalars
 
 PICTURES = 12
 SHOWN = 320  # pixels of a picture's longer side

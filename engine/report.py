@@ -27,7 +27,6 @@ from convmae.engine import plots
 from convmae.engine.drawing import Colour, draw_boxes, draw_labels, pair, palette
 from convmae.engine.files import write_whole
 from convmae.engine.plots import curves
-from convmae.engine.run_files import SCALARS
 
 __all__ = [
     "Number",
@@ -39,7 +38,6 @@ __all__ = [
     "environment",
     "pair",
     "palette",
-    "read_scalars",
     "write_metrics",
 ]
 
@@ -202,23 +200,6 @@ def environment() -> dict[str, str]:
     }
 
 
-def read_scalars(work_dir: Path) -> list[dict[str, float]]:
-    """Returns one row a step, in order of steps, from the scalars of a work directory; none where none were written.
-
-    Of a step that was logged twice, as after a resumed run, the later values hold. A line torn by a killed run is passed over,
-    and what a resumed run appended to it is read.
-    """
-    path = Path(work_dir) / SCALARS
-    if not path.is_file():
-        return []
-    rows: dict[int, dict[str, float]] = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        row = _read_row(line)
-        if row is not None and "step" in row:
-            rows.setdefault(int(row["step"]), {}).update(row)
-    return [rows[step] for step in sorted(rows)]
-
-
 def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
     """Writes numbers as JSON, whole or not at all; tensors and NumPy numbers as plain ones, NaN and infinity as null."""
     write_whole(Path(path), json.dumps(_plain(metrics), indent=2) + "\n")
@@ -234,16 +215,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def _read_row(line: str) -> dict[str, Any] | None:
-    for start in (0, max(line.rfind("{"), 0)):  # the rows are flat, so the last brace opens the last row
-        try:
-            row = json.loads(line[start:])
-        except json.JSONDecodeError:
-            continue
-        return row if isinstance(row, dict) else None
-    return None
 
 
 def _is_number(value: str | float | None) -> bool:

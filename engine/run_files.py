@@ -13,7 +13,6 @@ from re import fullmatch
 
 from convmae.engine.errors import UserError
 
-SCALARS = "scalars.jsonl"
 LIST = "files.txt"
 _HEAD = "# What convmae wrote into this folder; --overwrite removes these files and no others."
 _PATIENCE = 15.0  # seconds; the loader processes of a run that was killed end within 5

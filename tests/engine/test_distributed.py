@@ -12,8 +12,8 @@ import torch
 from launch import two_processes
 from PIL import Image
 
-from convmae.engine.report import read_scalars
 from convmae.engine.runner import latest_checkpoint
+from convmae.engine.scalars import read_scalars
 from convmae.tools import pretrain
 
 STOP_ONE = '''
