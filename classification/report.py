@@ -15,7 +15,8 @@ from convmae.engine.data_report import add_remarks
 from convmae.engine.images import as_rgb, read_image
 from convmae.engine.log import duration
 from convmae.engine.plots import curves, matrix
-from convmae.engine.report import Number, Page, Picture, environment, read_scalars, write_metrics
+from convmae.engine.report import Number, Page, Picture, environment, write_metrics
+from convmae.engine.scalars import read_scalars
 from convmae.engine.text import distinct, shown
 
 PICTURES = 12

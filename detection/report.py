@@ -19,7 +19,8 @@ from convmae.engine.log import duration
 from convmae.engine.memory import describe_peak
 from convmae.engine.plots import curves, lines, matrix
 from convmae.engine.precision import resolve_device
-from convmae.engine.report import Number, Page, Picture, environment, read_scalars, write_metrics
+from convmae.engine.report import Number, Page, Picture, environment, write_metrics
+from convmae.engine.scalars import read_scalars
 from convmae.engine.text import distinct
 
 PICTURES = 6  # of the worst, and as many of the best

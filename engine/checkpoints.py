@@ -13,6 +13,7 @@ from convmae.backbones.safe_files import CheckpointError, DamagedFile, read_file
 from convmae.engine.errors import UserError
 from convmae.engine.log import log
 from convmae.engine.processes import tell_all
+from convmae.engine.run_files import claim
 
 BEST = "best.pth"
 _NAME = re.compile(r"step_([0-9]+)\.pth")
@@ -63,6 +64,7 @@ def set_aside(damaged: dict[Path, str]) -> None:
     """Renames damaged checkpoints from the main process, so that none counts among those that are kept, and says so."""
     for path in damaged if is_main_process() else ():
         aside = path.with_name(path.name + _ASIDE)
+        claim(aside)
         os.replace(path, aside)
         log.warning(f"{path.name} is now {aside.name}")
 

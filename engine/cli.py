@@ -10,24 +10,21 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from convmae.engine.config import describe, load_config, run_config
 from convmae.engine.errors import UserError
 from convmae.engine.log import process_rank, start_log
+from convmae.engine.run_files import LIST, listed, matching, not_listed, only_one, remove_listed, start_list, sweep
 from convmae.engine.text import visible
 
-# What a run leaves beside its checkpoints.
-_RESULTS = (
-    "log.txt",
-    "scalars.jsonl",
-    "tensorboard/events.*",
-    "report/index.html",
-    "detections.json",
-    "predictions.zip",
-)
-_WEIGHTS = ("best.pth", "model.pth", "encoder.*", "pretrained.*", "step_*.pth.damaged")
+# What a run writes, but for its log and curves, which it goes on with.
+_RUN = ("config.yaml", "metrics.json", "step_*.pth", "best.pth", "model.pth", "encoder.pth", "encoder.safetensors")
+_RUN += ("pretrained.pth", "pretrained.safetensors", "report/index.html", "detections.json", "predictions.zip")
+_REPORT = ("config.yaml", "metrics.json", "report/index.html", "detections.json", "predictions.zip")
+_MARKS = ("config.yaml", "metrics.json", "step_*.pth")  # a log alone is of a run that was refused before it began
 _LESS_MEMORY = (
     "A GPU needs less memory with runtime.checkpoint_activations=true, with --amp, and with a smaller data.batch_size, or the "
     "same in parts: data.accumulate=4."
@@ -101,9 +98,10 @@ def train_tool(
             from convmae.engine.precision import resolve_device
 
             check_compiler(resolve_device(config.runtime.device))
-        prepare_work_dir(work_dir, args.resume, args.overwrite)
-        _start(config, work_dir)
-        train(config, work_dir, args.resume)
+        with alone_in(work_dir):
+            prepare_work_dir(work_dir, args.resume, args.overwrite)
+            _start(config, work_dir)
+            train(config, work_dir, args.resume)
 
     return run_tool(main)
 
@@ -118,9 +116,10 @@ def probe_tool(
 
     def main() -> None:
         config, work_dir = _run_of(args, schema)
-        prepare_report_dir(work_dir, args.overwrite)
-        _start(config, work_dir)
-        probe(config, work_dir)
+        with alone_in(work_dir):
+            prepare_report_dir(work_dir, args.overwrite)
+            _start(config, work_dir)
+            probe(config, work_dir)
 
     return run_tool(main)
 
@@ -191,9 +190,10 @@ def test_tool(
         config: Any = run_config(schema, args.checkpoint, args.config, args.cfg_options, default=recipe)
         start_processes(args.launcher, config.runtime.device)
         work_dir = args.work_dir or args.checkpoint.parent / "test"
-        prepare_report_dir(work_dir, args.overwrite)
-        _start(config, work_dir)
-        test(config, args.checkpoint, work_dir)
+        with alone_in(work_dir):
+            prepare_report_dir(work_dir, args.overwrite)
+            _start(config, work_dir)
+            test(config, args.checkpoint, work_dir)
 
     def side_by_side() -> None:
         for folder in runs:
@@ -208,25 +208,30 @@ def test_tool(
     return run_tool(side_by_side if runs else main)
 
 
+def alone_in(work_dir: Path) -> AbstractContextManager[None]:
+    """Makes a work directory and keeps it for this run. Raises UserError if it can't be written or another run has it."""
+    _make(work_dir)
+    return only_one(work_dir) if process_rank() == 0 else nullcontext()
+
+
 def prepare_work_dir(work_dir: Path, resume: bool, overwrite: bool) -> None:
-    """Makes a run's work directory. Raises UserError if it can't be written or holds an earlier run nobody spoke of."""
+    """Makes a run's work directory. Raises UserError if it can't be written or holds what the run would replace."""
     if resume and overwrite:
         raise UserError("--resume continues the run in the work directory, --overwrite removes it: give one of them.")
-    _make(work_dir)
-    if not resume:
-        advice = "Continue it with --resume, replace it with --overwrite, or give another --work-dir."
-        _clear(work_dir, overwrite, f"an earlier run (%s). {advice}", _RESULTS + _WEIGHTS)
+    if resume:
+        _make(work_dir)
+        _start_list(work_dir)
+        return
+    advice = "Continue it with --resume, replace it with --overwrite, or give another --work-dir."
+    _prepare(work_dir, overwrite, f"an earlier run (%s). {advice}", _RUN)
 
 
 def prepare_report_dir(work_dir: Path, overwrite: bool) -> None:
     """Makes the folder of a test's report. Raises UserError as `prepare_work_dir` does, and where a training run is."""
-    from convmae.engine.checkpoints import list_checkpoints
-
-    _make(work_dir)
-    if list_checkpoints(work_dir):
+    if matching(work_dir, ["step_*.pth"]):
         raise UserError(f"{work_dir} holds a training run, whose report would be replaced. Give another --work-dir.")
     advice = "Replace it with --overwrite, or give another --work-dir."
-    _clear(work_dir, overwrite, f"an earlier report (%s). {advice}", _RESULTS)
+    _prepare(work_dir, overwrite, f"an earlier report (%s). {advice}", _REPORT)
 
 
 def _make(work_dir: Path) -> None:
@@ -247,19 +252,33 @@ def _make(work_dir: Path) -> None:
         ) from None
 
 
-def _clear(work_dir: Path, overwrite: bool, found: str, names: Sequence[str]) -> None:
-    """Removes what an earlier run left that could be taken for the new one's, if that is asked for."""
-    from convmae.engine.checkpoints import list_checkpoints
-
-    # A log alone is of a run that was refused before it began.
-    marks = [path for name in ("config.yaml", "metrics.json") if (path := work_dir / name).exists()]
-    earlier = marks + list_checkpoints(work_dir)
-    if process_rank() != 0 or not earlier:
+def _prepare(work_dir: Path, overwrite: bool, found: str, names: Sequence[str]) -> None:
+    """Makes a folder in which none of ``names`` is left: what a run wrote goes if that is asked for, the user's never."""
+    _make(work_dir)
+    if process_rank() != 0:
         return
-    if not overwrite:
-        raise UserError(f"{work_dir} holds {found % earlier[0].name}")
-    for path in [*earlier, *(path for name in names for path in work_dir.glob(name))]:
-        path.unlink(missing_ok=True)
+    own = listed(work_dir)
+    if own and not overwrite:
+        earlier = [path for path in matching(work_dir, _MARKS) if path in own]
+        if earlier:
+            raise UserError(f"{work_dir} holds {found % earlier[0].name}")
+    foreign = not_listed(work_dir, names)
+    if foreign:
+        some = ", ".join(path.relative_to(work_dir).as_posix() for path in foreign[:3])
+        raise UserError(
+            f"{work_dir} holds {some}{', ...' * (len(foreign) > 3)}, which would be replaced and stands on no list of what "
+            f"a run wrote there ({LIST}). Give another --work-dir, or move it."
+        )
+    if overwrite:
+        sweep(work_dir)
+        remove_listed(work_dir)
+    _start_list(work_dir)
+
+
+def _start_list(work_dir: Path) -> None:
+    if process_rank() == 0:
+        sweep(work_dir)
+        start_list(work_dir)
 
 
 def read_size(text: str) -> tuple[int, int]:

@@ -11,7 +11,8 @@ from typing import Any
 from convmae.engine.config import differing_options
 from convmae.engine.errors import UserError
 from convmae.engine.plots import curves
-from convmae.engine.report import Number, Page, read_scalars
+from convmae.engine.report import Number, Page
+from convmae.engine.scalars import read_scalars
 
 DIGITS = 3  # of a difference, as many as a table shows of the numbers
 Rows = Sequence[tuple[str, float | None, float | None]]

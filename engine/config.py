@@ -17,6 +17,7 @@ from convmae.engine.errors import UserError
 from convmae.engine.files import read_config, read_text, write_whole
 from convmae.engine.safe_yaml import one_line, parse_yaml
 
+_DEEPEST = 30  # recipes on top of each other
 Schema = TypeVar("Schema")
 
 
@@ -48,7 +49,7 @@ def load_config(schema: type[Schema], recipe: str | Path | None, overrides: typi
     tree = OmegaConf.structured(schema)
     if recipe is not None:
         path = find_recipe(str(recipe))
-        tree = _merge(tree, _read_with_bases(path, ()), str(path))
+        tree = _merge(tree, _read_with_bases(path, (), {}), str(path))
     return typing.cast(Schema, _checked(_override(tree, overrides)))
 
 
@@ -149,9 +150,19 @@ def describe(schema: type) -> str:
     return "options of the recipe, set by --cfg-options key=value:\n" + "\n".join(lines)
 
 
-def _read_with_bases(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    if path.resolve() in seen:
+def _read_with_bases(path: Path, above: tuple[Path, ...], known: dict[Path, dict[str, Any]]) -> dict[str, Any]:
+    """Returns a recipe over its bases; ``known`` are the files read so far, each of which is read once."""
+    place = path.resolve()
+    if place in above:
         raise UserError(f"{path}: its _base_ leads back to itself; expected a chain that ends.")
+    if len(above) == _DEEPEST:
+        raise UserError(f"{path} is the base of {_DEEPEST} recipes on top of each other; expected fewer.")
+    if place not in known:
+        known[place] = _read_one(path, (*above, place), known)
+    return known[place]
+
+
+def _read_one(path: Path, above: tuple[Path, ...], known: dict[Path, dict[str, Any]]) -> dict[str, Any]:
     content = parse_yaml(read_text(path), str(path))
     content = {} if content is None else content
     if not isinstance(content, dict):
@@ -164,7 +175,7 @@ def _read_with_bases(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     for base in bases:
         beside = path.parent / base
         base_path = beside if beside.is_file() else find_recipe(base)
-        merged = _deep_update(merged, _read_with_bases(base_path, (*seen, path.resolve())))
+        merged = _deep_update(merged, _read_with_bases(base_path, above, known))
     return _deep_update(merged, content)
 
 

@@ -18,10 +18,8 @@ import torch
 from convmae.backbones.safe_files import torch_load
 from convmae.backbones.weight_files import split_choice
 from convmae.engine.errors import UserError
+from convmae.engine.run_files import claim, partial_name
 from convmae.engine.weights import check_finite
-
-# Marks that Windows' editors begin a file with.
-_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 # Marks that Windows' editors begin a file with.
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
@@ -32,9 +30,10 @@ def save_atomically(write: Callable[[Any], None], path: Path) -> None:
 
     Makes the folders above it. Raises UserError where that can't be done.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial = partial_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        claim(path)
         try:
             with open(partial, "wb") as file:
                 write(file)

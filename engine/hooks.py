@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import sys
 import time
 from pathlib import Path
@@ -22,7 +21,9 @@ from convmae.engine.files import save_weights, write_whole
 from convmae.engine.log import duration, log
 from convmae.engine.optim import AutocastOptimWrapper
 from convmae.engine.processes import world_mean
+from convmae.engine.run_files import claim
 from convmae.engine.runner import Runner
+from convmae.engine.scalars import SCALARS, append_row, cut_scalars
 from convmae.engine.schedule import Schedule
 
 
@@ -66,7 +67,13 @@ class LogHook(Hook):
         self.first = runner.iter
         if not is_main_process():
             return
-        self.writer = SummaryWriter(str(self.work_dir / "tensorboard"), purge_step=self.first + 1)
+        if self.first:
+            cut_scalars(self.work_dir, self.first, runner.train_loop.is_evaluated())
+        folder = self.work_dir / "tensorboard"
+        before = set(folder.glob("*"))
+        self.writer = SummaryWriter(str(folder), purge_step=self.first + 1)
+        for path in [self.work_dir / SCALARS, *set(folder.glob("*")) - before]:
+            claim(path)
         if sys.stderr.isatty():
             self.bar = tqdm(total=self.total, initial=self.first, unit="step", dynamic_ncols=True, leave=False)
 
@@ -131,8 +138,7 @@ class LogHook(Hook):
         """Appends one row of scalars."""
         if self.writer is None:
             return
-        with open(self.work_dir / "scalars.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **row}) + "\n")
+        append_row(self.work_dir, step, row)
         for name, value in row.items():
             self.writer.add_scalar(name, value, step)
 

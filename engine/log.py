@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from convmae.engine.run_files import claim
 from convmae.engine.text import visible
 
 log = logging.getLogger("convmae")
@@ -25,6 +26,7 @@ def start_log(work_dir: Path | None) -> None:
     console.setFormatter(_Lines("%(message)s"))
     log.addHandler(console)
     if work_dir is not None and rank == 0:
+        claim(work_dir / "log.txt")
         file = logging.FileHandler(work_dir / "log.txt", encoding="utf-8")
         file.setFormatter(_Lines("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
         log.addHandler(file)

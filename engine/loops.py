@@ -60,7 +60,7 @@ class TrainLoop(BaseLoop):
             runner.model, self._iter * self.sampler.parts, schedule.total * self.sampler.parts
         )
         runner.call_hook("before_train")
-        if self._iter and self._is_evaluated():
+        if self._iter and self.is_evaluated():
             runner.val_loop.run()  # a resumed run may have been ended between the checkpoint and the evaluation of a step
         self._begin_steps()
         with _stop_signals() as stop:
@@ -73,7 +73,7 @@ class TrainLoop(BaseLoop):
                     raise Interrupted(
                         f"Stopped after step {self._iter} of {schedule.total}; {path} continues with --resume."
                     )
-                if self._is_evaluated():
+                if self.is_evaluated():
                     runner.val_loop.run()
                     self._begin_steps()
             del batches  # ends the loader processes now; at the interpreter's exit they would be killed, and say so
@@ -85,7 +85,7 @@ class TrainLoop(BaseLoop):
         self.runner.model.train()
         torch.backends.cudnn.benchmark = self.fixed_shapes
 
-    def _is_evaluated(self) -> bool:
+    def is_evaluated(self) -> bool:
         """Whether there is an evaluation after the steps done."""
         step, every = self._iter, self.schedule.eval_every
         return self.runner.val_loop is not None and (step == self.schedule.total or bool(every and step % every == 0))

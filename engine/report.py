@@ -41,12 +41,10 @@ __all__ = [
     "environment",
     "pair",
     "palette",
-    "read_scalars",
     "write_metrics",
 ]
 
 LARGEST_PICTURE = 1400  # longer sides are shrunk to this many pixels, to keep the page light
-SCALARS = "scalars.jsonl"
 
 
 @dataclass(frozen=True)
@@ -212,23 +210,6 @@ def environment() -> dict[str, str]:
     }
 
 
-def read_scalars(work_dir: Path) -> list[dict[str, float]]:
-    """Returns one row a step, in order of steps, from the scalars of a work directory; none where none were written.
-
-    Of a step that was logged twice, as after a resumed run, the later values hold. A line torn by a killed run is passed over,
-    and what a resumed run appended to it is read.
-    """
-    path = Path(work_dir) / SCALARS
-    if not path.is_file():
-        return []
-    rows: dict[int, dict[str, float]] = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        row = _read_row(line)
-        if row is not None and "step" in row:
-            rows.setdefault(int(row["step"]), {}).update(row)
-    return [rows[step] for step in sorted(rows)]
-
-
 def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
     """Writes numbers as JSON, whole or not at all; tensors and NumPy numbers as plain ones, NaN and infinity as null."""
     write_whole(Path(path), json.dumps(_plain(metrics), indent=2) + "\n")
@@ -244,16 +225,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def _read_row(line: str) -> dict[str, Any] | None:
-    for start in (0, max(line.rfind("{"), 0)):  # the rows are flat, so the last brace opens the last row
-        try:
-            row = json.loads(line[start:])
-        except json.JSONDecodeError:
-            continue
-        return row if isinstance(row, dict) else None
-    return None
 
 
 def _is_number(value: str | float | None) -> bool:

@@ -2,11 +2,15 @@
 
 import re
 import typing
+from collections import Counter
 from typing import Any
 
 import yaml
 
 from convmae.engine.errors import UserError
+
+LONGEST = 100_000  # characters; a recipe has some thousands
+MOST_VALUES = 20_000  # with what aliases repeat counted each time
 
 
 class _Loader(yaml.SafeLoader):
@@ -21,8 +25,8 @@ class _Loader(yaml.SafeLoader):
         return super().construct_object(node, deep=True)  # or what an alias puts into itself would be taken
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        doubled = sorted({key for key in keys if keys.count(key) > 1})
+        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        doubled = sorted(key for key, count in keys.items() if count > 1)
         if doubled:
             raise yaml.constructor.ConstructorError(
                 None, None, f"the key {doubled[0]!r} stands there twice", node.start_mark
@@ -40,9 +44,19 @@ _Loader.add_implicit_resolver(
 
 
 def parse_yaml(text: str, source: str) -> Any:
-    """Returns what a text holds, in plain containers. Raises UserError, naming its ``source``, for what is not YAML."""
+    """Returns what a text holds, in plain containers. Raises UserError, naming its ``source``, for what is not YAML.
+
+    So it does for a text that no recipe is as long as, and for one that aliases make as large: ten lines can say 10^9 values.
+    """
+    if len(text) > LONGEST:
+        raise UserError(f"{source} has {len(text):,} characters; expected a recipe, {LONGEST:,} at most.")
     try:
-        return yaml.load(text, Loader=_Loader)
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        values = 0 if node is None else _count(node, {})
+        if values > MOST_VALUES:
+            raise UserError(f"{source} comes to {values:,} values; expected a recipe, {MOST_VALUES:,} at most.")
+        return None if node is None else loader.construct_document(node)
     except (
         yaml.YAMLError,
         ValueError,
@@ -51,6 +65,16 @@ def parse_yaml(text: str, source: str) -> Any:
         RecursionError,
     ) as error:  # as PyYAML has them for bad tags
         raise UserError(f"{source} is not readable YAML: {one_line(error)}.") from None
+
+
+def _count(node: yaml.Node, known: dict[int, int]) -> int:
+    """Returns the number of values below a node, those of an alias as often as it stands there."""
+    if id(node) not in known:
+        known[id(node)] = 1  # while it is counted: a list within itself is refused when it is built
+        parts = node.value if isinstance(node, yaml.CollectionNode) else []
+        flat = [one for part in parts for one in (part if isinstance(part, tuple) else (part,))]
+        known[id(node)] = 1 + sum(_count(one, known) for one in flat)
+    return known[id(node)]
 
 
 def one_line(error: object) -> str:

@@ -13,7 +13,8 @@ from convmae.engine.drawing import column
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Remark
 from convmae.engine.log import duration
-from convmae.engine.report import Number, Page, Picture, curves, environment, read_scalars, write_metrics
+from convmae.engine.report import Number, Page, Picture, curves, environment, write_metrics
+from convmae.engine.scalars import read_scalars
 from convmae.pretraining.autoencoder import MaskedAutoencoder
 from convmae.pretraining.config import PretrainingConfig
 from convmae.pretraining.features import feature_maps, feature_strip

@@ -12,7 +12,8 @@ from convmae.engine.log import duration
 from convmae.engine.memory import describe_peak
 from convmae.engine.plots import curves, matrix
 from convmae.engine.precision import resolve_device
-from convmae.engine.report import Number, Page, environment, read_scalars, write_metrics
+from convmae.engine.report import Number, Page, environment, write_metrics
+from convmae.engine.scalars import read_scalars
 from convmae.segmentation.boundary import TOLERANCE
 from convmae.segmentation.check import Found
 from convmae.segmentation.config import SegmentationConfig

@@ -11,8 +11,9 @@ import torch
 from names import NASTY
 from PIL import Image
 
-from convmae.engine.cli import prepare_report_dir, prepare_work_dir, run_tool
+from convmae.engine.cli import alone_in, prepare_report_dir, prepare_work_dir, run_tool
 from convmae.engine.errors import UserError
+from convmae.engine.files import write_whole
 from convmae.engine.log import log, start_log
 from convmae.tools import cli, pretrain
 
@@ -178,33 +179,94 @@ def test_pretraining_refuses_before_it_starts(
     assert not list(tmp_path.rglob("step_*.pth"))
 
 
+def write_run(folder: Path, *names: str) -> None:
+    """Writes files as a run does, which puts them on the folder's list."""
+    for name in names:
+        write_whole(folder / name, "of a run")
+
+
 def test_an_earlier_run_is_neither_lost_nor_overwritten_unasked(tmp_path: Path) -> None:
-    (tmp_path / "log.txt").write_text("a run that was refused")
     prepare_work_dir(tmp_path, resume=False, overwrite=False)
-    (tmp_path / "config.yaml").write_text("an earlier run")
-    (tmp_path / "mine.txt").write_text("something else")
+    write_run(tmp_path, "log.txt")  # of a run that was refused
+    prepare_work_dir(tmp_path, resume=False, overwrite=False)
+    write_run(tmp_path, "config.yaml", "model.pth", "report/index.html")
     with pytest.raises(UserError, match="--resume, replace it with"):
         prepare_work_dir(tmp_path, resume=False, overwrite=False)
     prepare_work_dir(tmp_path, resume=True, overwrite=False)
     assert (tmp_path / "config.yaml").exists()
-    (tmp_path / "model.pth").write_text("its weights")
     prepare_work_dir(tmp_path, resume=False, overwrite=True)
-    assert not (tmp_path / "config.yaml").exists()
-    assert not (tmp_path / "log.txt").exists()
-    assert not (tmp_path / "model.pth").exists()
+    assert {path.name for path in tmp_path.rglob("*")} == {"files.txt", "report"}
+
+
+MINE = (
+    "encoder.py",
+    "encoder.txt",
+    "step_by_step.pth",
+    "pretrained.zip",
+    "notes/best.pth",
+    "report/figure.png",
+    ".model.pth.1.part",
+)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_no_file_of_the_user_is_removed_or_replaced(overwrite: bool, tmp_path: Path) -> None:
+    for name in MINE:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    prepare_work_dir(tmp_path, resume=False, overwrite=overwrite)
+    write_run(tmp_path, "config.yaml", "encoder.pth", "step_3.pth")
+    (tmp_path / ".encoder.pth.77.part").write_text("of a run that was killed")
+    prepare_work_dir(tmp_path, resume=False, overwrite=True)
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {*MINE, "files.txt"}
+    assert all((tmp_path / name).read_text() == "mine" for name in MINE)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    "name", ["encoder.pth", "config.yaml", "metrics.json", "step_by_step.pth", "report/index.html"]
+)
+def test_a_folder_whose_files_a_run_would_replace_is_refused(name: str, overwrite: bool, tmp_path: Path) -> None:
+    (tmp_path / "report").mkdir()
+    (tmp_path / name).write_text("mine")
+    if name == "step_by_step.pth":  # no checkpoint's name
+        prepare_work_dir(tmp_path, resume=False, overwrite=overwrite)
+        return
+    with pytest.raises(UserError, match=f"holds {name}, which would be replaced and stands on no list"):
+        prepare_work_dir(tmp_path, resume=False, overwrite=overwrite)
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_list_that_names_files_elsewhere_removes_none(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    folder = tmp_path / "run"
+    prepare_work_dir(folder, resume=False, overwrite=False)
+    with (folder / "files.txt").open("a") as file:
+        file.write(f"../mine.txt\n{tmp_path / 'mine.txt'}\n")
+    prepare_work_dir(folder, resume=False, overwrite=True)
     assert (tmp_path / "mine.txt").exists()
 
 
 def test_a_report_does_not_replace_a_training_run(tmp_path: Path) -> None:
-    (tmp_path / "metrics.json").write_text("an earlier report")
+    prepare_report_dir(tmp_path, overwrite=False)
+    write_run(tmp_path, "metrics.json")
     with pytest.raises(UserError, match=r"an earlier report \(metrics\.json\)\. Replace it with --overwrite"):
         prepare_report_dir(tmp_path, overwrite=False)
     prepare_report_dir(tmp_path, overwrite=True)
     assert not (tmp_path / "metrics.json").exists()
-    (tmp_path / "step_3.pth").write_text("a checkpoint")
+    write_run(tmp_path, "step_3.pth")
     with pytest.raises(UserError, match="holds a training run"):
         prepare_report_dir(tmp_path, overwrite=True)
     assert (tmp_path / "step_3.pth").exists()
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("convmae.engine.run_files._PATIENCE", 0.3)
+    with alone_in(tmp_path), pytest.raises(UserError, match="Another run is writing to"), alone_in(tmp_path):
+        pass
+    with alone_in(tmp_path):
+        pass
 
 
 def test_ctrl_c_while_a_tool_is_read_is_no_traceback(

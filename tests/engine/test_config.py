@@ -1,5 +1,6 @@
 """Recipes are read strictly: a mistake is named, with what was probably meant."""
 
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -112,6 +113,40 @@ def test_a_wrong_recipe_is_named(tmp_path: Path, text: str, message: str) -> Non
     (tmp_path / "self.yaml").write_text(text)
     with pytest.raises(UserError, match=message):
         load_config(Small, tmp_path / "self.yaml")
+
+
+DOUBLED = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40))
+ALIASED_KEYS = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{l: *a{n - 1}, r: *a{n - 1}}}\n" for n in range(1, 40))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (DOUBLED, r"comes to [\d,]{16,} values"),
+        (ALIASED_KEYS, r"comes to [\d,]{16,} values"),
+        ("\n".join(f"key{n}: {n}" for n in range(60_000)), "characters; expected a recipe"),
+        ("\n".join(f"k{n}: 1" for n in range(3000)), "there is no option"),
+        ("a: " + "[" * 1000 + "]" * 1000, "not readable YAML"),
+    ],
+)
+def test_a_recipe_that_grows_without_end_is_refused_at_once(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "large.yaml").write_text(text)
+    started = time.process_time()
+    with pytest.raises(UserError, match=message):
+        load_config(Small, tmp_path / "large.yaml")
+    assert time.process_time() - started < 20  # of hours
+
+
+def test_bases_that_are_named_again_and_again_are_read_once(tmp_path: Path) -> None:
+    (tmp_path / "b0.yaml").write_text("name: b\n")
+    for n in range(1, 26):
+        (tmp_path / f"b{n}.yaml").write_text(f"_base_: [b{n - 1}.yaml, b{n - 1}.yaml]\noptim: {{lr: {n}e-3}}\n")
+    config = load_config(Small, tmp_path / "b25.yaml")
+    assert (config.name, config.optim.lr) == ("b", 25e-3)
+    for n in range(26, 40):
+        (tmp_path / f"b{n}.yaml").write_text(f"_base_: b{n - 1}.yaml\n")
+    with pytest.raises(UserError, match="recipes on top of each other"):
+        load_config(Small, tmp_path / "b39.yaml")
 
 
 def test_a_tree_is_read_back_as_it_was_written(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from launch import two_processes
 from PIL import Image
 
 from convmae.engine.checkpoints import latest_checkpoint
-from convmae.engine.report import read_scalars
+from convmae.engine.scalars import read_scalars
 from convmae.tools import pretrain
 
 STOP_ONE = '''

@@ -17,7 +17,8 @@ from PIL import Image
 
 from convmae.engine.errors import UserError
 from convmae.engine.plots import axes, curves, lines, matrix
-from convmae.engine.report import Number, Page, Picture, environment, read_scalars, write_metrics
+from convmae.engine.report import Number, Page, Picture, environment, write_metrics
+from convmae.engine.scalars import read_scalars
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
@@ -227,34 +228,6 @@ def test_an_older_page_is_replaced_and_no_partial_file_is_left(tmp_path: Path) -
         Page(title).write(tmp_path / "index.html")
     assert "<h1>second</h1>" in (tmp_path / "index.html").read_text(encoding="utf-8")
     assert len(list(tmp_path.iterdir())) == 1
-
-
-def test_scalars_of_a_resumed_run_take_the_later_values(tmp_path: Path) -> None:
-    rows = [
-        {"step": 10, "loss": 3.0, "lr": 0.1},
-        {"step": 20, "loss": 2.0, "lr": 0.1},
-        {"step": 20, "bbox_mAP": 0.4},
-        {"step": 30, "loss": 9.0, "lr": 0.1},
-        {"step": 20, "loss": 2.5, "lr": 0.1},
-        {"step": 30, "loss": 1.5, "lr": 0.1},
-    ]
-    (tmp_path / "scalars.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    assert read_scalars(tmp_path) == [
-        {"step": 10, "loss": 3.0, "lr": 0.1},
-        {"step": 20, "loss": 2.5, "lr": 0.1, "bbox_mAP": 0.4},
-        {"step": 30, "loss": 1.5, "lr": 0.1},
-    ]
-
-
-@pytest.mark.parametrize("cut", range(1, 28))
-def test_a_line_torn_anywhere_costs_that_line_alone(tmp_path: Path, cut: int) -> None:
-    """A killed run leaves the beginning of a line; a resumed one appends to it."""
-    whole, torn, after = ('{"step": 10, "loss": 0.75}', '{"step": 20, "loss": 0.5}\n', '{"step": 20, "loss": 0.25}')
-    path = tmp_path / "scalars.jsonl"
-    path.write_text(f"{whole}\n{torn[:cut]}", encoding="utf-8")
-    assert read_scalars(tmp_path)[0] == {"step": 10, "loss": 0.75}
-    path.write_text(f"{whole}\n{torn[:cut]}{after}\n", encoding="utf-8")
-    assert read_scalars(tmp_path) == [{"step": 10, "loss": 0.75}, {"step": 20, "loss": 0.25}]
 
 
 def test_no_scalars_are_no_rows_and_draw_a_figure_that_says_so(tmp_path: Path) -> None:

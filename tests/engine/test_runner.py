@@ -131,6 +131,23 @@ def test_files_of_a_run(tmp_path: Path) -> None:
     assert [(row["step"], row["count"]) for row in rows if "mean" in row] == [(3, 10), (6, 10)]
 
 
+def test_a_resumed_run_logs_every_step_once(tmp_path: Path) -> None:
+    """The process died after step 5, and after an evaluation at step 4, with a checkpoint of step 4."""
+    config = Config()
+    config.schedule.eval_every, config.schedule.save_every = 2, 2
+    options = {"val_set": Noise(), "metrics": [Mean()]}
+    run(tmp_path, config, **options)
+    path = tmp_path / "scalars.jsonl"
+    (tmp_path / "step_6.pth").unlink()
+    whole = path.read_text().splitlines()
+    path.write_text("\n".join([*whole[:7], '{"step": 6, "lo']))
+    run(tmp_path, config, resume=True, **options)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in rows if "mean" in row] == [2, 4, 6]
+    assert [row.get("loss") for row in rows] == [json.loads(line).get("loss") for line in whole]
+
+
 def test_the_best_weights_outlive_a_run_that_is_killed_and_resumed(tmp_path: Path) -> None:
     class Given(Mean):
         def __init__(self, value: float) -> None:

@@ -12,7 +12,7 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 
 from convmae.engine.config import save_config
-from convmae.engine.report import read_scalars
+from convmae.engine.scalars import read_scalars
 from convmae.segmentation.config import SegmentationConfig
 from convmae.segmentation.layout import IGNORE
 from convmae.segmentation.model import build_model

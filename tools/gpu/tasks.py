@@ -21,7 +21,7 @@ from convmae.detection.config import DetectionConfig
 from convmae.engine.config import load_config
 from convmae.engine.folders import list_images
 from convmae.engine.images import read_image
-from convmae.engine.report import read_scalars
+from convmae.engine.scalars import read_scalars
 from convmae.engine.seeding import INIT, seed_all
 from convmae.engine.train import train as run_training
 from convmae.pretraining.config import PretrainingConfig
