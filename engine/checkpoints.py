@@ -86,7 +86,7 @@ def _find_whole(work_dir: Path) -> Found:
     damaged: dict[Path, str] = {}
     for path in reversed(list_checkpoints(work_dir)):
         try:
-            read_file(path, "meta")
+            read_file(path, values=False)
         except DamagedFile as error:
             damaged[path] = str(error)
         except CheckpointError:

@@ -6,7 +6,6 @@ import codecs
 import contextlib
 import json
 import os
-import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from convmae.backbones.safe_files import torch_load
+from convmae.backbones.safe_files import CheckpointError, read_file
 from convmae.backbones.weight_files import split_choice
 from convmae.engine.errors import UserError
 from convmae.engine.run_files import claim, partial_name
@@ -119,7 +118,7 @@ def _content(path: Path) -> dict[str, Any]:
             return file.metadata() or {}
         return {}
     # A file of others, with more in it than tensors, or no file of weights: nothing of ours stands there.
-    with contextlib.suppress(pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, OSError):
-        content = torch_load(path, "meta")
+    with contextlib.suppress(CheckpointError):
+        content = read_file(path, values=False, sums=False)
         return content if isinstance(content, dict) else {}
     return {}

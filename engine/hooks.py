@@ -232,7 +232,7 @@ class CheckpointHook(Hook):
         if not best.is_file():
             return
         try:
-            self.best_value = read_file(best, "meta")["meta"].get("value", self.best_value)
+            self.best_value = read_file(best, values=False)["meta"].get("value", self.best_value)
         except (CheckpointError, KeyError, TypeError) as error:
             log.warning(f"{BEST} tells no {self.best}, so the next evaluation replaces it: {error}")
 

@@ -99,9 +99,9 @@ def not_listed(folder: Path, names: Iterable[str]) -> list[Path]:
 
 def matching(folder: Path, names: Iterable[str]) -> list[Path]:
     """Returns the files in a folder that have one of ``names``; a star stands for a number."""
-    found = [(path, name) for name in names for path in sorted(folder.glob(name))]
+    found = [(path, name) for name in names for path in sorted(folder.glob(name)) if path.is_file()]
     return [
         path
         for path, name in found
-        if fullmatch(name.replace(".", r"\.").replace("*", r"\d+"), path.name) or "*" not in name
+        if fullmatch(name.replace(".", r"\.").replace("*", "[0-9]+"), path.name) or "*" not in name
     ]

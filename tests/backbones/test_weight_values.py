@@ -49,7 +49,7 @@ REFUSED: dict[str, tuple[Callable[[State], State], str]] = {
     "truth values": (changed("0.bias", lambda v: v > 0.5), r"0\.bias is bool"),
     "whole numbers": (changed("2.bias", lambda v: v.long()), r"2\.bias is int64"),
     "complex": (changed("0.weight", lambda v: v.to(torch.complex64)), r"0\.weight is complex64"),
-    "quantised by PyTorch": (changed("2.weight", quantized), r"2\.weight is qint8"),
+    "quantised by PyTorch": (changed("2.weight", quantized), "has quantised tensors"),
     "eight bits and a scale": (
         lambda given: (
             given | {"2.weight": given["2.weight"].to(torch.float8_e4m3fn), "2.weight_scale": torch.tensor(0.1)}
