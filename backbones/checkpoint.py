@@ -103,7 +103,7 @@ def load_checkpoint(
     return report
 
 
-def fit_state(model: nn.Module, state: dict[str, Any], prefix: str = "", *_: object) -> None:
+def fit_state(model: nn.Module, state: dict[str, Any], prefix: str = "", *others: object) -> None:
     """Fits a state dict to `model` in place, as `load_checkpoint` fits values: a hook before PyTorch's own strict loading.
 
     Names and shapes that don't fit stay for PyTorch to refuse.
@@ -114,8 +114,10 @@ def fit_state(model: nn.Module, state: dict[str, Any], prefix: str = "", *_: obj
     taken: dict[str, Tensor] = {}
     for name, target in model.state_dict().items():
         value = state.get(prefix + name)
-        fit, _, how = _fit(value, target, name, model) if isinstance(value, Tensor) else (None, "", "")
-        if fit is None or value.is_meta:
+        if not isinstance(value, Tensor) or value.is_meta:
+            continue
+        fit, _, how = _fit(value, target, name, model)
+        if fit is None:
             continue
         state[prefix + name] = fit
         if target.is_floating_point():

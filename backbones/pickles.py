@@ -119,8 +119,13 @@ def _storage_from_bytes(data: object) -> object:
     return read_zip(file) if data.startswith(b"PK") else read_pickle(file)
 
 
-class _Interpreter(pickle._Unpickler):  # type: ignore[misc,name-defined]  # the Python form of Python's own
+class _Interpreter(pickle._Unpickler):  # the Python form of Python's own
     """Python's interpreter of pickles, which calls stand-ins and changes containers and stand-ins alone."""
+
+    stack: list[Any]
+    metastack: list[list[Any]]
+    append: Callable[[Any], None]
+    read: Callable[[int], bytes]
 
     def __init__(self, file: Any, size: int, storages: Storages | None = None) -> None:
         super().__init__(file, encoding="latin1")
@@ -167,7 +172,7 @@ class _Interpreter(pickle._Unpickler):  # type: ignore[misc,name-defined]  # the
     def _refuse(self) -> None:
         raise Refused("has a command that weights don't need")
 
-    _plain: ClassVar[dict[int, Any]] = pickle._Unpickler.dispatch  # type: ignore[attr-defined]
+    _plain: ClassVar[dict[int, Any]] = pickle._Unpickler.dispatch
     dispatch: ClassVar[dict[int, Any]] = {
         **_plain,
         pickle.REDUCE[0]: _call,

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 _REPEATED = 1 << 20  # values that a tensor of stride 0 may make of fewer
@@ -72,7 +73,7 @@ class Array:
     """numpy.ndarray; becomes one when all has been read."""
 
     def __init__(self, *_: object) -> None:
-        self.values = np.empty(0, np.float32)
+        self.values: NDArray[Any] = np.empty(0, np.float32)
 
     def __setstate__(self, state: object) -> None:
         if not (isinstance(state, tuple) and len(state) == 5):
@@ -81,7 +82,7 @@ class Array:
         self.values = _array(data, dtype, shape, "F" if by_column else "C").values
 
 
-def _array(data: object, dtype: object, shape: object, order: object = "C", *_: object) -> Array:
+def _array(data: object, dtype: object, shape: object, order: Any = "C", *_: object) -> Array:
     """An array from its bytes."""
     if isinstance(data, str):  # Python 2's bytes
         data = data.encode("latin1")
@@ -93,7 +94,7 @@ def _array(data: object, dtype: object, shape: object, order: object = "C", *_: 
         raise Refused(f"has an array of {shape} in {len(data)} bytes")
     native = dtype.numpy.newbyteorder("=")
     made = Array()
-    made.values = np.frombuffer(data, dtype.numpy).astype(native).reshape(shape, order=order)  # type: ignore[call-overload]
+    made.values = np.frombuffer(data, dtype.numpy).astype(native).reshape(shape, order=order)
     return made
 
 
@@ -193,7 +194,7 @@ def _tensor_with_attributes(rebuild: object, kind: object, args: object, state: 
     """A tensor that attributes hang on, which are left out."""
     if rebuild not in (_tensor, _tensor_of_dtype, _parameter) or not isinstance(args, tuple):
         raise Refused("has a tensor of a class of its own; expected plain tensors")
-    made: Tensor = rebuild(*args)  # type: ignore[operator]
+    made: Tensor = rebuild(*args)
     return made
 
 

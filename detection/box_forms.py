@@ -91,7 +91,7 @@ def form_of_boxes(boxes: Values, sizes: Values) -> Form | None:
     for name in _PLAIN:
         left, top, right, bottom = FORMS[name](*numbers.T, *sizes.T)
         starts, stops = np.stack([left, top], 1), np.stack([right, bottom], 1)
-        inside = (stops > starts).all(axis=1) & (starts >= -edge).all(axis=1) & (stops <= sizes + edge).all(axis=1)
+        inside = np.all((stops > starts) & (starts >= -edge) & (stops <= sizes + edge), axis=1)
         if inside.all():
             return Form(f"if read as {name}", inside)
     return None
@@ -100,8 +100,9 @@ def form_of_boxes(boxes: Values, sizes: Values) -> Form | None:
 def in_first_pixel(boxes: Values, sizes: Values) -> NDArray[np.bool_]:
     """Returns which boxes have four numbers from 0 to 1 and are smaller than a pixel, on pictures that are not."""
     numbers = _numbers(boxes)
-    within = (numbers >= 0).all(axis=1) & (numbers <= 1 + 1e-6).all(axis=1)
-    return within & (numbers[:, 2:] < 1 - 1e-6).any(axis=1) & (sizes > 2).all(axis=1)
+    within = np.all((numbers >= 0) & (numbers <= 1 + 1e-6), axis=1)
+    tiny: NDArray[np.bool_] = within & np.any(numbers[:, 2:] < 1 - 1e-6, axis=1) & np.all(sizes > 2, axis=1)
+    return tiny
 
 
 def _numbers(boxes: Values) -> Values:

@@ -76,8 +76,8 @@ def _check_boxes(objects: _Objects, report: Report) -> bool:
     boxes, spanned, sizes = objects.boxes, objects.outlines.box, objects.sizes.astype(np.float64)
     masked = np.flatnonzero(objects.masked)
     # Masks that go beyond their picture often have a box that doesn't.
-    visible = [np.clip(corners[masked], 0, np.tile(sizes[masked], 2)) for corners in (boxes, spanned)]
-    off = differ(boxes[masked], spanned[masked]) & differ(*visible)
+    shown, drawn = (np.clip(corners[masked], 0, np.tile(sizes[masked], 2)) for corners in (boxes, spanned))
+    off = differ(boxes[masked], spanned[masked]) & differ(shown, drawn)
     form = form_by_outlines(boxes[masked], spanned[masked], sizes[masked], off)
     if form is not None:
         report(_wrong_form(objects, form.words, masked[form.fits], len(masked)))
@@ -114,7 +114,7 @@ def _wrong_form(objects: _Objects, words: str, rows: NDArray[np.int64], count: i
 
 def _check_single_boxes(objects: _Objects, rows: NDArray[np.int64], count: int, report: Report) -> None:
     boxes, spanned = objects.boxes[rows], objects.outlines.box[rows]
-    apart = ((boxes[:, :2] >= spanned[:, 2:]) | (boxes[:, 2:] <= spanned[:, :2])).any(axis=1)
+    apart = np.any((boxes[:, :2] >= spanned[:, 2:]) | (boxes[:, 2:] <= spanned[:, :2]), axis=1)
     if apart.sum() >= max(SEVERAL, count / 2):
         first = int(rows[apart][0])
         message = (

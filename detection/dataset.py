@@ -98,7 +98,7 @@ def read_splits(
         check_same_classes(train, val, refuse)
         train.check(lambda data, report: check_learnt(data, val, report))
         val.check(lambda data, report: check_measured(data, train, report))
-        val.check(lambda data, report: check_shared(train.paths(), data.paths(), report))
+    val.check(lambda data, report: check_shared(train.paths(), data.paths(), report))
     for name, data in {"training": train, "validation": val}.items():
         log.info(f"{name} data: {data.describe()} ({data.annotations})")
         if name == "training" or data is not train:

@@ -21,9 +21,19 @@ from convmae.engine.run_files import LIST, listed, matching, not_listed, only_on
 from convmae.engine.text import visible
 
 # What a run writes, but for its log and curves, which it goes on with.
-_RUN = ("config.yaml", "metrics.json", "step_*.pth", "best.pth", "model.pth", "encoder.pth", "encoder.safetensors")
-_RUN += ("pretrained.pth", "pretrained.safetensors", "report/index.html", "detections.json", "predictions.zip")
 _REPORT = ("config.yaml", "metrics.json", "report/index.html", "detections.json", "predictions.zip")
+_RUN = (
+    *_REPORT,
+    *(
+        "step_*.pth",
+        "best.pth",
+        "model.pth",
+        "encoder.pth",
+        "encoder.safetensors",
+        "pretrained.pth",
+        "pretrained.safetensors",
+    ),
+)
 _MARKS = ("config.yaml", "metrics.json", "step_*.pth")  # a log alone is of a run that was refused before it began
 _LESS_MEMORY = (
     "A GPU needs less memory with runtime.checkpoint_activations=true, with --amp, and with a smaller data.batch_size, or the "

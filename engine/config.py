@@ -109,7 +109,9 @@ def differing_options(one: Any, other: Any) -> list[tuple[str, str, str]]:
     """
     first, second = (
         _flat(
-            _read_with_bases(tree, (), {}) if isinstance(tree, Path) else OmegaConf.to_container(OmegaConf.structured(tree))
+            _read_with_bases(tree, (), {})
+            if isinstance(tree, Path)
+            else OmegaConf.to_container(OmegaConf.structured(tree))
         )
         for tree in (one, other)
     )

@@ -93,7 +93,7 @@ def check_repeated(
 def _look(member: Member, path: Path) -> _File | None:
     try:
         status = path.stat()
-    except OSError:  # said where files are listed or read
+    except (OSError, ValueError):  # said where files are listed or read; ValueError: a name that no file can have
         return None
     return _File(member, path, status.st_size, (status.st_dev, status.st_ino)) if status.st_size else None
 

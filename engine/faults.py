@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -57,7 +58,8 @@ def refuse_all(faults: Sequence[Fault]) -> None:
         raise UserError("\n".join(found[:SHOWN] + more))
 
 
-class Remark(NamedTuple):
+@dataclass(frozen=True)
+class Remark:
     """A kind of fault that training goes on with, how many there are, and the first of them."""
 
     kind: str

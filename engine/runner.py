@@ -163,7 +163,7 @@ class Runner(mmengine.runner.Runner):
     def load_or_resume(self) -> None:
         if self.start is None or self.start.path is None:
             return
-        path, damaged = self.start
+        path, damaged = self.start.path, self.start.damaged
         content = read_checkpoint(path)
         try:
             self._check_classes(content["meta"], path)

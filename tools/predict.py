@@ -120,10 +120,9 @@ def detect(args: argparse.Namespace, results: Path) -> Done:
     whole = as_coco(images, predictions, pictures.categories)
     write_whole(results, json.dumps(whole))
     written = [str(results)]
-    for name, kind in (
-        (("bbox", "bbox"), ("segm", "segmentation"))[: 1 + config.model.masks] if args.annotations else ()
-    ):
-        written.append(str(args.output / f"results_{name}.json"))
+    kinds = (("bbox", "bbox"), ("segm", "segmentation"))[: 1 + config.model.masks] if args.annotations else ()
+    for what, kind in kinds:
+        written.append(str(args.output / f"results_{what}.json"))
         write_whole(Path(written[-1]), json.dumps(as_results(whole["annotations"], kind)))
     drawings = [] if args.no_drawings else [f"{done} pictures in {args.output}"]
     return Done(f"{len(whole['annotations'])} detections", done, len(names) - done, ", ".join(written + drawings))

@@ -14,6 +14,7 @@ from convmae.detection.coco import CocoData, read_classes, read_coco
 from convmae.detection.data_check import check_data
 from convmae.detection.dataset import read_splits
 from convmae.engine.errors import UserError
+from convmae.engine.faults import Effect
 
 Change = Callable[[Callable[[dict], Any]], Path]
 Edit = Callable[[dict[str, Any]], Any]
@@ -141,22 +142,22 @@ def test_another_form_is_named_in_training_and_by_the_check(split: Path, change:
 def test_objects_of_a_picture_whose_id_is_a_text_are_passed_over(split: Path, change: Change) -> None:
     change(lambda content: content["images"][1].update(id="11"))
     faults = check_data(tiny_config(split))[0].faults
-    assert [fault.kind for fault in faults] == ["odd ids"]
+    assert [fault.kind for fault in faults if fault.effect is not Effect.DOUBTFUL] == ["odd ids"]
 
 
 LEFT_OUT: dict[str, tuple[Edit, list[str]]] = {
     "boxes as polygons": (
         every("annotations", "segmentation", lambda _: [[8, 10, 32, 24]]),
-        ["Left out were 7 objects: 7 polygons of less than three points"],
+        ["Left out: 7 polygons of less than three points, the first: "],
     ),
     "several kinds": (
         lambda content: [
             one.update({"bbox": [0, 0, 0, 4]} if number % 2 else {"bbox": [200, 0, 4, 4]})
             for number, one in enumerate(content["annotations"])
         ],
-        ["Left out were 7 objects: ", "4 boxes outside their picture", "3 boxes without area"],
+        ["4 boxes outside their picture", "3 boxes without area"],
     ),
-    "crowds": (every("annotations", "iscrowd", lambda _: 1), ["7 objects are crowds (iscrowd is 1), which are not learnt"]),
+    "crowds": (every("annotations", "iscrowd", lambda _: 1), ["7 have iscrowd=1, which marks a region of many objects"]),
     "none": (lambda content: content.update(annotations=[]), ["Pictures without annotations can be predicted: tools/pre"]),
 }  # fmt: skip
 

@@ -28,7 +28,7 @@ def test_what_a_folder_holds_beside_pictures_is_said(
 ) -> None:
     (folder / "c.heic").touch()
     (folder / "gone.png").symlink_to("nowhere.png")
-    names = name_drawings([folder], tmp_path / "out")
+    names = name_drawings(find_pictures([folder]), tmp_path / "out")
     assert folder / "gone.png" in names  # said once more where it can't be read; the others are done
     said = capsys.readouterr().err
     assert f"note: {folder}: 1 file of other endings passed over: 1 .heic" in said

@@ -1,6 +1,7 @@
 """In every task pictures are read as a run's options say, and what is doubtful of their values is said when it starts."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from convmae.detection.pictures import draw
 from convmae.engine.config import load_config
 from convmae.engine.errors import UserError
 from convmae.engine.files import save_weights
+from convmae.engine.images import read_image
 from convmae.engine.prediction import kept_reading, read_pictures
 from convmae.engine.reading import MAX_PIXELS
 from convmae.pretraining.config import PretrainingConfig, PretrainingDataOptions
@@ -143,7 +145,7 @@ def test_given_pictures_are_read_as_the_run_did(folder: Path, tmp_path: Path) ->
     with pytest.raises(UserError, match=r"data\.batch_size"):
         kept_reading(weights, ["data.batch_size=4"])
     path = folder / "images/training/0.png"
-    ((_, _, image),) = read_pictures({path: Path("0.png")}, reading)
+    ((_, _, image),) = read_pictures({path: Path("0.png")}, partial(read_image, reading=reading))
     assert image.getpixel((5, 40)) == (GREY,) * 3
 
 

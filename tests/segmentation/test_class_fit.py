@@ -37,7 +37,8 @@ def write(root: Path, names: str, training: Sequence[np.ndarray], validation: Se
         images.mkdir(parents=True)
         labels.mkdir(parents=True)
         for number, label in enumerate(maps):
-            Image.new("RGB", label.shape[::-1], "grey").save(images / f"p{number}.jpg")
+            shade = 100 + 2 * number + (split == "validation")  # no picture twice
+            Image.new("RGB", label.shape[::-1], (shade, 128, 128)).save(images / f"p{number}.png")
             Image.fromarray(label).save(labels / f"p{number}.png")
     (root / "classes.txt").write_text("\n".join(names.split(",")))
 
@@ -228,7 +229,7 @@ def test_label_maps_as_jpeg_are_named(tmp_path: Path) -> None:
     Image.open(path).save(path.with_suffix(".jpg"))
     path.unlink()
     with pytest.raises(
-        UserError, match=r"p1\.jpg has no label map: .*p1\.jpg has another ending .*export it anew as PNG"
+        UserError, match=r"p1\.png has no label map: .*p1\.jpg has another ending .*export it anew as PNG"
     ):
         find_data(config_of(tmp_path, False), ("training",))
     (tmp_path / "annotations/training/p0.png").unlink()

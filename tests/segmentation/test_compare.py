@@ -60,7 +60,7 @@ def test_names_that_are_no_unicode_are_kept(ade_root: Path) -> None:
         first.rename(first.with_name(name + ending))
     run = write_run(ade_root, "run", 40)
     with zipfile.ZipFile(run / "predictions.zip") as archive:
-        assert "caf\\udce9.png" in archive.namelist()
+        assert "caf\\xe9.png" in archive.namelist()
     assert f"{name}.jpg" in [result.path for result in read_predictions(run / "predictions.zip").pictures]
 
 

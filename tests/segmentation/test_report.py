@@ -11,10 +11,11 @@ from names import NASTY
 
 from convmae.engine.config import load_config, save_config
 from convmae.segmentation.check import check_split
+from convmae.segmentation.class_list import read_classes
 from convmae.segmentation.config import SegmentationConfig
 from convmae.segmentation.data_report import write_data_report
 from convmae.segmentation.evaluation import SegmentationMetric
-from convmae.segmentation.layout import read_classes, read_label, split_folders
+from convmae.segmentation.layout import read_label, split_folders
 from convmae.segmentation.predictions import read_predictions
 from convmae.segmentation.report import write_report
 from convmae.tools.test_seg import main
