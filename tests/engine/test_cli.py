@@ -261,6 +261,31 @@ def test_a_report_does_not_replace_a_training_run(tmp_path: Path) -> None:
     assert (tmp_path / "step_3.pth").exists()
 
 
+@pytest.mark.parametrize("name", ["model.pth", "best.pth", "encoder.safetensors"])
+def test_a_report_does_not_remove_a_runs_weights(name: str, tmp_path: Path) -> None:
+    """As where a run's checkpoints were removed to make room; weights that the user put there are no run's."""
+    (tmp_path / "given.pth").write_text("the user's")
+    prepare_report_dir(tmp_path, overwrite=True)
+    write_run(tmp_path, "config.yaml", "metrics.json", name)
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match=r"holds a training run.*Give another --work-dir"):
+            prepare_report_dir(tmp_path, overwrite)
+    assert (tmp_path / name).exists()
+    (tmp_path / name).unlink()
+    prepare_report_dir(tmp_path, overwrite=True)
+    assert (tmp_path / "given.pth").exists()
+
+
+def test_overwriting_refuses_to_remove_a_runs_own_teacher(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write_run(tmp_path, "encoder.pth")
+    options = [f"teachers.weights.dino={tmp_path}/encoder.pth"]
+    argv = ["--config", "convmae_tiny_96px.yaml", "--work-dir", str(tmp_path), "--overwrite", "--cfg-options", *options]
+    assert pretrain.main(argv) == 2
+    assert "teachers.weights.dino=" in (said := capsys.readouterr().err)
+    assert "which --overwrite clears; move it first" in said
+    assert (tmp_path / "encoder.pth").exists()
+
+
 def test_two_runs_in_one_folder_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("convmae.engine.run_files._PATIENCE", 0.3)
     with alone_in(tmp_path), pytest.raises(UserError, match="Another run is writing to"), alone_in(tmp_path):
