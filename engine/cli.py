@@ -21,7 +21,7 @@ from convmae.engine.run_files import LIST, listed, matching, not_listed, only_on
 from convmae.engine.text import visible
 
 # What a run writes, but for its log and curves, which it goes on with.
-_REPORT = ("config.yaml", "metrics.json", "report/index.html", "detections.json", "predictions.zip")
+_REPORT = ("config.yaml", "metrics.json", "report/index.html", "detections.json", "predictions.zip", "log.txt")
 _RUN = (
     *_REPORT,
     *(
@@ -32,6 +32,8 @@ _RUN = (
         "encoder.safetensors",
         "pretrained.pth",
         "pretrained.safetensors",
+        "reconstructions.png",
+        "scalars.jsonl",
     ),
 )
 _MARKS = ("config.yaml", "metrics.json", "step_*.pth")  # a log alone is of a run that was refused before it began

@@ -225,7 +225,16 @@ def test_no_file_of_the_user_is_removed_or_replaced(overwrite: bool, tmp_path: P
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize(
-    "name", ["encoder.pth", "config.yaml", "metrics.json", "step_by_step.pth", "report/index.html"]
+    "name",
+    [
+        "encoder.pth",
+        "config.yaml",
+        "metrics.json",
+        "step_by_step.pth",
+        "report/index.html",
+        "log.txt",
+        "reconstructions.png",
+    ],
 )
 def test_a_folder_whose_files_a_run_would_replace_is_refused(name: str, overwrite: bool, tmp_path: Path) -> None:
     (tmp_path / "report").mkdir()
@@ -259,6 +268,19 @@ def test_a_report_does_not_replace_a_training_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds a training run"):
         prepare_report_dir(tmp_path, overwrite=True)
     assert (tmp_path / "step_3.pth").exists()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_list_of_the_users_stays(resume: bool, tmp_path: Path) -> None:
+    """files.txt is a name that others give, too."""
+    (tmp_path / "files.txt").write_text("train/a.jpg\n")
+    with pytest.raises(
+        UserError, match=r"files\.txt is no list of what a run wrote\. Give another --work-dir, or move it"
+    ):
+        prepare_work_dir(tmp_path, resume, overwrite=False)
+    assert (tmp_path / "files.txt").read_text() == "train/a.jpg\n"
+    (tmp_path / "files.txt").write_text("")  # as of a run that was killed there
+    prepare_work_dir(tmp_path, resume, overwrite=False)
 
 
 @pytest.mark.parametrize("name", ["model.pth", "best.pth", "encoder.safetensors"])
