@@ -42,7 +42,8 @@ def check_values(values: Mapping[str, Tensor], source: str, names: Container[str
         lambda value: f"is {str(value.dtype).removeprefix('torch.')}",
         "expected floats. A quantised model's weights can't be trained: give those it was made from",
     )
-    values = {name: value.float() if value.element_size() == 1 else value for name, value in values.items()}
+    # As the model holds them: a double may be more than it can; PyTorch has no such checks of floats of one byte.
+    values = {name: value if value.element_size() in (2, 4) else value.float() for name, value in values.items()}
     _refuse(
         source,
         {name: value for name, value in values.items() if not value.isfinite().all()},

@@ -67,7 +67,13 @@ def read_splits(options: FolderOptions, channels: int = 3) -> tuple[ClassFolder,
     if options.per_class:
         train = few_labels(train, options.per_class)
     shared = Tally()
-    check_shared([path for path, _ in train.pictures], [path for path, _ in val.pictures], shared)
+    check_shared(
+        [path for path, _ in train.pictures],
+        [path for path, _ in val.pictures],
+        shared,
+        # In training's names: the splits may spell them in other Unicode forms.
+        ([train.folders[label] for _, label in train.pictures], [train.folders[label] for _, label in val.pictures]),
+    )
     log_remarks(options.val, shared.remarks)
     return train, replace(val, remarks=[*val.remarks, *shared.remarks])
 

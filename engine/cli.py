@@ -21,7 +21,7 @@ from convmae.engine.run_files import LIST, listed, matching, not_listed, only_on
 from convmae.engine.text import visible
 
 # What a run writes, but for its log and curves, which it goes on with.
-_REPORT = ("config.yaml", "metrics.json", "report/index.html", "detections.json", "predictions.zip")
+_REPORT = ("config.yaml", "metrics.json", "report/index.html", "detections.json", "predictions.zip", "log.txt")
 _RUN = (
     *_REPORT,
     *(
@@ -32,9 +32,12 @@ _RUN = (
         "encoder.safetensors",
         "pretrained.pth",
         "pretrained.safetensors",
+        "reconstructions.png",
+        "scalars.jsonl",
     ),
 )
 _MARKS = ("config.yaml", "metrics.json", "step_*.pth")  # a log alone is of a run that was refused before it began
+_WEIGHTS = (".pth", ".safetensors")
 _LESS_MEMORY = (
     "A GPU needs less memory with runtime.checkpoint_activations=true, with --amp, and with a smaller data.batch_size, or the "
     "same in parts: data.accumulate=4."
@@ -99,10 +102,14 @@ def train_tool(
         from convmae.backbones.weight_files import split_choice
 
         config, work_dir = _run_of(args, schema, ["runtime.compile=true"] * args.compile)
-        if args.overwrite and split_choice(config.model.init)[0].resolve().parent == work_dir.resolve():
-            raise UserError(
-                f"model.init={config.model.init} lies in {work_dir}, which --overwrite clears; move it first."
-            )
+        teachers = getattr(getattr(config, "teachers", None), "weights", {})
+        given = {
+            "model.init": config.model.init,
+            **{f"teachers.weights.{name}": file for name, file in teachers.items()},
+        }
+        for name, file in given.items() if args.overwrite else ():
+            if file and split_choice(file)[0].resolve().parent == work_dir.resolve():
+                raise UserError(f"{name}={file} lies in {work_dir}, which --overwrite clears; move it first.")
         if config.runtime.compile:
             from convmae.engine.compilation import check_compiler
             from convmae.engine.precision import resolve_device
@@ -238,7 +245,8 @@ def prepare_work_dir(work_dir: Path, resume: bool, overwrite: bool) -> None:
 
 def prepare_report_dir(work_dir: Path, overwrite: bool) -> None:
     """Makes the folder of a test's report. Raises UserError as `prepare_work_dir` does, and where a training run is."""
-    if matching(work_dir, ["step_*.pth"]):
+    weights = [path for path in listed(work_dir) or () if path.suffix in _WEIGHTS and path.is_file()]
+    if weights or matching(work_dir, ["step_*.pth"]):
         raise UserError(f"{work_dir} holds a training run, whose report would be replaced. Give another --work-dir.")
     advice = "Replace it with --overwrite, or give another --work-dir."
     _prepare(work_dir, overwrite, f"an earlier report (%s). {advice}", _REPORT)

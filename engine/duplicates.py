@@ -59,8 +59,17 @@ def same_files(*splits: Sequence[Path], complete: bool = False) -> list[list[Mem
     return sorted([file.member for file in sorted(group)] for group in groups)
 
 
-def check_shared(train: Sequence[Path], val: Sequence[Path], report: Report, complete: bool = False) -> None:
-    """Reports the validation pictures that are training pictures as well, byte for byte."""
+def check_shared(
+    train: Sequence[Path],
+    val: Sequence[Path],
+    report: Report,
+    labels: tuple[Sequence[str], Sequence[str]] | None = None,
+    complete: bool = False,
+) -> None:
+    """Reports the validation pictures that are training pictures as well, byte for byte, and in what other class they are.
+
+    ``labels``: the class of each picture of the two splits.
+    """
     if list(train) == list(val):
         message = (
             f"all {len(val):,} validation pictures are the training pictures: the numbers tell what was learnt by heart"
@@ -68,10 +77,15 @@ def check_shared(train: Sequence[Path], val: Sequence[Path], report: Report, com
         report(Fault("splits that are one and the same", message, Effect.DOUBTFUL))
         return
     for group in same_files(train, val, complete=complete):
-        known = train[group[0].place]
-        for split, place in group:
-            if split == 1:
-                same = "is used in training" if val[place] == known else f"holds the same bytes as {known}"
+        places = [place for split, place in group if split == 0]
+        for place in (place for split, place in group if split == 1):
+            other = next((one for one in places if labels and labels[0][one] != labels[1][place]), None)
+            known = train[places[0] if other is None else other]
+            same = "is used in training" if val[place] == known else f"holds the same bytes as {known}"
+            if labels is not None and other is not None:
+                said = f"{val[place]} {same}, but is {labels[1][place]!r} and was learnt as {labels[0][other]!r}"
+                report(Fault("pictures that are of another class in training", said, Effect.DOUBTFUL))
+            else:
                 report(Fault("pictures that are training pictures, too", f"{val[place]} {same}", Effect.DOUBTFUL))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -75,6 +75,13 @@ def name_drawings(pictures: Mapping[Path, Path], output: Path) -> dict[Path, Pat
         ending = ".jpg" if name.suffix.lower() in (".jpg", ".jpeg") else ".png"
         drawings[path] = stem.with_name(stem.name + ending)
     return drawings
+
+
+def check_free(paths: Iterable[Path], overwrite: bool) -> None:
+    """Raises UserError for a file that would be replaced unasked: an earlier drawing, or a picture of the user's."""
+    taken = next((path for path in paths if path.exists()), None) if not overwrite else None
+    if taken is not None:
+        raise UserError(f"{taken} is there already: give another --output, or --overwrite.")
 
 
 def read_pictures(

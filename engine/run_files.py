@@ -20,9 +20,12 @@ _DEEPEST = 2  # folders from a file up to its run's: report/index.html, tensorbo
 
 
 def start_list(folder: Path) -> None:
-    """Begins a folder's list, if it has none. Raises OSError where it can't be written."""
+    """Begins a folder's list, if it has none. Raises OSError where it can't be written, UserError for another file there."""
     if listed(folder) is None:
-        (folder / LIST).write_text(f"{_HEAD}\n", encoding="utf-8")
+        path = folder / LIST
+        if path.is_file() and path.stat().st_size:
+            raise UserError(f"{path} is no list of what a run wrote. Give another --work-dir, or move it.")
+        path.write_text(f"{_HEAD}\n", encoding="utf-8")
 
 
 def listed(folder: Path) -> list[Path] | None:

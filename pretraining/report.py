@@ -12,6 +12,7 @@ from convmae.engine.data_report import add_remarks
 from convmae.engine.drawing import column
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Remark
+from convmae.engine.files import save_atomically
 from convmae.engine.log import duration
 from convmae.engine.report import Number, Page, Picture, curves, environment, write_metrics
 from convmae.engine.scalars import read_scalars
@@ -98,7 +99,8 @@ def _add_pictures(
                 columns=1,
             )
         written.append(work_dir / "reconstructions.png")
-        column(strips).save(written[0])
+        sheet = column(strips)
+        save_atomically(lambda file: sheet.save(file, "PNG"), written[0])
     page.pictures(
         "Features",
         [Picture(feature_strip(images[0], feature_maps(model, images[0])), chosen[0].name)],

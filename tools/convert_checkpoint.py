@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convmae.backbones.weight_files import read_weights
+from convmae.backbones.weight_files import read_weights, split_choice
 from convmae.detection.config import DetectionConfig
 from convmae.detection.convert import Converted, detector_from_detectron2, detector_to_detectron2
 from convmae.engine.cli import add_overrides, run_tool
@@ -114,21 +114,23 @@ def _from_numpy(value: np.ndarray[Any, Any], where: str) -> Tensor:
         raise UserError(f"{where} is an array of {value.dtype}, which no tensor holds; expected numbers.") from None
 
 
-def check_output(path: Path, overwrite: bool) -> None:
-    """Raises UserError before any work if the output can't be written."""
+def check_output(weights: Path, path: Path, overwrite: bool) -> None:
+    """Raises UserError before any work if the output can't be written, or is the weights' file."""
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: expected a name that ends in {', '.join(SUFFIXES)}.")
     if not path.parent.is_dir():
         raise UserError(f"There is no folder {path.parent}: make it, or give another output.")
     if path.is_dir():
         raise UserError(f"{path} is a folder: name a file in it.")
+    if path.resolve() == split_choice(weights)[0].resolve():
+        raise UserError(f"{path} holds the weights: give another output.")
     if path.exists() and not overwrite:
         raise UserError(f"{path} is there already: give another output, or --overwrite.")
 
 
 def convert(args: argparse.Namespace) -> None:
     """Reads, converts and writes a file, and prints what became of every name in it."""
-    check_output(args.output, args.overwrite)
+    check_output(args.weights, args.output, args.overwrite)
     state, others, source = read_tensors(args.weights)
     direction, prefix = find_direction(state, source, args.to)
     print(f"{source}: layout of {direction.layout}, {len(state)} tensors" + (f", prefix '{prefix}'" if prefix else ""))

@@ -156,14 +156,16 @@ def compare(module: nn.Module, path: Path, sizes: Sequence[tuple[int, int, int]]
     return worst
 
 
-def check_request(output: Path, overwrite: bool) -> None:
-    """Raises UserError before any work: a package is missing, or the output can't be written."""
+def check_request(weights: Path, output: Path, overwrite: bool) -> None:
+    """Raises UserError before any work: a package is missing, or the output can't be written or is the weights' file."""
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         raise UserError(f"Export needs {' and '.join(missing)}: pip install {' '.join(PACKAGES)}")
     if not output.parent.is_dir():
         raise UserError(f"There is no folder {output.parent}: make it, or give another --output.")
     if output.is_dir():
         raise UserError(f"{output} is a folder: name a file in it by --output.")
+    if output.resolve() == weights.resolve():
+        raise UserError(f"{output} holds the weights: name another file by --output.")
     if output.exists() and not overwrite:
         raise UserError(f"{output} is there already: give another --output, or --overwrite.")
 
@@ -194,8 +196,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     def run() -> None:
-        output = args.output or split_choice(args.weights)[0].with_suffix(".onnx")
-        check_request(output, args.overwrite)
+        weights, _ = split_choice(args.weights)
+        output = args.output or weights.with_suffix(".onnx")
+        check_request(weights, output, args.overwrite)
         fixed = read_size(args.img_size) if args.img_size else None
         try:
             folder = TemporaryDirectory(dir=output.parent)

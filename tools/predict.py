@@ -35,7 +35,7 @@ from convmae.engine.drawing import draw_labels, legend
 from convmae.engine.errors import UserError
 from convmae.engine.files import check_is_file, write_whole
 from convmae.engine.images import as_rgb, read_image
-from convmae.engine.prediction import find_pictures, name_drawings, read_pictures, save_picture
+from convmae.engine.prediction import check_free, find_pictures, name_drawings, read_pictures, save_picture
 from convmae.segmentation.config import SegmentationConfig
 from convmae.segmentation.predict import Predictor as Segmenter
 
@@ -82,8 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         nonlocal unread
         check_is_file(args.checkpoint)
         results = args.output / args.results
-        if results.exists() and not args.overwrite:
-            raise UserError(f"{results} is there already: give another --output, or --overwrite.")
+        check_free([results], args.overwrite)
         done = args.predict(args, results)
         unread = done.unread
         print(f"{done.what} on {done.pictures} pictures" + (f"; {unread} could not be read" if unread else ""))
@@ -107,6 +106,10 @@ def detect(args: argparse.Namespace, results: Path) -> Done:
     else:
         pictures = Given(find_pictures(args.pictures), detector.categories, reading)
     names = name_drawings(pictures.names, args.output)
+    kinds = (("bbox", "bbox"), ("segm", "segmentation"))[: 1 + config.model.masks] if args.annotations else ()
+    rows = {args.output / f"results_{what}.json": kind for what, kind in kinds}
+    drawn = () if args.no_drawings else [args.output / name for name in names.values()]
+    check_free([*rows, *drawn], args.overwrite)
     print(f"{args.checkpoint}: {len(detector.categories)} classes, {len(names)} pictures, on {detector.device}")
     images, predictions, done = [], [], 0
     for path, name, image in read_pictures(names, pictures.read):
@@ -120,10 +123,9 @@ def detect(args: argparse.Namespace, results: Path) -> Done:
     whole = as_coco(images, predictions, pictures.categories)
     write_whole(results, json.dumps(whole))
     written = [str(results)]
-    kinds = (("bbox", "bbox"), ("segm", "segmentation"))[: 1 + config.model.masks] if args.annotations else ()
-    for what, kind in kinds:
-        written.append(str(args.output / f"results_{what}.json"))
-        write_whole(Path(written[-1]), json.dumps(as_results(whole["annotations"], kind)))
+    for path, kind in rows.items():
+        written.append(str(path))
+        write_whole(path, json.dumps(as_results(whole["annotations"], kind)))
     drawings = [] if args.no_drawings else [f"{done} pictures in {args.output}"]
     return Done(f"{len(whole['annotations'])} detections", done, len(names) - done, ", ".join(written + drawings))
 
@@ -133,15 +135,18 @@ def segment(args: argparse.Namespace, results: Path) -> Done:
     config = run_config(SegmentationConfig, args.checkpoint, args.config, args.cfg_options)
     config.runtime.device = args.device
     names = name_drawings(find_pictures(args.pictures), args.output)
+    overlays, maps, key = args.output / "overlays", args.output / "labels", args.output / "legend.png"
+    drawn = [path for name in names.values() for path in (overlays / name, maps / name.with_suffix(".png"))]
+    check_free([key, *drawn], args.overwrite)
     segmenter = Segmenter(config, args.checkpoint)
     print(f"{args.checkpoint}: {len(segmenter.classes)} classes, {len(names)} pictures, on {segmenter.device}")
     done, found, reading = 0, set[int](), config.data.reading(config.model.in_chans)
     for _, name, image in read_pictures(names, partial(read_image, reading=reading)):
         labels = segmenter(image)
-        save_picture(draw_labels(as_rgb(image), labels, segmenter.colours), args.output / "overlays" / name)
-        save_picture(segmenter.label_map(labels), args.output / "labels" / name.with_suffix(".png"))
+        save_picture(draw_labels(as_rgb(image), labels, segmenter.colours), overlays / name)
+        save_picture(segmenter.label_map(labels), maps / name.with_suffix(".png"))
         done, found = done + 1, found | set(np.unique(labels).tolist())
-    save_picture(legend(segmenter.classes, segmenter.colours), args.output / "legend.png")
+    save_picture(legend(segmenter.classes, segmenter.colours), key)
     rows = [
         json.dumps({"index": index, "name": name, "color": colour})
         for index, (name, colour) in enumerate(zip(segmenter.classes, segmenter.colours, strict=True), segmenter.first)

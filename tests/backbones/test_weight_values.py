@@ -69,6 +69,10 @@ REFUSED: dict[str, tuple[Callable[[State], State], str]] = {
         lambda given: {n: (v * 1e6).half() if v.is_floating_point() else v for n, v in given.items()},
         r"0\.weight holds \d+ of 12 values that are not finite \(\d such tensors\)",
     ),
+    "a double that the model can't hold": (
+        lambda given: changed("2.weight", with_value(1e300))({n: v.double() for n, v in given.items()}),
+        r"2\.weight holds 1 of 8 values that are not finite",
+    ),
     "infinite in a statistic": (changed("1.running_mean", with_value(float("inf"))), r"1\.running_mean holds"),
     "a negative variance": (changed("1.running_var", with_value(-0.5)), r"1\.running_var holds a variance of -0\.5"),
     "shapes alone": (

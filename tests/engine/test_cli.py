@@ -225,7 +225,16 @@ def test_no_file_of_the_user_is_removed_or_replaced(overwrite: bool, tmp_path: P
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize(
-    "name", ["encoder.pth", "config.yaml", "metrics.json", "step_by_step.pth", "report/index.html"]
+    "name",
+    [
+        "encoder.pth",
+        "config.yaml",
+        "metrics.json",
+        "step_by_step.pth",
+        "report/index.html",
+        "log.txt",
+        "reconstructions.png",
+    ],
 )
 def test_a_folder_whose_files_a_run_would_replace_is_refused(name: str, overwrite: bool, tmp_path: Path) -> None:
     (tmp_path / "report").mkdir()
@@ -259,6 +268,44 @@ def test_a_report_does_not_replace_a_training_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds a training run"):
         prepare_report_dir(tmp_path, overwrite=True)
     assert (tmp_path / "step_3.pth").exists()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_list_of_the_users_stays(resume: bool, tmp_path: Path) -> None:
+    """files.txt is a name that others give, too."""
+    (tmp_path / "files.txt").write_text("train/a.jpg\n")
+    with pytest.raises(
+        UserError, match=r"files\.txt is no list of what a run wrote\. Give another --work-dir, or move it"
+    ):
+        prepare_work_dir(tmp_path, resume, overwrite=False)
+    assert (tmp_path / "files.txt").read_text() == "train/a.jpg\n"
+    (tmp_path / "files.txt").write_text("")  # as of a run that was killed there
+    prepare_work_dir(tmp_path, resume, overwrite=False)
+
+
+@pytest.mark.parametrize("name", ["model.pth", "best.pth", "encoder.safetensors"])
+def test_a_report_does_not_remove_a_runs_weights(name: str, tmp_path: Path) -> None:
+    """As where a run's checkpoints were removed to make room; weights that the user put there are no run's."""
+    (tmp_path / "given.pth").write_text("the user's")
+    prepare_report_dir(tmp_path, overwrite=True)
+    write_run(tmp_path, "config.yaml", "metrics.json", name)
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match=r"holds a training run.*Give another --work-dir"):
+            prepare_report_dir(tmp_path, overwrite)
+    assert (tmp_path / name).exists()
+    (tmp_path / name).unlink()
+    prepare_report_dir(tmp_path, overwrite=True)
+    assert (tmp_path / "given.pth").exists()
+
+
+def test_overwriting_refuses_to_remove_a_runs_own_teacher(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write_run(tmp_path, "encoder.pth")
+    options = [f"teachers.weights.dino={tmp_path}/encoder.pth"]
+    argv = ["--config", "convmae_tiny_96px.yaml", "--work-dir", str(tmp_path), "--overwrite", "--cfg-options", *options]
+    assert pretrain.main(argv) == 2
+    assert "teachers.weights.dino=" in (said := capsys.readouterr().err)
+    assert "which --overwrite clears; move it first" in said
+    assert (tmp_path / "encoder.pth").exists()
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,6 +98,17 @@ def test_shared_pictures_are_warned_of_one_by_one(tmp_path: Path) -> None:
     assert len(faults) == 3
 
 
+def test_a_shared_picture_of_another_class_is_told_apart(tmp_path: Path) -> None:
+    train = [write(tmp_path / f"train/{n}.jpg", bytes([n]) * 30) for n in (0, 1, 2, 2)]
+    val = [write(tmp_path / f"val/{n}.jpg", bytes([n]) * 30) for n in range(3)]
+    faults: list[Fault] = []
+    check_shared(train, val, faults.append, (["cat", "cat", "dog", "fox"], ["cat", "dog", "dog"]))
+    other = ("pictures that are of another class in training", Effect.DOUBTFUL)
+    assert kinds(faults) == [("pictures that are training pictures, too", Effect.DOUBTFUL), other, other]
+    assert str(faults[1]) == f"{val[1]} holds the same bytes as {train[1]}, but is 'dog' and was learnt as 'cat'"
+    assert str(faults[2]) == f"{val[2]} holds the same bytes as {train[3]}, but is 'dog' and was learnt as 'fox'"
+
+
 def test_a_split_that_is_the_other_is_said_once(tmp_path: Path) -> None:
     train = [write(tmp_path / f"{n}.jpg", bytes([n]) * 30) for n in range(50)]
     faults: list[Fault] = []

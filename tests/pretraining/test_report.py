@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from convmae.engine.run_files import listed, start_list
 from convmae.pretraining import MAE, ConvMAE, FastConvMAE, MaskedAutoencoder
 from convmae.pretraining.config import PretrainingConfig
 from convmae.pretraining.report import SHOWN, write_report
@@ -27,6 +28,7 @@ PLAIN = {"embed_dim": 16, "depth": 2, "num_heads": 2}
     ],
 )
 def test_the_report_shows_what_the_model_can_show(kind: str, expected: dict[str, int], tmp_path: Path) -> None:
+    start_list(tmp_path)
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     paths = [tmp_path / f"{number}.png" for number in range(SHOWN + 2)]
@@ -48,5 +50,6 @@ def test_the_report_shows_what_the_model_can_show(kind: str, expected: dict[str,
     assert shown == expected
     assert all(path.is_file() for path in written)
     assert (tmp_path / "reconstructions.png" in written) == (kind != "no pixels")
+    assert set(written) <= set(listed(tmp_path) or ())  # so that --overwrite removes them
     html = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     assert len(re.findall(r'src="data:image', html)) == sum(expected.values())

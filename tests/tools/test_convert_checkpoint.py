@@ -111,6 +111,7 @@ def test_what_cant_be_turned_is_refused_by_one_message(run: Path, capsys: pytest
         ("model.pth", "out.onnx", to_theirs, "expected a name that ends in .pth"),
         ("model.pth", "none/out.pth", to_theirs, "There is no folder"),
         ("model.pth", "detectron2.pth", to_theirs, "is there already"),
+        ("model.pth", "model.pth", [*to_theirs, "--overwrite"], "holds the weights: give another output"),
         ("words.pkl", "out.pth", [*to_ours, *config, *classes], "names numpy.dtype"),
         ("text.pth", "out.pth", to_ours, "expected weights saved as"),
         ("none.pth", "out.pth", to_ours, "no file at"),

@@ -157,6 +157,7 @@ def test_outputs_that_cant_be_written(tmp_path: Path, capsys: pytest.CaptureFixt
     assert (tmp_path / "encoder.onnx").read_text() == "an earlier one"
     assert "There is no folder" in refused(capsys, weights, "--output", tmp_path / "absent" / "a.onnx")
     assert "is a folder" in refused(capsys, weights, "--output", tmp_path)
+    assert "holds the weights" in refused(capsys, weights, "--output", weights, "--overwrite")
     assert "expected pixels, as 224" in refused(capsys, weights, "--output", tmp_path / "b.onnx", "--img-size", "big")
 
     def read_only(**_: Any) -> None:

@@ -222,6 +222,32 @@ def test_label_maps_of_all_kinds_of_pictures(seg_dir: Path, capsys: pytest.Captu
             )
 
 
+def test_no_picture_of_the_users_is_drawn_over_unasked(run_dir: Path, capsys: pytest.CaptureFixture) -> None:
+    """Another picture of the same name lies where the drawing goes."""
+    Path("new").mkdir()
+    Image.new("RGB", (40, 30)).save("new/a.png")
+    Path("out").mkdir()
+    Image.new("RGB", (9, 9), "red").save("out/a.png")
+    argv = ["det", "model.pth", "new", "--output", "out"]
+    assert predict.main(argv) == 2
+    assert "out/a.png is there already: give another --output, or --overwrite." in capsys.readouterr().err
+    assert Image.open("out/a.png").size == (9, 9)
+    assert not Path("out/detections.json").exists()
+    assert predict.main([*argv, "--no-drawings"]) == 0
+    assert Image.open("out/a.png").size == (9, 9)
+    assert predict.main([*argv, "--overwrite"]) == 0
+    assert Image.open("out/a.png").size != (9, 9)
+
+
+def test_no_label_map_of_the_users_is_replaced_unasked(seg_dir: Path, capsys: pytest.CaptureFixture) -> None:
+    Image.new("RGB", (40, 30)).save("a.jpg")
+    Path("out/labels").mkdir(parents=True)
+    Image.new("L", (9, 9)).save("out/labels/a.png")
+    assert predict.main(["seg", "model.pth", "a.jpg", "--output", "out"]) == 2
+    assert "out/labels/a.png is there already" in capsys.readouterr().err
+    assert Image.open("out/labels/a.png").size == (9, 9)
+
+
 def test_label_maps_are_those_of_an_evaluation_and_of_the_datas_numbering(seg_dir: Path) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (50, 70, 3), dtype=np.uint8)
     Image.fromarray(pixels).save("a.png")
