@@ -39,6 +39,8 @@ def check_fit(
         faults += fit.mostly_ignored()
     if found.name == "training":
         faults += _void_names(classes)
+    if training:
+        faults += _recoloured(found, training)
     found.faults[:0] = faults
 
 
@@ -203,6 +205,19 @@ class _Fit:
             f"{self.found.labels}: {self.maps} have no pixel of {len(names)} of the {self.number} classes of "
             f"{self.classes.source} ({_quote(names)})"
         )
+
+
+def _recoloured(found: Found, training: Found) -> list[Fault]:
+    """The palettes of two splits, each the same in all its label maps, may number the same colours in two ways."""
+    for value in sorted(found.colours.keys() & training.colours.keys()):
+        (colour, path), (known, other) = found.colours[value], training.colours[value]
+        if colour != known:
+            message = (
+                f"{path} shows label {value} in the colour {colour}, {other} of the training in {known}: is one split numbered "
+                "otherwise than the other?"
+            )
+            return [Fault("splits with another palette than the other", message, Effect.DOUBTFUL)]
+    return []
 
 
 def _void_names(classes: ClassList) -> list[Fault]:

@@ -19,7 +19,7 @@ from convmae.engine.train import evaluate
 from convmae.engine.train import train as run_training
 from convmae.engine.weights import check_encoder
 from convmae.segmentation.batches import stack_crops
-from convmae.segmentation.check import Found, check_split
+from convmae.segmentation.check import Found, check_repeated_pairs, check_split
 from convmae.segmentation.class_fit import check_fit
 from convmae.segmentation.class_list import read_class_list
 from convmae.segmentation.config import SegmentationConfig
@@ -118,6 +118,7 @@ def find_data(config: SegmentationConfig, splits: tuple[str, ...]) -> tuple:
     for split in splits:
         one = check_split(split, options, len(classes.names), options.check_pixels, channels=config.model.in_chans)
         check_fit(one, classes, options.reduce_zero_label, found.get("training"))
+        check_repeated_pairs(one)
         if "training" in found:
             check_shared(found["training"].paths(), one.paths(), one.faults.append)
         refuse_all(one.faults)

@@ -223,6 +223,39 @@ def test_palettes_that_number_the_colours_anew_in_each_file(tmp_path: Path) -> N
     assert "p1.png shows label 1 in the colour (0, 200, 0)" in str(fault)
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_palettes_that_differ_between_the_splits(tmp_path: Path, swapped: bool) -> None:
+    write(tmp_path, "ground,cat,dog", [blocks(0, 1, 2)], [blocks(0, 1, 2)])
+    palettes = ([0, 0, 0, 200, 0, 0, 0, 200, 0], [0, 0, 0, 0, 200, 0, 200, 0, 0])
+    for split, palette in zip(("training", "validation"), palettes if swapped else palettes[:1] * 2, strict=True):
+        path = tmp_path / "annotations" / split / "p0.png"
+        image = Image.open(path)
+        image.putpalette(palette)
+        image.save(path)
+    training, validation = check(tmp_path, False)
+    assert not training.faults
+    assert len(validation.faults) == swapped
+    for fault in validation.faults:
+        assert (fault.kind, fault.effect) == ("splits with another palette than the other", DOUBTFUL)
+        assert "shows label 1 in the colour (0, 200, 0)" in str(fault)
+    _, *found = find_data(config_of(tmp_path, False), ("training", "validation"))
+    assert [list(map(str, split.faults)) for split in found] == [[], list(map(str, validation.faults))]
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_one_picture_with_two_label_maps(tmp_path: Path, same: bool) -> None:
+    write(tmp_path, "ground,cat", [blocks(0, 1), blocks(0, 1) if same else blocks(1, 0)], [blocks(0, 1)])
+    images = tmp_path / "images/training"
+    (images / "p1.png").write_bytes((images / "p0.png").read_bytes())
+    training, _ = check(tmp_path, False)
+    (fault,) = training.faults
+    expected = ("pictures that are there more than once", NOTE) if same else ("pictures with two label maps", DOUBTFUL)
+    assert (fault.kind, fault.effect) == expected
+    assert same or "p1.png and" in str(fault)
+    _, found = find_data(config_of(tmp_path, False), ("training",))
+    assert list(map(str, found.faults)) == [str(fault)]
+
+
 def test_label_maps_as_jpeg_are_named(tmp_path: Path) -> None:
     write(tmp_path, "ground,cat", [blocks(0, 1)] * 2, [blocks(0, 1)])
     path = tmp_path / "annotations/training/p1.png"
