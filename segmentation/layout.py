@@ -125,7 +125,9 @@ def read_values(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[NDArray[np.ui
         with open_image(path, max_pixels) as image:
             check_mode(path, image.mode)
             if image.format in ("JPEG", "MPO") or image.info.get("compression") == "jpeg":
-                message = f"{path} is compressed as JPEG, whatever its ending: class indices have changed; export it anew as PNG."
+                message = (
+                    f"{path} is compressed as JPEG, whatever its ending: indices have changed; export it anew as PNG."
+                )
                 raise Fault("label maps that are JPEG inside", message)
             values = np.array(upright(image), dtype=np.uint8)
             return values, (image.getpalette() or []) if image.mode == "P" else []
