@@ -19,7 +19,9 @@ BACKGROUND = {"background", "_background_", "bg"}  # a class more often than not
 _IGNORED = re.compile(r"(?<![a-z])ignored?(?![a-z])", re.IGNORECASE)
 _INDEX_FIRST = re.compile(r"(?P<index>\d+)(?:[.)]\s+|[\t,;:= ]+)(?P<name>\S.*)")
 _INDEX_LAST = re.compile(r"(?P<name>\S.*?)\s*[\t,;]\s*(?P<index>\d+)")
-_INDEX_BEHIND = re.compile(r"(?P<name>\S.*?)(\s*[:=]\s*|\s+)(?P<index>\d+)")  # or a part of the name, as in "lane 2"
+_INDEX_BEHIND = re.compile(
+    r"(?P<name>\S.*?)(\s*(?P<mark>[:=])\s*|\s+)(?P<index>\d+)"
+)  # or a part of the name, as in "lane 2"
 _HEAD = re.compile(r"\W*(idx?|index|label|class|name|(pixel )?value)(?![a-z])", re.IGNORECASE)
 _HEAD_ALONE = re.compile(r"(class|label|category)?[ _]?names?|class(es)?|labels?|categor(y|ies)", re.IGNORECASE)
 _COLOURED = re.compile(
@@ -95,12 +97,18 @@ def _check_form(lines: list[str], path: Path) -> None:
     if not lines:
         return
     head, *others = lines
-    if head[0] in "[{":
+    if head[0] in "[{" and lines[-1][-1] in "]}":
         found = f"begins with {head!r}, as JSON does"
     elif others and all(map(_COLOURED.fullmatch, others)):
         found = f"has colours, as in {others[0]!r}: label maps hold no colours but the indices of classes"
-    elif head[0] == "#" or _HEAD_ALONE.fullmatch(head) or (head == str(len(others)) and not others[0].isdigit()):
-        found = f"begins with {head!r}, which seems to be no class"
+    elif (
+        (head[0] == "#" and others and others[0][0] != "#")
+        or _HEAD_ALONE.fullmatch(head)
+        or (head == str(len(others)) and not others[0].isdigit())
+    ):
+        found = (
+            f"begins with {head!r}, which seems to be no class (if it is one, write its label before it, as before all)"
+        )
     else:
         return
     raise UserError(f"{path} {found}; expected one class name a line, and nothing else but the label before each name.")
@@ -138,11 +146,18 @@ def _numbered(lines: list[str], path: Path) -> list[tuple[int, str]] | None:
 
 
 def _numbered_behind(lines: list[str]) -> list[tuple[int, str]] | None:
-    """Returns the index and the name of each line if numbers that end them can only be indices: each once, without a gap."""
-    found = [(int(match["index"]), match["name"]) for line in lines if (match := _INDEX_BEHIND.fullmatch(line))]
-    indices = sorted(index for index, _ in found)
-    whole = len(found) == len(lines) > 1 and len({name for _, name in found}) == len(found)
-    return found if whole and indices in (list(range(len(found))), list(range(1, len(found) + 1))) else None
+    """Returns the index and the name of each line if numbers that end them can only be indices: each once, without a gap.
+
+    Behind blanks, in order from 1, they may be a part of the names, whose order is right in either case.
+    """
+    matches = [match for line in lines if (match := _INDEX_BEHIND.fullmatch(line))]
+    found = [(int(match["index"]), match["name"]) for match in matches]
+    indices, number = [index for index, _ in found], len(found)
+    if not number == len(lines) == len({name for _, name in found}) > 1:
+        return None
+    if indices == list(range(1, number + 1)) and not any(match["mark"] for match in matches):
+        return None
+    return found if sorted(indices) in (list(range(number)), list(range(1, number + 1))) else None
 
 
 def _settle(entries: list[tuple[int, str]], zero_ignored: bool, path: Path) -> list[str]:
