@@ -22,7 +22,7 @@ from convmae.classification.erasing import draw_erasing
 from convmae.classification.mixing import draw_mix
 from convmae.engine.duplicates import check_repeated, check_shared
 from convmae.engine.errors import UserError
-from convmae.engine.faults import Fault, Remark, Tally, log_remarks, refuse_all
+from convmae.engine.faults import Effect, Fault, Remark, Report, Tally, log_remarks, refuse_all
 from convmae.engine.files import read_text
 from convmae.engine.images import IMAGENET_MEAN, read_image, to_tensor
 from convmae.engine.limits import own_limits
@@ -101,12 +101,13 @@ def read_split(options: FolderOptions, part: str, channels: int = 3) -> ClassFol
     reading = options.reading(channels)
     check_ranges([path for path, _ in pictures], reading, faults.append)
     refuse_all(faults)
-    check_repeated([path for path, _ in pictures], faults.append, [classes[label] for _, label in pictures])
+    _check_repeated(pictures, classes, faults.append)
+    names = _names(root / "classes.txt", classes, faults.append)
     found = ClassFolder(
         folder,
         classes,
         pictures,
-        _names(root / "classes.txt", classes),
+        names,
         reading,
         Tally(faults).remarks,
     )
@@ -197,17 +198,38 @@ def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
     return ImageOps.posterize(image, min(max(bits, 1), 8))
 
 
-def _names(path: Path, folders: Sequence[str]) -> list[str]:
+def _check_repeated(pictures: Sequence[tuple[Path, int]], classes: Sequence[str], report: Report) -> None:
+    def contradiction(first: int, place: int) -> Fault | None:
+        (known, label), (path, other) = pictures[first], pictures[place]
+        message = (
+            f"{path} holds the same bytes as {known}, but one is {classes[other]!r} and the other {classes[label]!r}"
+        )
+        return Fault("pictures in two classes", message, Effect.DOUBTFUL) if label != other else None
+
+    check_repeated([path for path, _ in pictures], report, contradiction)
+
+
+def _names(path: Path, folders: Sequence[str], report: Report) -> list[str]:
     """Returns what class folders are called by lines of folder, tab, name; a folder's own name where no line is of it."""
     if not path.is_file():
         return list(folders)
     pairs = (line.split("\t", 1) for line in read_text(path).split("\n"))
     named = {_composed(pair[0].strip()): pair[1].strip() for pair in pairs if len(pair) == 2}
-    if not any(_composed(folder) in named for folder in folders):
-        log.warning(
-            f"{path} names none of the class folders, such as {folders[0]!r}, and is not used; expected lines "
-            "of folder, tab, name."
+    unnamed = [folder for folder in folders if _composed(folder) not in named]
+    unused = [name for name in named if name not in set(map(_composed, folders))]
+    message = ""
+    if len(unnamed) == len(folders):
+        message = (
+            f"{path} names none of the class folders, such as {folders[0]!r}, and is not used; expected lines of folder, tab, "
+            "name."
         )
+    elif unnamed and unused:  # each for itself may be meant: a longer list, or names for some folders alone
+        message = (
+            f"{path} has no line of the class folder {unnamed[0]!r}, but one of {unused[0]!r}, which is no folder; expected "
+            "lines of folder, tab, name."
+        )
+    if message:
+        report(Fault("class folders that classes.txt does not name", message, Effect.DOUBTFUL))
     return [named.get(_composed(folder)) or folder for folder in folders]
 
 

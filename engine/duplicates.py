@@ -90,18 +90,21 @@ def check_shared(
 
 
 def check_repeated(
-    paths: Sequence[Path], report: Report, labels: Sequence[str] | None = None, complete: bool = False
+    paths: Sequence[Path],
+    report: Report,
+    contradiction: Callable[[int, int], Fault | None] = lambda first, place: None,
+    complete: bool = False,
 ) -> None:
-    """Reports the pictures that a split holds more than once, byte for byte; doubtful where their ``labels`` differ."""
+    """Reports the pictures that a split holds more than once, byte for byte.
+
+    ``contradiction`` returns the fault of two of them, by their places, that are labelled in two ways.
+    """
     for group in same_files(paths, complete=complete):
         first, *others = (member.place for member in group)
         for place in others:
             message = f"{paths[place]} holds the same bytes as {paths[first]}"
-            if labels is not None and labels[place] != labels[first]:
-                message += f", but one is {labels[place]!r} and the other {labels[first]!r}"
-                report(Fault("pictures in two classes", message, Effect.DOUBTFUL))
-            else:
-                report(Fault("pictures that are there more than once", message, Effect.NOTE))
+            fault = Fault("pictures that are there more than once", message, Effect.NOTE)
+            report(contradiction(first, place) or fault)
 
 
 def _look(member: Member, path: Path) -> _File | None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from convmae.engine.duplicates import check_repeated
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Effect, Fault, as_fault, spread
 from convmae.engine.images import Look, look_at, read_image
@@ -133,6 +134,22 @@ def check_split(
     found.decoded = sum(pair in chosen for pair in found.good)
     check_ranges([pair.image for pair in found.good], reading, found.faults.append, complete=decode is None)
     return found
+
+
+def check_repeated_pairs(found: Found, complete: bool = False) -> None:
+    """Adds to a split's faults the pictures that it holds more than once, and which of them have two label maps."""
+    in_order, limit = set(found.good), found.reading.max_pixels
+
+    def contradiction(first: int, place: int) -> Fault | None:
+        known, pair = found.pairs[first], found.pairs[place]
+        if not {known, pair} <= in_order or np.array_equal(
+            *(read_values(one.label, limit)[0] for one in (known, pair))
+        ):
+            return None
+        message = f"{pair.image} holds the same bytes as {known.image}, but {pair.label} and {known.label} differ"
+        return Fault("pictures with two label maps", message, Effect.DOUBTFUL)
+
+    check_repeated(found.paths(), found.faults.append, contradiction, complete)
 
 
 def _add_values(found: Found, pair: Pair, values: LabelValues) -> None:

@@ -39,6 +39,8 @@ def check_fit(
         faults += fit.mostly_ignored()
     if found.name == "training":
         faults += _void_names(classes)
+    if training:
+        faults += _recoloured(found, training) + _of_other_pictures(found, training)
     found.faults[:0] = faults
 
 
@@ -133,6 +135,8 @@ class _Fit:
                 kind, effect = "lists that begin with what label 0 is called", Effect.STOPS
         elif len(self.absent_names) == 1:
             advice = self._about_ignore()
+        if self.classes.source.startswith("data.classes=ade20k") and self.zero and not (self.first or self.ignore):
+            advice += f" In ADE20K's label maps 0 means other, not {names[0]!r}: then set data.reduce_zero_label=true."
         message = f"{self._without(self.absent_names)}: not learnt.{advice}"
         return [Fault(kind, message, effect)]
 
@@ -203,6 +207,30 @@ class _Fit:
             f"{self.found.labels}: {self.maps} have no pixel of {len(names)} of the {self.number} classes of "
             f"{self.classes.source} ({_quote(names)})"
         )
+
+
+def _recoloured(found: Found, training: Found) -> list[Fault]:
+    """The palettes of two splits, each the same in all its label maps, may number the same colours in two ways."""
+    for value in sorted(found.colours.keys() & training.colours.keys()):
+        (colour, path), (known, other) = found.colours[value], training.colours[value]
+        if colour != known:
+            message = (
+                f"{path} shows label {value} in the colour {colour}, {other} of the training in {known}: is one split numbered "
+                "otherwise than the other?"
+            )
+            return [Fault("splits with another palette than the other", message, Effect.DOUBTFUL)]
+    return []
+
+
+def _of_other_pictures(found: Found, training: Found) -> list[Fault]:
+    """One folder of label maps can hardly belong to two of pictures; names such as 000.png are in both splits."""
+    if found.labels.resolve() != training.labels.resolve() or found.images.resolve() == training.images.resolve():
+        return []
+    message = (
+        f"the label maps of training and validation are those of {found.labels}, the pictures are those of {training.images} "
+        f"and of {found.images}; look at data.train_labels and data.val_labels."
+    )
+    return [Fault("splits of other pictures with the same label maps", message, Effect.DOUBTFUL)]
 
 
 def _void_names(classes: ClassList) -> list[Fault]:

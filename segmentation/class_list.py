@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,14 @@ BACKGROUND = {"background", "_background_", "bg"}  # a class more often than not
 _IGNORED = re.compile(r"(?<![a-z])ignored?(?![a-z])", re.IGNORECASE)
 _INDEX_FIRST = re.compile(r"(?P<index>\d+)(?:[.)]\s+|[\t,;:= ]+)(?P<name>\S.*)")
 _INDEX_LAST = re.compile(r"(?P<name>\S.*?)\s*[\t,;]\s*(?P<index>\d+)")
-_HEAD = re.compile(r"\W*(idx?|index|label|class|name)(?![a-z])", re.IGNORECASE)
+_INDEX_BEHIND = re.compile(
+    r"(?P<name>\S.*?)(\s*(?P<mark>[:=])\s*|\s+)(?P<index>\d+)"
+)  # or a part of the name, as in "lane 2"
+_HEAD = re.compile(r"\W*(idx?|index|label|class|name|(pixel )?value)(?![a-z])", re.IGNORECASE)
+_HEAD_ALONE = re.compile(r"(class|label|category)?[ _]?names?|class(es)?|labels?|categor(y|ies)", re.IGNORECASE)
+_COLOURED = re.compile(
+    r"(\D.*[\s,;:])?\d{1,3}([\s,;]+\d{1,3}){2}(?!\d).*"
+)  # red, green, blue, but for an index before a name
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,7 @@ def read_class_list(options: SegmentationDataOptions) -> ClassList:
             "data.classes to such a file, or to ade20k for its 150 classes."
         )
     lines = [line.strip() for line in read_text(path).split("\n") if line.strip()]
+    _check_form(lines, path)
     entries = _numbered(_from_table(lines), path)
     if entries is None:
         names = lines
@@ -76,10 +85,33 @@ def read_class_list(options: SegmentationDataOptions) -> ClassList:
             f"{path} has the class {ignored!r}, which would be learnt; only label 0 and {IGNORE} can be ignored. Write its "
             f"pixels as {IGNORE} and take it out of the list, or name it without that word if it is a class."
         )
-    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    written = Counter(unicodedata.normalize("NFC", name) for name in names)
+    twice = next((name for name, count in written.items() if count > 1), None)
     if twice:
         raise UserError(f"{path} names the class {twice!r} more than once; expected each name once.")
     return ClassList(names, str(path), entries is not None)
+
+
+def _check_form(lines: list[str], path: Path) -> None:
+    """Raises UserError for files that are no list of names, though each of their lines could pass for one."""
+    if not lines:
+        return
+    head, *others = lines
+    if head[0] in "[{" and lines[-1][-1] in "]}":
+        found = f"begins with {head!r}, as JSON does"
+    elif others and all(map(_COLOURED.fullmatch, others)):
+        found = f"has colours, as in {others[0]!r}: label maps hold no colours but the indices of classes"
+    elif (
+        (head[0] == "#" and others and others[0][0] != "#")
+        or _HEAD_ALONE.fullmatch(head)
+        or (head == str(len(others)) and not others[0].isdigit())
+    ):
+        found = (
+            f"begins with {head!r}, which seems to be no class (if it is one, write its label before it, as before all)"
+        )
+    else:
+        return
+    raise UserError(f"{path} {found}; expected one class name a line, and nothing else but the label before each name.")
 
 
 def _from_table(lines: list[str]) -> list[str]:
@@ -110,7 +142,22 @@ def _numbered(lines: list[str], path: Path) -> list[tuple[int, str]] | None:
             raise UserError(
                 f"{path}: {lacking!r} has no index, though {len(found)} other lines have one; expected it in all."
             )
-    return None
+    return _numbered_behind(lines)
+
+
+def _numbered_behind(lines: list[str]) -> list[tuple[int, str]] | None:
+    """Returns the index and the name of each line if numbers that end them can only be indices: each once, without a gap.
+
+    Behind blanks, in order from 1, they may be a part of the names, whose order is right in either case.
+    """
+    matches = [match for line in lines if (match := _INDEX_BEHIND.fullmatch(line))]
+    found = [(int(match["index"]), match["name"]) for match in matches]
+    indices, number = [index for index, _ in found], len(found)
+    if not number == len(lines) == len({name for _, name in found}) > 1:
+        return None
+    if indices == list(range(1, number + 1)) and not any(match["mark"] for match in matches):
+        return None
+    return found if sorted(indices) in (list(range(number)), list(range(1, number + 1))) else None
 
 
 def _settle(entries: list[tuple[int, str]], zero_ignored: bool, path: Path) -> list[str]:
@@ -133,7 +180,7 @@ def _settle(entries: list[tuple[int, str]], zero_ignored: bool, path: Path) -> l
             f"{path} says that label 0 is ignored ({name!r}), and data.reduce_zero_label=false makes it a class. Set "
             "data.reduce_zero_label=true, or name it without that word if it is a class."
         )
-    if first == 1 and not zero_ignored:
+    if first == 1 and not zero_ignored and all(index for index, _ in entries):
         raise UserError(
             f"{path} begins with label 1, {name!r}, and data.reduce_zero_label=false makes label 0 a class. Set "
             "data.reduce_zero_label=true if label 0 is ignored, or name label 0 in the list, too."

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from convmae.engine.duplicates import check_repeated, check_shared
-from convmae.segmentation.check import Found, check_split
+from convmae.engine.duplicates import check_shared
+from convmae.segmentation.check import Found, check_repeated_pairs, check_split
 from convmae.segmentation.class_fit import check_fit
 from convmae.segmentation.class_list import ClassList
 from convmae.segmentation.config import SegmentationDataOptions
@@ -21,6 +21,6 @@ def check_data(options: SegmentationDataOptions, classes: ClassList, count: int 
     check_fit(training, classes, options.reduce_zero_label, whole=whole)
     check_fit(validation, classes, options.reduce_zero_label, training, whole)
     for split in (training, validation):
-        check_repeated(split.paths(), split.faults.append, complete=not count)
+        check_repeated_pairs(split, complete=not count)
     check_shared(training.paths(), validation.paths(), validation.faults.append, complete=not count)
     return [training, validation]

@@ -119,11 +119,16 @@ def read_label(path: Path, num_classes: int, reduce_zero_label: bool, max_pixels
 def read_values(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[NDArray[np.uint8], list[int]]:
     """Returns what stands in a label map, uint8 [H, W], and its palette (r, g, b, r, g, b, ...), empty where it has none.
 
-    Raises Fault for a colour, 16-bit or truncated file.
+    Raises Fault for a colour, 16-bit, JPEG-compressed or truncated file.
     """
     try:
         with open_image(path, max_pixels) as image:
             check_mode(path, image.mode)
+            if image.format in ("JPEG", "MPO") or image.info.get("compression") == "jpeg":
+                message = (
+                    f"{path} is compressed as JPEG, whatever its ending: indices have changed; export it anew as PNG."
+                )
+                raise Fault("label maps that are JPEG inside", message)
             values = np.array(upright(image), dtype=np.uint8)
             return values, (image.getpalette() or []) if image.mode == "P" else []
     except Fault:

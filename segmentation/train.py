@@ -10,7 +10,7 @@ from mmengine.dist import is_main_process
 from convmae.backbones import load_checkpoint
 from convmae.engine.config import save_config, to_yaml
 from convmae.engine.duplicates import check_shared
-from convmae.engine.faults import Tally, log_remarks, refuse_all
+from convmae.engine.faults import Fault, Tally, log_remarks, refuse_all
 from convmae.engine.files import save_weights
 from convmae.engine.log import log, log_done
 from convmae.engine.report import Page
@@ -19,7 +19,7 @@ from convmae.engine.train import evaluate
 from convmae.engine.train import train as run_training
 from convmae.engine.weights import check_encoder
 from convmae.segmentation.batches import stack_crops
-from convmae.segmentation.check import Found, check_split
+from convmae.segmentation.check import Found, check_repeated_pairs, check_split
 from convmae.segmentation.class_fit import check_fit
 from convmae.segmentation.class_list import read_class_list
 from convmae.segmentation.config import SegmentationConfig
@@ -30,7 +30,7 @@ from convmae.segmentation.losses import weigh_pixels
 from convmae.segmentation.model import build_model, check_options, heads
 from convmae.segmentation.report import write_report
 from convmae.segmentation.sampling import find_classes, repeat_rare
-from convmae.segmentation.weights import load_weights
+from convmae.segmentation.weights import check_numbering, load_weights
 
 
 def train(config: SegmentationConfig, work_dir: Path, resume: bool) -> Page | None:
@@ -91,6 +91,10 @@ def test(config: SegmentationConfig, checkpoint: Path, work_dir: Path) -> dict[s
     classes, validation = find_data(config, ("validation",))
     model = build_model(config, len(classes))
     load_weights(model, checkpoint, classes)
+    numbering: list[Fault] = []
+    check_numbering(checkpoint, config.data, numbering.append)
+    log_remarks(validation.name, Tally(numbering).remarks)
+    validation.faults += numbering
     metric = SegmentationMetric(classes)
     val_set = SegmentationDataset(validation.pairs, classes, config.data, False, config.model.in_chans)
     evaluate(
@@ -118,6 +122,7 @@ def find_data(config: SegmentationConfig, splits: tuple[str, ...]) -> tuple:
     for split in splits:
         one = check_split(split, options, len(classes.names), options.check_pixels, channels=config.model.in_chans)
         check_fit(one, classes, options.reduce_zero_label, found.get("training"))
+        check_repeated_pairs(one)
         if "training" in found:
             check_shared(found["training"].paths(), one.paths(), one.faults.append)
         refuse_all(one.faults)

@@ -6,9 +6,11 @@ from pathlib import Path
 from convmae.backbones import load_checkpoint
 from convmae.engine.classes import check_classes, known_classes
 from convmae.engine.errors import UserError
-from convmae.engine.files import read_meta
+from convmae.engine.faults import Effect, Fault, Report
+from convmae.engine.files import read_config, read_meta, read_text
 from convmae.engine.log import log
 from convmae.engine.weights import check_filled
+from convmae.segmentation.config import SegmentationDataOptions
 from convmae.segmentation.model import UPerNet
 
 
@@ -27,6 +29,22 @@ def load_weights(model: UPerNet, checkpoint: Path, classes: list[str]) -> None:
         )
     known = read_class_names(checkpoint)
     check_classes(checkpoint, known, _in_words_of(known, classes), "the class list")
+
+
+def check_numbering(checkpoint: Path, options: SegmentationDataOptions, report: Report) -> None:
+    """Reports where weights name the run that made them, and label 0 was a class there and is none here, or the reverse."""
+    # A search, as another project's weights may hold a "config" that is no YAML.
+    beside = checkpoint.parent / "config.yaml"
+    kept = read_config(checkpoint) or (read_text(beside) if beside.is_file() else "")
+    known = re.search(r"^  reduce_zero_label: (true|false)$", kept, re.MULTILINE)
+    now = str(options.reduce_zero_label).lower()
+    if not known or known[1] == now:
+        return
+    message = (
+        f"{checkpoint} was trained with data.reduce_zero_label={known[1]}, and is tested with {now}: its first class is label "
+        f"{int(now == 'true')} here, and was {int(known[1] == 'true')}. That is right only for label maps that are numbered so."
+    )
+    report(Fault("splits that are numbered otherwise than in training", message, Effect.DOUBTFUL))
 
 
 def read_class_names(checkpoint: Path) -> list[str]:

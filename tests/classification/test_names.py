@@ -1,7 +1,6 @@
 """Class folders of any name, and the lists of readable ones that people save."""
 
 import json
-import logging
 import os
 import unicodedata
 from pathlib import Path
@@ -11,7 +10,6 @@ import pytest
 from names import NASTY
 from PIL import Image
 
-from convmae.classification import data
 from convmae.classification.config import FinetuningConfig, FolderOptions
 from convmae.classification.data import read_split, read_splits
 from convmae.classification.evaluation import Prediction, score
@@ -51,18 +49,31 @@ def test_a_list_in_unicodes_other_form_names_the_folders_too(tmp_path: Path) -> 
     assert read_split(options, "train").classes == ["cat", "Dogge"]
 
 
-def test_a_list_that_names_no_folder_is_warned_of(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("text", "classes", "said"),
+    [
+        ("cat Katze\ndog Hund\n", ["cat", "dog"], "names none of the class folders, such as 'cat'"),
+        (
+            "cat\tKatze\nDog\tHund\n",
+            ["Katze", "dog"],
+            "no line of the class folder 'dog', but one of 'Dog', which is no",
+        ),
+        ("cat\tKatze\n", ["Katze", "dog"], ""),
+        ("cat\tKatze\ndog\tHund\nfox\tFuchs\n", ["Katze", "Hund"], ""),
+    ],
+)
+def test_a_list_and_folders_that_do_not_fit_are_remarked(
+    tmp_path: Path, text: str, classes: list[str], said: str
 ) -> None:
-    monkeypatch.setattr(data, "log", logging.getLogger("data"))  # a run in this process may have redirected its own
     options = write_folders(tmp_path, ["cat", "dog"])
-    (tmp_path / "classes.txt").write_text("cat Katze\ndog Hund\n")
-    assert read_split(options, "train").classes == ["cat", "dog"]
-    assert "names none of the class folders, such as 'cat'" in caplog.text
-    caplog.clear()
-    (tmp_path / "classes.txt").write_text("cat\tKatze\n")
-    assert read_split(options, "train").classes == ["Katze", "dog"]
-    assert "names none" not in caplog.text
+    (tmp_path / "classes.txt").write_text(text)
+    found = read_split(options, "train")
+    assert found.classes == classes
+    remarks = [
+        " ".join(one.first) for one in found.remarks if one.kind == "class folders that classes.txt does not name"
+    ]
+    assert len(remarks) == bool(said)
+    assert said in "".join(remarks)
 
 
 def test_folders_of_any_name_are_read_and_differences_told(tmp_path: Path) -> None:

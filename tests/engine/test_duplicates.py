@@ -122,7 +122,13 @@ def test_a_picture_in_two_classes_is_doubtful_and_twice_in_one_is_not(tmp_path: 
         write(tmp_path / name, content * 9) for name, content in zip("abcd", (b"x", b"x", b"x", b"y"), strict=True)
     ]
     faults: list[Fault] = []
-    check_repeated(paths, faults.append, ["cat", "cat", "dog", "dog"])
+    labels = ["cat", "cat", "dog", "dog"]
+
+    def contradiction(first: int, place: int) -> Fault | None:
+        said = f"one is {labels[place]!r} and the other {labels[first]!r}"
+        return Fault("pictures in two classes", said, Effect.DOUBTFUL) if labels[first] != labels[place] else None
+
+    check_repeated(paths, faults.append, contradiction)
     assert kinds(faults) == [
         ("pictures that are there more than once", Effect.NOTE),
         ("pictures in two classes", Effect.DOUBTFUL),

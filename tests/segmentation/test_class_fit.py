@@ -223,6 +223,76 @@ def test_palettes_that_number_the_colours_anew_in_each_file(tmp_path: Path) -> N
     assert "p1.png shows label 1 in the colour (0, 200, 0)" in str(fault)
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_palettes_that_differ_between_the_splits(tmp_path: Path, swapped: bool) -> None:
+    write(tmp_path, "ground,cat,dog", [blocks(0, 1, 2)], [blocks(0, 1, 2)])
+    palettes = ([0, 0, 0, 200, 0, 0, 0, 200, 0], [0, 0, 0, 0, 200, 0, 200, 0, 0])
+    for split, palette in zip(("training", "validation"), palettes if swapped else palettes[:1] * 2, strict=True):
+        path = tmp_path / "annotations" / split / "p0.png"
+        image = Image.open(path)
+        image.putpalette(palette)
+        image.save(path)
+    training, validation = check(tmp_path, False)
+    assert not training.faults
+    assert len(validation.faults) == swapped
+    for fault in validation.faults:
+        assert (fault.kind, fault.effect) == ("splits with another palette than the other", DOUBTFUL)
+        assert "shows label 1 in the colour (0, 200, 0)" in str(fault)
+    _, *found = find_data(config_of(tmp_path, False), ("training", "validation"))
+    assert [list(map(str, split.faults)) for split in found] == [[], list(map(str, validation.faults))]
+
+
+def test_one_folder_of_label_maps_for_two_of_pictures(tmp_path: Path) -> None:
+    write(tmp_path, "ground,cat", [blocks(0, 1)], [blocks(1, 0)])
+    config = config_of(tmp_path, False)
+    for config.data.val_labels, kinds in (
+        ("annotations/validation", []),
+        ("annotations/training", ["splits of other pictures with the same label maps"]),
+    ):
+        _, validation = check_data(config.data, read_class_list(config.data))
+        assert [fault.kind for fault in validation.faults] == kinds
+        _, _, found = find_data(config, ("training", "validation"))
+        assert list(map(str, found.faults)) == list(map(str, validation.faults))
+    assert str(tmp_path / "annotations/training") in str(validation.faults[0])
+
+
+@pytest.mark.parametrize(("values", "said"), [((0, 1, 2), True), ((0, 1, 255), False), ((1, 2, 3), False)])
+def test_ade20ks_names_count_from_1_in_its_label_maps(tmp_path: Path, values: tuple[int, ...], said: bool) -> None:
+    write(tmp_path, "", [blocks(*values)], [blocks(*values)])
+    (tmp_path / "classes.txt").unlink()
+    options = config_of(tmp_path, False).data
+    options.classes = "ade20k"
+    training, _ = check_data(options, read_class_list(options))
+    assert ("In ADE20K's label maps 0 means other, not 'wall'" in told(training)[NOWHERE][1]) is said
+
+
+@pytest.mark.parametrize(("name", "how"), [("p0.png", {"format": "JPEG"}), ("p0.tif", {"compression": "jpeg"})])
+def test_label_maps_that_are_jpeg_inside(tmp_path: Path, name: str, how: dict[str, str]) -> None:
+    write(tmp_path, "ground,cat", [blocks(0, 1)], [blocks(0, 1)])
+    labels = tmp_path / "annotations/training"
+    image = Image.open(labels / "p0.png").copy()
+    (labels / "p0.png").unlink()
+    image.save(labels / name, quality=100, **how)
+    training, _ = check(tmp_path, False)
+    assert [(fault.kind, fault.effect) for fault in training.faults] == [("label maps that are JPEG inside", STOPS)]
+    with pytest.raises(UserError, match="is compressed as JPEG, whatever its ending"):
+        find_data(config_of(tmp_path, False), ("training",))
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_one_picture_with_two_label_maps(tmp_path: Path, same: bool) -> None:
+    write(tmp_path, "ground,cat", [blocks(0, 1), blocks(0, 1) if same else blocks(1, 0)], [blocks(0, 1)])
+    images = tmp_path / "images/training"
+    (images / "p1.png").write_bytes((images / "p0.png").read_bytes())
+    training, _ = check(tmp_path, False)
+    (fault,) = training.faults
+    expected = ("pictures that are there more than once", NOTE) if same else ("pictures with two label maps", DOUBTFUL)
+    assert (fault.kind, fault.effect) == expected
+    assert same or "p1.png and" in str(fault)
+    _, found = find_data(config_of(tmp_path, False), ("training",))
+    assert list(map(str, found.faults)) == [str(fault)]
+
+
 def test_label_maps_as_jpeg_are_named(tmp_path: Path) -> None:
     write(tmp_path, "ground,cat", [blocks(0, 1)] * 2, [blocks(0, 1)])
     path = tmp_path / "annotations/training/p1.png"

@@ -67,6 +67,8 @@ def test_shared_pictures_and_what_is_passed_over_are_found(root: Path) -> None:
     images = root / "images"
     shutil.copy(images / "training/picture_4.jpg", images / "validation/picture_1.jpg")
     shutil.copy(images / "training/picture_0.jpg", images / "training/picture_2.jpg")
+    labels = root / "annotations/training"
+    shutil.copy(labels / "picture_0.png", labels / "picture_2.png")
     Image.new("RGB", (48, 40)).save(images / "training/picture_3.jp2")  # beside the JPEG of that name
     (images / "training/c.heic").touch()
     assert check(root) == 0

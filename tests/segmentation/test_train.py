@@ -11,15 +11,17 @@ from launch import two_processes
 from PIL import Image
 
 from convmae.backbones import CheckpointError
-from convmae.engine.config import load_config, save_config, shipped_recipes
+from convmae.engine.config import load_config, save_config, shipped_recipes, to_yaml
 from convmae.engine.errors import UserError
+from convmae.engine.faults import Fault
+from convmae.engine.files import save_weights
 from convmae.engine.optim import scaled_lr
 from convmae.engine.schedule import Schedule
 from convmae.segmentation.config import SegmentationConfig
 from convmae.segmentation.model import build_model, check_options
 from convmae.segmentation.train import test as run_test
 from convmae.segmentation.train import train
-from convmae.segmentation.weights import read_class_names
+from convmae.segmentation.weights import check_numbering, read_class_names
 from convmae.tools.test_seg import main
 
 MakeConfig = Callable[[], SegmentationConfig]
@@ -137,6 +139,26 @@ def test_mistakes_stop_before_training(tiny_config: MakeConfig, tmp_path: Path) 
     with pytest.raises(UserError, match=r"picture_1\.png holds label 9"):
         train(config, tmp_path, resume=False)
     assert not list(tmp_path.glob("step_*.pth"))
+
+
+def test_another_meaning_of_label_0_than_in_training_is_remarked(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    config, trained = tiny_config(), tiny_config()
+    state, kind = build_model(config, 3).state_dict(), "numbered otherwise than in training"
+    for known, there in ((True, False), (False, True)):
+        trained.data.reduce_zero_label = known
+        save_weights(state, tmp_path / "model.pth", to_yaml(trained))
+        run_test(config, tmp_path / "model.pth", tmp_path)
+        page = (tmp_path / "report/index.html").read_text()
+        assert (kind in page) is there
+        assert ("its first class is label 1 here, and was 0" in page) is there
+    save_config(trained, tmp_path / "config.yaml")
+    torch.save({"state_dict": state, "config": "no: [YAML"}, tmp_path / "other.pth")
+    faults: list[Fault] = []
+    check_numbering(tmp_path / "other.pth", config.data, faults.append)
+    assert not faults
+    torch.save({"state_dict": state}, tmp_path / "step_1.pth")
+    check_numbering(tmp_path / "step_1.pth", config.data, faults.append)
+    assert len(faults) == 1
 
 
 def test_weights_of_other_classes_or_another_model_are_refused(tiny_config: MakeConfig, tmp_path: Path) -> None:
