@@ -19,6 +19,8 @@ from convmae.engine.faults import Effect, Fault, Report
 _LARGEST_ID = 2**63 - 1
 _IDS = {"id", "image_id", "category_id"}
 _NUMBERS = {int, float}  # bool is neither
+_NO_MASKS = (None, [], {}, [[]], "")
+OUTSIDE = "boxes outside their picture"
 _BYTES = ("b'", 'b"')  # what the text of bytes begins with
 T = TypeVar("T", Category, ImageRecord)
 
@@ -70,6 +72,10 @@ def read_objects(
         "category_id": {category.name: f"category {category.id}" for category in categories},
     }
     reported = _ids(content["images"]) - by_id.keys(), _ids(content["categories"]) - labels.keys()
+    # [[]] stands for no mask where nothing else does; among masks it is one that was lost.
+    masked = any(
+        isinstance(entry, dict) and entry.get("segmentation") not in _NO_MASKS for entry in content["annotations"]
+    )
     seen: set[int] = set()
     objects: dict[int, list[ObjectRecord]] = {}
     for entry in content["annotations"]:
@@ -91,6 +97,8 @@ def read_objects(
                 known = _some(categories)
                 message = f"{where} has category {entry['category_id']}; the file's 'categories' list {known}."
                 raise Fault("objects of unknown classes", message, image=image)
+            if not masked:
+                entry = {**entry, "segmentation": None}
             objects.setdefault(image.id, []).append(_object(entry, label, image, where, report))
         except Fault as fault:
             report(fault)
@@ -110,7 +118,7 @@ def _object(entry: dict[str, Any], label: int, image: ImageRecord, where: str, r
     if width <= 0 or height <= 0:
         raise Fault("boxes without area", f"{where}: its bbox is {numbers}.", Effect.LEFT_OUT, image)
     if left >= image.width or top >= image.height or left + width <= 0 or top + height <= 0:
-        raise Fault("boxes outside their picture", f"{where}: its bbox is {numbers}, {size}.", Effect.LEFT_OUT, image)
+        raise Fault(OUTSIDE, f"{where}: its bbox is {numbers}, {size}.", Effect.LEFT_OUT, image)
     if min(left, top) < -1 or left + width > image.width + 1 or top + height > image.height + 1:
         report(Fault("boxes partly outside", f"{where}: its bbox is {numbers}, {size}.", Effect.NOTE, image))
     crowd = entry.get("iscrowd", 0)
