@@ -31,7 +31,8 @@ def read_categories(entries: list[Any], path: Path, report: Report) -> list[Cate
     for number, entry in enumerate(entries):
         try:
             entry = _keys(entry, f"{path}: category number {number}", ("id", "name"))
-            categories.append(Category(entry["id"], str(entry["name"])))
+            name = "" if entry["name"] is None else str(entry["name"])
+            categories.append(Category(entry["id"], name))
         except Fault as fault:
             report(fault)
     return sorted(_unique(categories, f"{path}: category", report), key=lambda category: category.id)
@@ -165,6 +166,8 @@ def _segmentation(found: Any, image: ImageRecord, where: str, report: Report) ->
             image=image,
         )
     counts = found["counts"]
+    if isinstance(counts, list):  # 3.0 is 3, as for ids
+        counts = [value if (number := whole(value)) is None else number for value in counts]
     try:
         total = _pixels(counts)
     except ValueError as error:

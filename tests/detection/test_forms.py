@@ -196,3 +196,21 @@ def test_where_entries_stop_training_the_absence_of_objects_is_not_told_as_well(
     change(lambda content: [entry.update(iscrowd="0") for entry in content["annotations"]])
     stops = {fault.kind for fault in check_data(tiny_config(split))[0].faults if fault.effect is Effect.STOPS}
     assert stops == {"odd crowd flags"}
+
+
+def test_runs_with_a_point_are_the_same_runs(split: Path, change: Change) -> None:
+    before = split_read(split).objects[11]
+
+    def with_points(content: dict[str, Any]) -> None:
+        for entry in content["annotations"]:
+            if isinstance(entry["segmentation"], dict) and isinstance(entry["segmentation"]["counts"], list):
+                entry["segmentation"]["counts"] = [float(run) for run in entry["segmentation"]["counts"]]
+
+    path = change(with_points)
+    assert ".0" in path.read_text()
+    assert split_read(split).objects[11] == before
+
+
+def test_a_class_named_null_has_no_name(split: Path, change: Change) -> None:
+    change(lambda content: content["categories"][0].update(name=None))
+    assert "classes without a name" in {fault.kind for fault in check_data(tiny_config(split))[0].faults}
