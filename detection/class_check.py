@@ -11,12 +11,26 @@ from convmae.detection.records import Category
 from convmae.engine.faults import Effect, Fault, Report
 
 _SHOWN = 5  # names that a message tells
+_NO_CLASSES = {
+    "background",
+    "dontcare",
+    "don't care",
+    "ignore",
+    "ignored",
+    "ignored regions",
+    "unlabeled",
+    "unlabelled",
+    "void",
+}
 
 
 def check_names(data: CocoData, report: Report) -> None:
-    """Reports classes that differ in id, but not in name, or in capitals and spaces alone, and those of no name."""
+    """Reports classes that differ in id, but not in name, or in capitals and spaces alone.
+
+    Likewise those of no name, and those with objects that are named as what is no class.
+    """
     known: dict[str, Category] = {}
-    for category in data.categories:
+    for category, count in _counts(data).items():
         plain = _plain(category.name)
         first = known.setdefault(plain, category)
         where = f"{data.annotations}: category {category.id}"
@@ -25,6 +39,11 @@ def check_names(data: CocoData, report: Report) -> None:
         elif first is not category:
             message = f"{where} is named {category.name!r}, category {first.id} {first.name!r}; are they one class?"
             report(Fault("classes of the same name", message, Effect.DOUBTFUL))
+        elif plain in _NO_CLASSES and count:
+            message = (
+                f"{where} is named {category.name!r} and has {count} objects, which are learnt and measured as a class."
+            )
+            report(Fault("classes named as if they were none", message, Effect.DOUBTFUL))
 
 
 def check_learnt(train: CocoData, val: CocoData, report: Report) -> None:

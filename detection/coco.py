@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convmae.detection import entries, forms, packed, records
+from convmae.detection import entries, forms, packed, records, unread
 from convmae.detection.annotation_file import PREDICT, read_json
 from convmae.detection.cache import cache_path, load_arrays, save_arrays, stamp
 from convmae.detection.entries import missing_segmentation
@@ -172,6 +172,7 @@ def parse_coco(annotations: Path, folder: Path, report: Report) -> CocoData:
         categories = entries.read_categories(content["categories"], annotations, count)
         images = entries.read_images(content["images"], annotations, count)
         found = entries.read_objects(content, categories, images, annotations, count)
+        unread.check_unread(content, annotations, count)
         objects = PackedObjects.pack(images, found)
     groups = frozenset(str(one.get("supercategory")) for one in content["categories"] if isinstance(one, dict))
     return CocoData(annotations, folder, categories, images, objects, tally.remarks, groups)
@@ -217,8 +218,11 @@ def check_masks(data: CocoData, report: Report) -> None:
 
 
 def check_objects(data: CocoData, report: Report) -> None:
-    """Reports a split without any object, from which nothing can be learnt or measured, and what is there in their place."""
-    if not data.with_objects():
+    """Reports a split without any object, from which nothing can be learnt or measured, and what is there in their place.
+
+    Where entries stop training, the objects that they took away are no fault of their own.
+    """
+    if not data.with_objects() and not any(remark.effect is Effect.STOPS for remark in data.remarks):
         crowds = int(data.packed.columns["crowd"].sum())
         message = f"{data.annotations}: no picture holds an object (crowds aside); expected at least one."
         report(Fault("splits without objects", f"{message} {_tell_absent(data.remarks, crowds)}"))
@@ -272,7 +276,7 @@ def _stamp(annotations: Path) -> str:
 @cache
 def _code() -> str:
     """A digest of what reads the file: what other code has read is not what this would."""
-    sources = [Path(module.__file__ or "") for module in (entries, forms, packed, records)] + [Path(__file__)]
+    sources = [Path(module.__file__ or "") for module in (entries, forms, packed, records, unread)] + [Path(__file__)]
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from convmae.detection.box_forms import SEVERAL, SHARE, Form, differ, form_by_outlines, form_of_boxes, in_first_pixel
 from convmae.detection.coco import CocoData
 from convmae.detection.outlines import Outlines, outlines
+from convmae.detection.placement import MANY, check_placement
 from convmae.detection.records import ImageRecord, mask_area
 from convmae.engine.faults import Effect, Fault, Report
 
 _EXPECTED = "expected [left, top, width, height] in pixels of the picture, and masks in pixels, too"
+_SIDES = 4  # pixels; smaller objects may well fill their boxes
 Chosen = NDArray[np.bool_]
 Values = NDArray[np.float64]
 
@@ -49,15 +51,18 @@ class _Objects:
         return Fault(kind, f"{where}: {said}", Effect.DOUBTFUL, self.image(row))
 
 
-def check_contradictions(data: CocoData, report: Report) -> None:
+def check_contradictions(data: CocoData, report: Report, masks: bool = True) -> None:
     """Reports where a file disagrees with itself: mistakes that most of it shares stop, others may be meant.
 
-    ``data`` is a whole split as it was read.
+    ``data`` is a whole split as it was read; ``masks``: whether they are learnt.
     """
     objects = _Objects(data)
     if not _check_boxes(objects, report):  # else what follows would tell the same again, object by object
         _check_empty_masks(objects, report)
         _check_areas(objects, report)
+        check_placement(data, report)
+    if masks:
+        _check_rectangles(objects, report)
     _check_objects_twice(objects, report)
     _check_pictures_twice(data, report)
     _check_crowds(objects, report)
@@ -115,16 +120,19 @@ def _wrong_form(objects: _Objects, words: str, rows: NDArray[np.int64], count: i
 def _check_single_boxes(objects: _Objects, rows: NDArray[np.int64], count: int, report: Report) -> None:
     boxes, spanned = objects.boxes[rows], objects.outlines.box[rows]
     apart = np.any((boxes[:, :2] >= spanned[:, 2:]) | (boxes[:, 2:] <= spanned[:, :2]), axis=1)
-    if apart.sum() >= max(SEVERAL, count / 2):
-        first = int(rows[apart][0])
+    common = (np.minimum(boxes[:, 2:], spanned[:, 2:]) - np.maximum(boxes[:, :2], spanned[:, :2])).clip(0)
+    mostly = 2 * common.prod(axis=1) < (spanned[:, 2:] - spanned[:, :2]).prod(axis=1)
+    if mostly.sum() >= max(SEVERAL, count / 2):
+        first = int(rows[mostly][0])
+        runs = np.diff(objects.columns["run_ends"], prepend=0)[first] > 0
+        order = " The runs of an RLE go down the columns, the first of them outside the object." if runs else ""
         message = (
-            f"{objects.data.annotations}: {apart.sum()} of {count} masks lie wholly outside their boxes; {_EXPECTED}, of the "
-            f"same object. The first is annotation {objects.columns['id'][first]}: its bbox is {_sides(objects.boxes[first])}, "
-            f"its mask spans {_sides(objects.outlines.box[first])}."
+            f"{objects.data.annotations}: {mostly.sum()} of {count} masks lie mostly outside their boxes; {_EXPECTED}, of the "
+            f"same object.{order} The first is annotation {objects.columns['id'][first]}: its bbox is "
+            f"{_sides(objects.boxes[first])}, its mask spans {_sides(objects.outlines.box[first])}."
         )
         report(Fault("files with masks outside their boxes", message, image=objects.image(first)))
-        rows = rows[~apart]
-        apart = np.zeros(len(rows), np.bool_)
+        rows, apart = rows[~mostly], apart[~mostly]
     for row, outside in zip(rows.tolist(), apart.tolist(), strict=True):
         kind = "masks outside their boxes" if outside else "boxes that disagree with their masks"
         said = f"its bbox is {_sides(objects.boxes[row])}, its mask spans {_sides(objects.outlines.box[row])}."
@@ -184,23 +192,52 @@ def _check_areas(objects: _Objects, report: Report) -> None:
         report(objects.fault("areas that disagree with their masks", row, said))
 
 
+def _check_rectangles(objects: _Objects, report: Report) -> None:
+    """Reports masks that are all the rectangles of their boxes, as converters write them that know of boxes alone."""
+    found = objects.outlines
+    sides = (found.box - objects.boxes)[objects.masked]
+    width, height = (found.box[:, 2:] - found.box[:, :2])[objects.masked].T
+    large = np.minimum(width, height) >= _SIDES
+    full = (found.least[objects.masked] >= 0.99 * width * height) & (np.abs(sides) <= 1).all(axis=1)
+    if large.sum() >= MANY and full[large].all():
+        message = (
+            f"{objects.data.annotations}: all {len(full)} masks are the rectangles of their boxes: a mask AP tells of boxes, "
+            "not of outlines; for boxes alone, train without masks: model.masks=false."
+        )
+        report(Fault("files with rectangles for masks", message, Effect.DOUBTFUL))
+
+
 def _area_said(objects: _Objects, row: int, covered: Values) -> str:
     return f"its area is {objects.columns['area'][row]:.6g}, it covers about {covered[row]:.6g} pixels"
 
 
 def _check_objects_twice(objects: _Objects, report: Report) -> None:
     columns, packed = objects.columns, objects.data.packed
-    crowd_label_owner = [columns["crowd"], columns["label"], objects.owners]
-    keys = np.concatenate([columns["box"], np.stack(crowd_label_owner, axis=1)], axis=1, dtype=np.float64)
+    keys = np.concatenate(
+        [columns["box"], np.stack([columns["crowd"], objects.owners], axis=1)], axis=1, dtype=np.float64
+    )
     # A hash of a row's bits sorts several times as fast as the row.
     odd = np.random.default_rng(0).integers(2**63, size=keys.shape[1], dtype=np.uint64) * 2 + 1
-    order = np.argsort(((keys + 0.0).view(np.uint64) * odd).sum(axis=1), kind="stable")
+    order = np.lexsort((columns["label"], ((keys + 0.0).view(np.uint64) * odd).sum(axis=1)))
     same = (keys[order[1:]] == keys[order[:-1]]).all(axis=1)
+    two_classes = []
     for place in np.flatnonzero(same).tolist():
         one, other = int(order[place]), int(order[place + 1])
-        if packed.segmentation(one, objects.image(one)) == packed.segmentation(other, objects.image(one)):
-            said = f"it is annotation {columns['id'][one]} again: the same picture, class, box and mask."
-            report(objects.fault("objects that are listed twice", other, said))
+        if packed.segmentation(one, objects.image(one)) != packed.segmentation(other, objects.image(one)):
+            continue
+        if columns["label"][one] != columns["label"][other]:
+            two_classes.append((one, other))
+            continue
+        said = f"it is annotation {columns['id'][one]} again: the same picture, class, box and mask."
+        report(objects.fault("objects that are listed twice", other, said))
+    # Some objects are of two classes, as a woman and a person.
+    if len(two_classes) >= max(SEVERAL, SHARE * len(objects.single)):
+        one, other = two_classes[0]
+        message = (
+            f"{objects.data.annotations}: {len(two_classes)} of {len(objects.single)} objects are listed again under another "
+            f"class; the first is annotation {columns['id'][one]}, again {columns['id'][other]}. Each is learnt as both."
+        )
+        report(Fault("files with objects under two classes", message, Effect.DOUBTFUL, objects.image(one)))
 
 
 def _check_pictures_twice(data: CocoData, report: Report) -> None:

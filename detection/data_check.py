@@ -99,7 +99,7 @@ def _check_split(name: str, annotations: Path, folder: Path, masks: bool, count:
     except UserError as error:
         report(Fault("files that can't be read", str(error)))
         return split
-    check_split(data, report)
+    check_split(data, report, masks)
     if masks:
         check_masks(data, report)
     try:

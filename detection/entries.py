@@ -19,6 +19,8 @@ from convmae.engine.faults import Effect, Fault, Report
 _LARGEST_ID = 2**63 - 1
 _IDS = {"id", "image_id", "category_id"}
 _NUMBERS = {int, float}  # bool is neither
+_NO_MASKS = (None, [], {}, [[]], "")
+OUTSIDE = "boxes outside their picture"
 _BYTES = ("b'", 'b"')  # what the text of bytes begins with
 T = TypeVar("T", Category, ImageRecord)
 
@@ -29,7 +31,8 @@ def read_categories(entries: list[Any], path: Path, report: Report) -> list[Cate
     for number, entry in enumerate(entries):
         try:
             entry = _keys(entry, f"{path}: category number {number}", ("id", "name"))
-            categories.append(Category(entry["id"], str(entry["name"])))
+            name = "" if entry["name"] is None else str(entry["name"])
+            categories.append(Category(entry["id"], name))
         except Fault as fault:
             report(fault)
     return sorted(_unique(categories, f"{path}: category", report), key=lambda category: category.id)
@@ -70,6 +73,10 @@ def read_objects(
         "category_id": {category.name: f"category {category.id}" for category in categories},
     }
     reported = _ids(content["images"]) - by_id.keys(), _ids(content["categories"]) - labels.keys()
+    # [[]] stands for no mask where nothing else does; among masks it is one that was lost.
+    masked = any(
+        isinstance(entry, dict) and entry.get("segmentation") not in _NO_MASKS for entry in content["annotations"]
+    )
     seen: set[int] = set()
     objects: dict[int, list[ObjectRecord]] = {}
     for entry in content["annotations"]:
@@ -91,6 +98,8 @@ def read_objects(
                 known = _some(categories)
                 message = f"{where} has category {entry['category_id']}; the file's 'categories' list {known}."
                 raise Fault("objects of unknown classes", message, image=image)
+            if not masked:
+                entry = {**entry, "segmentation": None}
             objects.setdefault(image.id, []).append(_object(entry, label, image, where, report))
         except Fault as fault:
             report(fault)
@@ -110,7 +119,7 @@ def _object(entry: dict[str, Any], label: int, image: ImageRecord, where: str, r
     if width <= 0 or height <= 0:
         raise Fault("boxes without area", f"{where}: its bbox is {numbers}.", Effect.LEFT_OUT, image)
     if left >= image.width or top >= image.height or left + width <= 0 or top + height <= 0:
-        raise Fault("boxes outside their picture", f"{where}: its bbox is {numbers}, {size}.", Effect.LEFT_OUT, image)
+        raise Fault(OUTSIDE, f"{where}: its bbox is {numbers}, {size}.", Effect.LEFT_OUT, image)
     if min(left, top) < -1 or left + width > image.width + 1 or top + height > image.height + 1:
         report(Fault("boxes partly outside", f"{where}: its bbox is {numbers}, {size}.", Effect.NOTE, image))
     crowd = entry.get("iscrowd", 0)
@@ -157,6 +166,8 @@ def _segmentation(found: Any, image: ImageRecord, where: str, report: Report) ->
             image=image,
         )
     counts = found["counts"]
+    if isinstance(counts, list):  # 3.0 is 3, as for ids
+        counts = [value if (number := whole(value)) is None else number for value in counts]
     try:
         total = _pixels(counts)
     except ValueError as error:

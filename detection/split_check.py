@@ -14,11 +14,11 @@ from convmae.engine.faults import Effect, Fault, Report
 COUNTED = 100  # detections of a class on a picture that COCO's evaluation looks at
 
 
-def check_split(data: CocoData, report: Report) -> None:
-    """Reports a split of no use, and where a whole split disagrees with itself."""
+def check_split(data: CocoData, report: Report, masks: bool = True) -> None:
+    """Reports a split of no use, and where a whole split disagrees with itself; ``masks``: whether they are learnt."""
     check_objects(data, report)
     check_names(data, report)
-    check_contradictions(data, report)
+    check_contradictions(data, report, masks)
 
 
 def check_samples(data: CocoData, options: DetectionDataOptions, report: Report) -> None:

@@ -206,7 +206,50 @@ def test_masks_of_other_objects_than_their_boxes_stop(tmp_path: Path) -> None:
     for annotation, outline in zip(content["annotations"], outlines[1:] + outlines[:1], strict=True):
         annotation["segmentation"] = outline
     (stop,) = [fault for fault in faults_of(tmp_path, content) if fault.effect is Effect.STOPS]
-    assert "masks lie wholly outside their boxes" in str(stop)
+    assert "masks lie mostly outside their boxes" in str(stop)
+
+
+def flattened(annotation: Content, width: float, height: float, order: Any, inside: int) -> None:
+    """Makes of a mask run lengths as code does that goes along the rows, or takes the first run for the object."""
+    mask = mask_api.decode(runs(annotation["segmentation"], int(width), int(height)))
+    flat = (mask if inside else 1 - mask).ravel(order=order).astype(int)
+    edges = np.concatenate([[0], np.flatnonzero(np.diff(flat, prepend=0)), [flat.size]])
+    annotation["segmentation"] = {"size": list(mask.shape), "counts": np.diff(edges).tolist()}
+
+
+@pytest.mark.parametrize(("order", "inside"), [("C", 1), ("F", 0)], ids=["along the rows", "inside out"])
+def test_run_lengths_in_another_order_stop(tmp_path: Path, order: str, inside: int) -> None:
+    content = edited(coco(), lambda one, w, h: flattened(one, w, h, order, inside))
+    (stop,) = [fault for fault in faults_of(tmp_path, content) if fault.effect is Effect.STOPS]
+    assert "masks lie mostly outside their boxes" in str(stop)
+    assert "The runs of an RLE go down the columns" in str(stop)
+    right = edited(coco(), lambda one, w, h: flattened(one, w, h, "F", 1))
+    assert not kinds(faults_of(tmp_path, right), Effect.STOPS) + kinds(faults_of(tmp_path, right), Effect.DOUBTFUL)
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_masks_that_are_all_the_rectangles_of_their_boxes_are_doubted_where_masks_are_learnt(
+    tmp_path: Path, masks: bool
+) -> None:
+    def rectangle(one: Content, width: float, height: float) -> None:
+        x, y, w, h = one["bbox"]
+        one.update(segmentation=[[x, y, x + w, y, x + w, y + h, x, y + h]], area=w * h)
+
+    path = tmp_path / "instances.json"
+    for edit, count in ((rectangle, int(masks)), (lambda *_: None, 0)):
+        path.write_text(json.dumps(edited(coco(each=10), edit)))
+        found: list[Fault] = []
+        check_split(parse_coco(path, tmp_path, found.append), found.append, masks)
+        assert kinds(found, Effect.DOUBTFUL) == ["files with rectangles for masks"] * count
+
+
+def test_all_objects_again_under_another_class_are_doubted(tmp_path: Path) -> None:
+    content = coco()
+    again = [{**one, "id": 100 + one["id"], "category_id": 3 - one["category_id"]} for one in content["annotations"]]
+    content["annotations"] += again
+    (fault,) = faults_of(tmp_path, content)
+    assert (fault.kind, fault.effect) == ("files with objects under two classes", Effect.DOUBTFUL)
+    assert "24 of 48 objects" in str(fault)
 
 
 def test_a_box_or_mask_at_fault_is_remarked_with_its_picture_and_both_spans(tmp_path: Path) -> None:

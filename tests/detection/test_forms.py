@@ -183,3 +183,40 @@ def test_a_split_without_objects_says_what_is_there_in_their_place(split: Path, 
 def test_one_point_or_two_that_stand_alone_are_left_out_as_before(split: Path, change: Change) -> None:
     change(lambda content: content["annotations"][0].update(segmentation=[[8, 10]]))
     assert split_read(split).dropped == {"polygons of less than three points": 1}
+
+
+def test_empty_polygons_throughout_are_boxes_alone_and_among_masks_are_left_out(split: Path, change: Change) -> None:
+    def empty(content: dict[str, Any]) -> None:
+        for entry in content["annotations"]:
+            entry["segmentation"] = [[]]
+
+    change(empty)
+    data = read_coco(split / "instances.json", split / "images", masks=False)
+    assert not data.dropped
+    assert sum(data.class_counts()) == 6
+    with pytest.raises(UserError, match=r"has no segmentation; for data with boxes alone.*model\.masks=false"):
+        read_coco(split / "instances.json", split / "images")
+
+
+def test_where_entries_stop_training_the_absence_of_objects_is_not_told_as_well(split: Path, change: Change) -> None:
+    change(lambda content: [entry.update(iscrowd="0") for entry in content["annotations"]])
+    stops = {fault.kind for fault in check_data(tiny_config(split))[0].faults if fault.effect is Effect.STOPS}
+    assert stops == {"odd crowd flags"}
+
+
+def test_runs_with_a_point_are_the_same_runs(split: Path, change: Change) -> None:
+    before = split_read(split).objects[11]
+
+    def with_points(content: dict[str, Any]) -> None:
+        for entry in content["annotations"]:
+            if isinstance(entry["segmentation"], dict) and isinstance(entry["segmentation"]["counts"], list):
+                entry["segmentation"]["counts"] = [float(run) for run in entry["segmentation"]["counts"]]
+
+    path = change(with_points)
+    assert ".0" in path.read_text()
+    assert split_read(split).objects[11] == before
+
+
+def test_a_class_named_null_has_no_name(split: Path, change: Change) -> None:
+    change(lambda content: content["categories"][0].update(name=None))
+    assert "classes without a name" in {fault.kind for fault in check_data(tiny_config(split))[0].faults}

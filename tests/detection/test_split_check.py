@@ -250,9 +250,8 @@ def test_more_objects_of_a_class_than_coco_counts_and_than_the_detector_keeps_ar
         (tmp_path / "instances.json").write_text(json.dumps(crowd_of(counts)))
         config = tiny_config(tmp_path, "model.detections=100", "data.img_size=320")
         _, val = read_splits(config.data, masks=True, detections=config.model.detections)
-        found = {
-            remark.kind: remark.count for remark in val.remarks if remark.kind != "splits that are one and the same"
-        }
+        others = ("splits that are one and the same", "files with rectangles for masks")
+        found = {remark.kind: remark.count for remark in val.remarks if remark.kind not in others}
         assert found == expected
         checked: SplitCheck = check_data(config)[1]
         assert {kind: count for kind, count in said(checked.faults).items() if kind in expected} == expected
@@ -294,6 +293,22 @@ def test_classes_that_validation_alone_has_objects_of_are_doubted(tmp_path: Path
     assert fault.effect is Effect.DOUBTFUL
     assert "has no object of 1 classes that" in str(fault)
     assert "'b'" in str(fault)
+
+
+@pytest.mark.parametrize(
+    ("name", "doubted"), [("DontCare", 1), ("Ignored_regions", 1), ("__background__", 1), ("void deck", 0), ("cat", 0)]
+)
+def test_a_class_with_objects_that_is_named_as_none_is_doubted(split: Path, name: str, doubted: int) -> None:
+    content = json.loads((split / "instances.json").read_text())
+    content["categories"][0]["name"] = name
+    (split / "instances.json").write_text(json.dumps(content))
+    found: list[Fault] = []
+    check_names(parse_coco(split / "instances.json", split, found.append), found.append)
+    assert [fault.kind for fault in found] == ["classes named as if they were none"] * doubted
+    content["annotations"] = [one for one in content["annotations"] if one["category_id"] != 7]
+    (split / "instances.json").write_text(json.dumps(content))
+    check_names(parse_coco(split / "instances.json", split, found.append), found.append)
+    assert len(found) == doubted
 
 
 @pytest.mark.parametrize(
