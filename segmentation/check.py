@@ -142,9 +142,10 @@ def check_repeated_pairs(found: Found, complete: bool = False) -> None:
 
     def contradiction(first: int, place: int) -> Fault | None:
         known, pair = found.pairs[first], found.pairs[place]
-        if not {known, pair} <= in_order or np.array_equal(
-            *(read_values(one.label, limit)[0] for one in (known, pair))
-        ):
+        if not {known, pair} <= in_order:
+            return None
+        values, others = (read_values(one.label, limit)[0] for one in (known, pair))
+        if np.array_equal(values, others):
             return None
         message = f"{pair.image} holds the same bytes as {known.image}, but {pair.label} and {known.label} differ"
         return Fault("pictures with two label maps", message, Effect.DOUBTFUL)
