@@ -19,7 +19,7 @@ from convmae.engine.faults import Effect, Fault, Report
 _LARGEST_ID = 2**63 - 1
 _IDS = {"id", "image_id", "category_id"}
 _NUMBERS = {int, float}  # bool is neither
-_NO_MASKS = (None, [], {}, [[]], "")
+_NO_MASKS: tuple[Any, ...] = (None, [], {}, [[]], "")
 OUTSIDE = "boxes outside their picture"
 _BYTES = ("b'", 'b"')  # what the text of bytes begins with
 T = TypeVar("T", Category, ImageRecord)

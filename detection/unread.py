@@ -47,4 +47,4 @@ def _turned(entry: dict[str, Any]) -> bool:
     """Whether an object has the rotation in degrees that CVAT writes, other than by half turns."""
     attributes = entry.get("attributes")
     angle = attributes.get("rotation") if isinstance(attributes, dict) else None
-    return type(angle) in (int, float) and 1 < angle % 180 < 179
+    return isinstance(angle, int | float) and 1 < angle % 180 < 179
