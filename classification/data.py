@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from timm.data.auto_augment import rand_augment_transform
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from convmae.classification.class_folders import check_same_folders, class_folders, find_labelled
+from convmae.classification.class_folders import check_same_folders, class_folders, find_labelled, same_form
 from convmae.classification.config import AugmentationOptions, FolderOptions
 from convmae.classification.erasing import draw_erasing
 from convmae.classification.mixing import draw_mix
@@ -214,9 +213,9 @@ def _names(path: Path, folders: Sequence[str], report: Report) -> list[str]:
     if not path.is_file():
         return list(folders)
     pairs = (line.split("\t", 1) for line in read_text(path).split("\n"))
-    named = {_composed(pair[0].strip()): pair[1].strip() for pair in pairs if len(pair) == 2}
-    unnamed = [folder for folder in folders if _composed(folder) not in named]
-    unused = [name for name in named if name not in set(map(_composed, folders))]
+    named = {same_form(pair[0].strip()): pair[1].strip() for pair in pairs if len(pair) == 2}
+    unnamed = [folder for folder in folders if same_form(folder) not in named]
+    unused = [name for name in named if name not in set(map(same_form, folders))]
     message = ""
     if len(unnamed) == len(folders):
         message = (
@@ -230,9 +229,4 @@ def _names(path: Path, folders: Sequence[str], report: Report) -> list[str]:
         )
     if message:
         report(Fault("class folders that classes.txt does not name", message, Effect.DOUBTFUL))
-    return [named.get(_composed(folder)) or folder for folder in folders]
-
-
-def _composed(name: str) -> str:
-    """Returns a name in the one of Unicode's forms that all its spellings share: macOS writes an umlaut as two characters."""
-    return unicodedata.normalize("NFC", name)
+    return [named.get(same_form(folder)) or folder for folder in folders]

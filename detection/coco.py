@@ -240,8 +240,6 @@ def _tell_absent(remarks: Sequence[Remark], crowds: int) -> str:
             f"{crowds} have iscrowd=1, which marks a region of many objects and is left out of training; set it to 0 for what "
             "is one object."
         )
-    if not told and any(remark.effect is Effect.STOPS for remark in remarks):
-        told.append("Its objects are refused for other faults.")
     return " ".join(told) or f"Pictures without annotations can be predicted: {PREDICT}."
 
 

@@ -237,6 +237,8 @@ def prepare_work_dir(work_dir: Path, resume: bool, overwrite: bool) -> None:
         raise UserError("--resume continues the run in the work directory, --overwrite removes it: give one of them.")
     if resume:
         _make(work_dir)
+        if not matching(work_dir, ["step_*.pth"]):  # it starts anew, and may replace what an earlier start of it wrote
+            _refuse_foreign(work_dir, _RUN)
         _start_list(work_dir)
         return
     advice = "Continue it with --resume, replace it with --overwrite, or give another --work-dir."
@@ -280,17 +282,22 @@ def _prepare(work_dir: Path, overwrite: bool, found: str, names: Sequence[str]) 
         earlier = [path for path in matching(work_dir, _MARKS) if path in own]
         if earlier:
             raise UserError(f"{work_dir} holds {found % earlier[0].name}")
-    foreign = not_listed(work_dir, names)
+    _refuse_foreign(work_dir, names)
+    if overwrite:
+        sweep(work_dir)
+        remove_listed(work_dir)
+    _start_list(work_dir)
+
+
+def _refuse_foreign(work_dir: Path, names: Sequence[str]) -> None:
+    """Raises UserError where a folder holds files of these names that no run wrote."""
+    foreign = not_listed(work_dir, names) if process_rank() == 0 else []
     if foreign:
         some = ", ".join(path.relative_to(work_dir).as_posix() for path in foreign[:3])
         raise UserError(
             f"{work_dir} holds {some}{', ...' * (len(foreign) > 3)}, which would be replaced and stands on no list of what "
             f"a run wrote there ({LIST}). Give another --work-dir, or move it."
         )
-    if overwrite:
-        sweep(work_dir)
-        remove_listed(work_dir)
-    _start_list(work_dir)
 
 
 def _start_list(work_dir: Path) -> None:

@@ -54,7 +54,8 @@ def claim(path: Path) -> None:
 def remove_listed(folder: Path) -> None:
     """Removes the files on a folder's list, and the list."""
     for path in listed(folder) or ():
-        path.unlink(missing_ok=True)
+        if not path.is_dir():
+            path.unlink(missing_ok=True)
     (folder / LIST).unlink(missing_ok=True)
 
 

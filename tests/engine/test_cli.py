@@ -247,6 +247,23 @@ def test_a_folder_whose_files_a_run_would_replace_is_refused(name: str, overwrit
     assert (tmp_path / name).read_text() == "mine"
 
 
+def test_a_run_that_has_nothing_to_continue_replaces_no_file_of_the_user(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("mine")
+    with pytest.raises(UserError, match=r"holds config\.yaml, which would be replaced"):
+        prepare_work_dir(tmp_path, resume=True, overwrite=False)
+    (tmp_path / "step_3.pth").write_text("of a run of an earlier version, which had no list")
+    prepare_work_dir(tmp_path, resume=True, overwrite=False)
+
+
+def test_a_list_that_names_a_folder_removes_none(tmp_path: Path) -> None:
+    prepare_work_dir(tmp_path, resume=False, overwrite=False)
+    (tmp_path / "mine").mkdir()
+    with (tmp_path / "files.txt").open("a") as file:
+        file.write("mine\n")
+    prepare_work_dir(tmp_path, resume=False, overwrite=True)
+    assert (tmp_path / "mine").is_dir()
+
+
 def test_a_list_that_names_files_elsewhere_removes_none(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     folder = tmp_path / "run"
