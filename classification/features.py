@@ -66,7 +66,7 @@ def read_features(config: ProbeConfig, split: ClassFolder, encoder: Classifier, 
             kept = Features(**safetensors.torch.load_file(path))
             log.info(f"features of {split.root}: {path}")
             return kept
-        except (safetensors.SafetensorError, TypeError) as error:
+        except (safetensors.SafetensorError, TypeError, OSError, RuntimeError) as error:  # the last two: just removed
             log.warning(f"{path} is damaged and made anew ({error})")
     features = extract(encoder.to(device), split, config, view, device, dtype)
     content = safetensors.torch.save(features._asdict())

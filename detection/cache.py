@@ -48,7 +48,8 @@ def load_arrays(path: Path, expected: str) -> dict[str, NDArray] | None:
             if notes.get("stamp") != expected:
                 return None
             arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118  (it is no dict)
-    except (OSError, safetensors.SafetensorError) as error:
+    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+        # PyTorch, which maps it after safetensors has read its head, makes a RuntimeError of one that was just removed.
         log.info(f"the cache {path} can't be read ({error}) and is made anew")
         return None
     if notes.get("checksum") != _checksum(arrays):

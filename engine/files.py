@@ -114,7 +114,10 @@ def _content(path: Path) -> dict[str, Any]:
     """Returns a file's content without the values of tensors; of safetensors what stands beside them."""
     path, _ = split_choice(path)
     if path.suffix == ".safetensors":
-        with contextlib.suppress(safetensors.SafetensorError, OSError), safetensors.safe_open(path, "pt") as file:
+        with (
+            contextlib.suppress(safetensors.SafetensorError, OSError, RuntimeError),
+            safetensors.safe_open(path, "pt") as file,
+        ):
             return file.metadata() or {}
         return {}
     # A file of others, with more in it than tensors, or no file of weights: nothing of ours stands there.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as mask_api
@@ -102,6 +103,22 @@ def test_a_damaged_cache_is_made_anew(split: Path, kept: Path) -> None:
         cache.write_bytes(bytes_)
         assert read(split) == first
         assert load_arrays(cache, stamp(split / "instances.json", coco._code())) is not None
+
+
+def test_a_cache_that_goes_while_it_is_read_is_made_anew(split: Path, kept: Path) -> None:
+    first = read(split)
+    (cache,) = kept.iterdir()
+    opened = cache.read_bytes()
+    map_file = torch.UntypedStorage.from_file
+
+    def removed(name: str, *args: object, **options: object) -> torch.UntypedStorage:
+        cache.unlink()
+        return map_file(name, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.UntypedStorage, "from_file", removed)
+        assert read(split) == first
+    assert cache.read_bytes() == opened
 
 
 def test_without_a_place_to_keep_it_all_goes_on(split: Path, kept: Path) -> None:
