@@ -42,13 +42,13 @@ def start_processes(launcher: str, device: str) -> None:
     dist.init_process_group("nccl" if cuda else "gloo")
 
 
-def any_process(flag: bool) -> bool:
-    """Returns whether ``flag`` is set on any process; all of them have to ask, and all get the same answer."""
+def any_process(*flags: bool) -> list[bool]:
+    """Returns whether each flag is set on any process; all of them have to ask, and all get the same answer."""
     if not is_distributed():
-        return flag
-    told = torch.tensor(int(flag))
+        return list(flags)
+    told = torch.tensor(flags, dtype=torch.int)
     dist.all_reduce(told, dist.ReduceOp.MAX, group=_hosts())
-    return bool(told)
+    return told.bool().tolist()
 
 
 def gather_samples(part: list[Any], size: int) -> list[Any]:
