@@ -12,6 +12,9 @@ import torch
 from small_run import assert_same
 
 from convmae.engine.checkpoints import list_checkpoints
+from convmae.engine.cli import prepare_work_dir
+from convmae.engine.files import write_whole
+from convmae.engine.restarts import goes_on, mark
 
 RUN = '''
 """A training tool on numbers, in which one process meets a fault."""
@@ -44,7 +47,7 @@ class Model:
 @dataclass
 class Config(Plain):
     model: Model = field(default_factory=Model)
-    schedule: ScheduleOptions = field(default_factory=lambda: ScheduleOptions(steps=6, save_every=2, eval_every=3))
+    schedule: ScheduleOptions = field(default_factory=lambda: ScheduleOptions(steps=6, save_every=100, eval_every=3))
 
 
 class Data(Noise):
@@ -125,23 +128,31 @@ def test_the_reason_of_one_process_is_said_and_what_was_learnt_kept(
     root = failed.stderr.partition("Root Cause")[2]  # torchrun's summary
     assert re.search(r"rank +: 1", root), failed.stderr
     assert reason in root
-    done = start("none", "--resume")
+
+
+def test_a_job_that_torchrun_starts_again_continues_what_it_began_and_ends_equal(
+    start: Callable[..., subprocess.CompletedProcess], tmp_path: Path
+) -> None:
+    prepare_work_dir(tmp_path / "run", resume=False, overwrite=False)
+    write_whole(tmp_path / "run" / "config.yaml", "an earlier run, which is to be replaced, but once")
+    done = start("kill", "--overwrite", restarts=1)
     assert done.returncode == 0, done.stderr
+    assert "continues from step_4.pth" in done.stdout
     whole = start("none", "--work-dir", "whole")
     assert whole.returncode == 0, whole.stderr
     assert_same(*(torch.load(tmp_path / name / "step_6.pth")["state_dict"] for name in ("run", "whole")))
 
 
-@pytest.mark.parametrize("option", ["", "--overwrite"])
-def test_a_job_that_torchrun_starts_again_continues_what_it_began(
-    option: str, start: Callable[..., subprocess.CompletedProcess], tmp_path: Path
-) -> None:
-    if option:
-        assert start("none", "--cfg-options", "schedule.steps=1").returncode == 0  # what is to be replaced
-    done = start("kill", *[option] * bool(option), restarts=2)
-    assert done.returncode == 0, done.stderr
-    assert "continues from step_4.pth" in done.stdout
-    refused = start("none", restarts=1)  # another job, which began nothing here
-    assert refused.returncode != 0
-    assert refused.stderr.count("Continue it with --resume") >= 2, refused.stderr
-    assert "continues from" not in refused.stdout
+def test_only_the_job_that_began_a_run_goes_on_with_it_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    mark(tmp_path)
+    assert not list(tmp_path.iterdir())  # no torchrun
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # as it is for all that have no name
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    mark(tmp_path)
+    assert not goes_on(tmp_path)  # a first start keeps the rules
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert goes_on(tmp_path)
+    assert not goes_on(tmp_path / "other")
+    monkeypatch.setattr(os, "getppid", lambda: 1)  # another torchrun
+    assert not goes_on(tmp_path)
