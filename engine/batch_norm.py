@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def synchronise_on_cpu(model: nn.Module) -> nn.Module:
@@ -17,8 +18,12 @@ def synchronise_on_cpu(model: nn.Module) -> nn.Module:
     return model
 
 
-class CpuSyncBatchNorm(nn.SyncBatchNorm):
-    """PyTorch's ``SyncBatchNorm`` by sums over processes that are differentiable, for any device and number of pictures."""
+class CpuSyncBatchNorm(_BatchNorm):
+    """What ``SyncBatchNorm`` does, by sums over processes that are differentiable; DDP refuses its subclasses on CPUs."""
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        if x.ndim < 2:
+            raise ValueError(f"expected [B, C, ...], got {list(x.shape)}")
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns x [B, C, ...] normalised by the statistics of all processes' x, of which some may hold no pictures."""

@@ -1,0 +1,30 @@
+"""Whether several processes train what one does on the same batches."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from launch import forked
+
+from convmae.engine.checkpoints import latest_checkpoint
+from convmae.engine.scalars import read_scalars
+
+
+def assert_processes_equal_one(train: Callable[[Path], Any], folder: Path, world: int = 2) -> None:
+    """Calls ``train(work_dir)`` in one process and in ``world``: all losses and weights are to be equal but for rounding."""
+    one, many = folder / "one", folder / "many"
+    for work_dir in (one, many):
+        work_dir.mkdir()
+    train(one)
+    forked(lambda rank: train(many) and None, folder, world)
+    rows, others = (read_scalars(work_dir) for work_dir in (one, many))
+    assert [row["step"] for row in rows] == [row["step"] for row in others]
+    for row, other in zip(rows, others, strict=True):
+        losses = {name: value for name, value in row.items() if "loss" in name}
+        assert losses or "lr" not in row
+        assert {name: other[name] for name in losses} == pytest.approx(losses, abs=1e-5)
+    left, right = (torch.load(latest_checkpoint(work_dir), weights_only=True)["state_dict"] for work_dir in (one, many))
+    for name, value in left.items():  # where a gradient is all but zero, AdamW makes its sign a step of full length
+        torch.testing.assert_close(right[name], value, rtol=1e-4, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
