@@ -14,7 +14,7 @@ def synchronise_on_cpu(model: nn.Module) -> nn.Module:
     """Returns the model with a form of its ``SyncBatchNorm``s that trains on CPUs, of the same parameters and names."""
     for module in model.modules():
         if isinstance(module, nn.SyncBatchNorm):
-            module.__class__ = CpuSyncBatchNorm
+            module.__class__ = CpuSyncBatchNorm  # type: ignore[assignment]  # the optimiser has its parameters already
     return model
 
 

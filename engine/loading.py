@@ -43,7 +43,7 @@ class Loader(DataLoader):
         self.seconds = seconds
         super().__init__(dataset, **options)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         return self._watched() if self.num_workers else super().__iter__()
 
     def _watched(self) -> Iterator[Any]:
