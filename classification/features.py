@@ -10,7 +10,6 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from convmae.backbones import Classifier, load_encoder
@@ -20,6 +19,7 @@ from convmae.classification.data import ClassFolder, EvalSet, RandomViews
 from convmae.engine.errors import UserError
 from convmae.engine.files import check_is_file, save_atomically
 from convmae.engine.images import normalize
+from convmae.engine.loading import load
 from convmae.engine.log import log
 from convmae.engine.precision import autocast, set_up
 from convmae.engine.seeding import SampleKey, SeededDataset
@@ -93,13 +93,7 @@ def extract(
     )
     dataset = SeededDataset(pictures, config.runtime.seed)
     keys = [SampleKey(view, index) for index in range(len(dataset))]
-    loader = DataLoader(
-        dataset,
-        config.data.batch_size,
-        sampler=keys,
-        num_workers=config.data.workers,
-        pin_memory=device.type == "cuda",
-    )
+    loader = load(dataset, config.data, device, batch_size=config.data.batch_size, sampler=keys)
     values, labels, contents = [], [], []
     for batch in tqdm(loader, desc=f"features of {split.root}", leave=False, disable=None):
         with autocast(device, dtype):

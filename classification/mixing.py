@@ -7,6 +7,22 @@ import random
 import torch
 from torch import Tensor
 
+from convmae.classification.config import AugmentationOptions
+from convmae.engine.errors import UserError
+from convmae.engine.options import DataOptions
+
+
+def check_pairs(augment: AugmentationOptions, data: DataOptions, world: int) -> None:
+    """Raises UserError where parts of a batch of an odd number would be mixed: in other pairs than those of the whole batch."""
+    parts = data.accumulate * world
+    share = data.batch_size // parts
+    if (augment.mixup or augment.cutmix) and parts > 1 and share % 2:
+        raise UserError(
+            f"data.batch_size {data.batch_size} in {parts} parts leaves {share} picture{'s' * (share > 1)} in each; expected "
+            "an even number, as neighbours are mixed. Change the batch, data.accumulate or the number of processes, or set "
+            "augment.mixup=0 augment.cutmix=0."
+        )
+
 
 def draw_mix(mixup: float, cutmix: float) -> Tensor:
     """Returns what one sample's mixing follows from, [4]: its own share, whether to cut, and where (x, y in 0..1).

@@ -17,6 +17,7 @@ from convmae.classification.evaluation import ClassificationMetric, Details, Pre
 from convmae.classification.features import Features, probed_encoder, read_features
 from convmae.classification.knn import knn_scores
 from convmae.classification.linear_probe import train_probes
+from convmae.classification.mixing import check_pairs
 from convmae.classification.model import ClassificationModel
 from convmae.classification.report import start_page, write_report
 from convmae.engine.classes import check_classes, class_difference, known_classes
@@ -40,6 +41,7 @@ def finetune(config: FinetuningConfig, work_dir: Path, resume: bool) -> Page | N
     Returns the report's page (None on other processes than the first). Raises UserError for data and options that can't work.
     """
     started = time.perf_counter()
+    check_pairs(config.augment, config.data, get_world_size())
     training, validation = read_splits(config.data, config.model.in_chans)
     options = config.model
     train_set = TrainSet(training, config.augment, options.img_size)

@@ -40,7 +40,7 @@ class ModelOptions:
     masks: bool = option(True, "predict masks; false for data with boxes alone")
     norm: str = option(
         "syncbn",
-        "norm in pyramid and heads: syncbn is bn on one process; gn and ln suit batches of a few pictures",
+        "norm in pyramid and heads: bn counts each process's pictures, syncbn those of all; gn and ln suit small batches",
         ("syncbn", "bn", "gn", "ln", "none"),
     )
     fpn_channels: int = option(256, "channels of the pyramid; the heads' cost grows with their square", low=1)

@@ -70,9 +70,6 @@ class DetectionHeads(nn.Module):
 
     def mask_outputs(self, features: Sequence[Tensor], boxes: Sequence[Tensor], labels: Tensor) -> Tensor:
         """Returns mask logits [N, side, side] of the given class of each box."""
-        if not len(labels):  # norms refuse an empty batch
-            side = 2 * self.mask_roi_pool.size
-            return features[0].new_zeros((0, side, side), dtype=torch.float32)
         logits = self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes)))
         return torch.take_along_dim(logits, labels[:, None, None, None], dim=1)[:, 0].float()
 
@@ -101,13 +98,11 @@ class DetectionHeads(nn.Module):
             "loss_box": F.l1_loss(chosen, wanted, reduction="sum") / sampled,
         }
         if self.has_mask:
-            if len(classes):
-                masks = self.mask_outputs(features, positive, classes)
-                mean = mask_loss(masks, positive, matches, [target["masks"] for target in targets])
-                losses["loss_mask"] = mean * len(classes) / positives
-            else:  # zero, with a gradient of zero: across processes every parameter must have one
-                unused = (*self.mask_head.parameters(), *self.mask_predictor.parameters())
-                losses["loss_mask"] = 0.0 * torch.stack([part.sum() for part in unused]).sum()
+            # Without boxes too: norms wait for every process, and every parameter must have a gradient in all of them.
+            masks = self.mask_outputs(features, positive, classes)
+            losses["loss_mask"] = (
+                mask_loss(masks, positive, matches, [target["masks"] for target in targets]) / positives
+            )
         return losses
 
     @torch.no_grad()
@@ -148,7 +143,7 @@ class DetectionHeads(nn.Module):
 
 
 def mask_loss(logits: Tensor, boxes: list[Tensor], objects: list[Tensor], masks: list[Tensor]) -> Tensor:
-    """Returns the mean binary cross-entropy between logits [N, side, side] and each box's cut of its object's mask.
+    """Returns the sum over boxes of the mean binary cross-entropy between logits [N, side, side] and a box's cut of its mask.
 
     boxes, objects: for each picture the boxes [n, 4] and the object of each [n]; masks: its objects' masks [m, H, W].
     """
@@ -158,4 +153,5 @@ def mask_loss(logits: Tensor, boxes: list[Tensor], objects: list[Tensor], masks:
         for box, index, found in zip(boxes, objects, masks, strict=True)
         if len(box)
     ]
-    return F.binary_cross_entropy_with_logits(logits, (torch.cat(targets)[:, 0] >= 0.5).float())
+    inside = torch.cat([logits.new_empty(0, 1, side, side), *targets])[:, 0] >= 0.5
+    return F.binary_cross_entropy_with_logits(logits, inside.float(), reduction="sum") / side**2

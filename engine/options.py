@@ -46,6 +46,9 @@ class DataOptions(ReadingOptions):
     batch_size: int = option(16, "pictures in one optimiser step, over all processes and accumulated parts", low=1)
     accumulate: int = option(1, "parts that a process splits its share of the batch into, to save memory", low=1)
     workers: int = option(2, "loader processes beside each training process; 0 loads in the training process", low=0)
+    timeout: float = option(
+        600.0, "seconds to wait for a batch of the loader processes before the run ends, saying so; 0: no limit", low=0
+    )
 
 
 @dataclass

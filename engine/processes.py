@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import subprocess
+from datetime import timedelta
 from itertools import chain
 from typing import Any
 
@@ -15,6 +16,8 @@ from mmengine.dist import is_distributed, is_main_process
 from convmae.engine.errors import UserError
 from convmae.engine.precision import resolve_device
 
+# How long processes wait for each other before the run ends: while the first one evaluates, or writes to a slow disk.
+PATIENCE = timedelta(hours=2)
 NEEDED = {  # in the environment, by launcher
     "pytorch": ("RANK", "LOCAL_RANK", "WORLD_SIZE"),
     "slurm": ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS", "SLURM_JOB_ID", "SLURM_STEP_NODELIST"),
@@ -39,7 +42,7 @@ def start_processes(launcher: str, device: str) -> None:
     cuda = resolve_device(device).type == "cuda"
     if cuda:  # a task that was given GPUs of its own sees these alone
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    dist.init_process_group("nccl" if cuda else "gloo")
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
 
 
 def any_process(*flags: bool) -> list[bool]:
@@ -113,6 +116,6 @@ def _hosts() -> dist.ProcessGroup | None:
     """The group for messages between CPUs, so that no GPU has to wait for them."""
     if dist.get_backend() == "gloo":
         return dist.group.WORLD
-    group = dist.new_group(backend="gloo")
+    group = dist.new_group(backend="gloo", timeout=PATIENCE)
     assert isinstance(group, dist.ProcessGroup)  # every process is in it
     return group

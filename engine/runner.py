@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from convmae.engine.average import WeightAverage
+from convmae.engine.batch_norm import synchronise_on_cpu
 from convmae.engine.checkpoints import (
     Found,
     checkpoint_path,
@@ -92,8 +93,7 @@ class Runner(mmengine.runner.Runner):
             return revert_sync_batchnorm(model)
         shared: dict[str, Any] = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
         if self.device.type == "cpu":
-            # SyncBatchNorm refuses to train on CPU.
-            return MMDistributedDataParallel(module=revert_sync_batchnorm(model), **shared)
+            return MMDistributedDataParallel(module=synchronise_on_cpu(model), **shared)
         return MMDistributedDataParallel(module=model, device_ids=[torch.cuda.current_device()], **shared)
 
     @property

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
-import functools
-import os
-import signal
 from collections.abc import Callable, Sequence
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,18 +12,19 @@ from mmengine.dist import get_dist_info, is_distributed
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import Dataset, default_collate
 
 from convmae.engine.checkpoints import find_whole
 from convmae.engine.compilation import Method, check_compiler, compile_methods
 from convmae.engine.config import differing_options, to_yaml
 from convmae.engine.errors import UserError
 from convmae.engine.hooks import BestHook, LearningRateHook, LogHook, RecipeHook, SkippedStepHook
+from convmae.engine.loading import load
 from convmae.engine.log import log
 from convmae.engine.loops import EvalLoop, TrainLoop
 from convmae.engine.memory import check_memory
 from convmae.engine.optim import build_optim_wrapper, param_groups, scaled_lr
-from convmae.engine.options import DataOptions, OptimOptions, RuntimeOptions, ScheduleOptions
+from convmae.engine.options import OptimOptions, RuntimeOptions, ScheduleOptions
 from convmae.engine.precision import precision_name, resolve_device, set_up
 from convmae.engine.runner import Runner
 from convmae.engine.schedule import Schedule
@@ -91,13 +87,8 @@ def train(
     except ValueError as error:
         raise UserError(f"{error}: change data.batch_size, data.accumulate or the number of processes.") from None
     schedule = Schedule.build(config.schedule, length, config.data.batch_size)
-    loader = DataLoader(
-        SeededDataset(train_set, config.runtime.seed),
-        batch_sampler=sampler,
-        collate_fn=collate,
-        pin_memory=device.type == "cuda",
-        **_workers(config.data),
-    )
+    seeded = SeededDataset(train_set, config.runtime.seed)
+    loader = load(seeded, config.data, device, batch_sampler=sampler, collate_fn=collate)
     groups = param_groups(model, config.optim) if groups is None else groups
     recipe = to_yaml(config)
     start = find_whole(work_dir) if resume else None
@@ -211,36 +202,12 @@ def _evaluation(
         return {}
     if not hasattr(dataset, "metainfo"):
         dataset.metainfo = {}  # type: ignore[attr-defined]  # mmengine's loops look for it
-    loader = DataLoader(
+    loader = load(
         dataset,
+        config.data,
+        resolve_device(config.runtime.device),
         batch_size=batch_size,
         sampler=DefaultSampler(dataset, shuffle=False),
         collate_fn=collate,
-        pin_memory=resolve_device(config.runtime.device).type == "cuda",
-        **_workers(config.data),
     )
     return {"val_dataloader": loader, "val_cfg": {"type": EvalLoop}, "val_evaluator": Evaluator(list(metrics))}
-
-
-def _workers(data: DataOptions) -> dict[str, Any]:
-    if data.workers == 0:
-        return {"num_workers": 0}
-    return {"num_workers": data.workers, "worker_init_fn": functools.partial(_start_worker, _ending())}
-
-
-def _start_worker(ending: Event, number: int) -> None:
-    """Leaves signals to the training process, which stops after its step; a worker that died of one would end the run at once.
-
-    Ctrl-C in a terminal, torchrun and Slurm signal all processes of a group.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if ending.is_set() else None)
-    torch.set_num_threads(1)
-
-
-@functools.cache
-def _ending() -> Event:
-    """Set once the interpreter exits: then multiprocessing sends SIGTERM to workers that are left, and waits for them."""
-    ending = torch.multiprocessing.get_context().Event()
-    atexit.register(ending.set)
-    return ending

@@ -15,7 +15,6 @@ from convmae.backbones import Dims
 from convmae.backbones.layers import rand_samples
 from convmae.engine.errors import UserError
 from convmae.engine.images import channel_statistics
-from convmae.engine.precision import resolve_device
 from convmae.segmentation import backbone as _registers_backbone  # noqa: F401
 from convmae.segmentation.batches import CropPreProcessor
 from convmae.segmentation.config import ModelOptions, SegmentationConfig
@@ -137,7 +136,7 @@ def build_model(config: SegmentationConfig, num_classes: int) -> UPerNet:
         head.to(
             memory_format=torch.channels_last
         )  # as the encoder's maps lie, so that no convolution turns its weights
-    if _synced(config):
+    if get_world_size() > 1:  # batch norm counts the pictures of all processes
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model
 
@@ -166,19 +165,14 @@ def check_options(config: SegmentationConfig, training: bool = True) -> None:
             f"data.photometric distorts the colours of RGB pictures, model.in_chans is {config.model.in_chans}; set "
             "data.photometric=false."
         )
-    parts = config.data.accumulate * get_world_size()
     one_token = config.data.crop <= {"conv": 64, "max_pool": 32}[config.model.downsample]  # of E4
     pooled = one_token or 1 in config.model.pool_scales
-    if training and config.data.batch_size // parts < 2 and pooled and not _synced(config):
+    parts = config.data.accumulate  # over all processes
+    if training and config.data.batch_size // parts < 2 and pooled:
         raise UserError(
             f"data.batch_size {config.data.batch_size} in {parts} parts leaves one picture a part; expected two or more, as "
-            "what UPerNet pools to 1x1 is batch-normalised. Lower data.accumulate, take fewer processes or raise the batch."
+            "what UPerNet pools to 1x1 is batch-normalised. Lower data.accumulate or raise the batch."
         )
-
-
-def _synced(config: SegmentationConfig) -> bool:
-    """Whether batch norm counts the pictures of all processes: on GPUs; ``SyncBatchNorm`` refuses CPUs."""
-    return get_world_size() > 1 and resolve_device(config.runtime.device).type == "cuda"
 
 
 def _head(options: ModelOptions, channels: int, num_classes: int, weight: float) -> dict[str, Any]:

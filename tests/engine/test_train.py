@@ -1,7 +1,5 @@
 """What a run says and sets before it starts, and what it refuses."""
 
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,21 +16,6 @@ from convmae.engine.log import start_log
 from convmae.engine.options import DataOptions, OptimOptions, RuntimeOptions, ScheduleOptions
 from convmae.engine.schedule import Schedule
 from convmae.engine.train import announce_run, train
-
-ABANDONED = """
-from torch.utils.data import DataLoader
-from convmae.engine.options import DataOptions
-from convmae.engine.train import _workers
-
-batches = iter(DataLoader(range(1000), **_workers(DataOptions(workers=1))))
-next(batches)
-batches._shutdown_workers = lambda: None  # as where the interpreter exits with the iterator alive
-"""
-
-
-def test_a_process_that_leaves_its_loader_behind_ends_all_the_same() -> None:
-    done = subprocess.run([sys.executable, "-c", ABANDONED], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (0, "")
 
 
 @dataclass

@@ -70,7 +70,7 @@ def test_train_then_test_gives_the_same_scores_and_a_report(
 
 def test_two_processes_evaluate_the_model_that_they_write(tiny_config: MakeConfig, tmp_path: Path) -> None:
     config = tiny_config()
-    config.data.batch_size = 4  # each process has its own batch norm, of the statistics of its pictures
+    config.data.batch_size = 4
     save_config(config, tmp_path / "recipe.yaml")
     done = two_processes("-m", "convmae.tools.train_seg", "--config", "recipe.yaml", "--work-dir", "two", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]

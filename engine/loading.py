@@ -1,0 +1,176 @@
+"""Loader processes: how they start and end, and what is said of those that hang or die."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import multiprocessing
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from convmae.engine.errors import UserError
+from convmae.engine.options import DataOptions
+
+GRACE = 5.0  # seconds in which loader processes end by themselves once they are asked to
+_TICKS = 10  # parts of the time limit
+_GO_ON = "A training run goes on with --resume."
+
+
+class LoadingError(UserError):
+    """The loader processes gave no batch: they hang, or one died."""
+
+
+class _NoBatchInTimeError(BaseException):
+    """None that PyTorch's own code catches while it waits."""
+
+
+class Loader(DataLoader):
+    """PyTorch's DataLoader with a time limit of ``seconds`` on a batch (0: none), which raises LoadingError.
+
+    A loader process that dies raises it too, and where the next batch is asked for alone: PyTorch would raise in the middle
+    of a step. None is left once the iterator is gone, whether it is stopped or waits for a file system that is gone.
+    """
+
+    def __init__(self, dataset: Dataset, *, seconds: float, **options: Any) -> None:
+        self.seconds = seconds
+        super().__init__(dataset, **options)
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        return self._watched() if self.num_workers else super().__iter__()
+
+    def _watched(self) -> Iterator[Any]:
+        before, handler = set(multiprocessing.active_children()), signal.getsignal(signal.SIGCHLD)
+        batches = super().__iter__()
+        if _in_main_thread():
+            signal.signal(signal.SIGCHLD, handler)  # PyTorch's own raises wherever the process is
+        workers = set(multiprocessing.active_children()) - before
+        try:
+            while True:
+                try:
+                    batch = self._next(batches, workers)
+                except StopIteration:
+                    return
+                yield batch
+        finally:
+            late = threading.Timer(GRACE, _kill, [workers])
+            if any(
+                worker.is_alive() for worker in workers
+            ):  # none is where the interpreter exits, and no thread may start
+                late.start()
+            del batches  # PyTorch asks them to end, and waits for each
+            late.cancel()
+            _kill(workers)
+
+    def _next(self, batches: Iterator[Any], workers: Iterable[BaseProcess]) -> Any:
+        """Returns the next batch. Raises LoadingError where the processes give none, and what a sample raises."""
+        try:
+            with _limited(self.seconds):
+                return next(batches)
+        except (Exception, _NoBatchInTimeError) as error:
+            told = self._tell(error, workers)
+            if told is None:
+                raise
+        _kill(workers)  # one that is stopped hears nothing else
+        del batches  # an error keeps what its frames hold
+        raise told
+
+    def _tell(self, error: BaseException, workers: Iterable[BaseProcess]) -> LoadingError | None:
+        """Returns what an error says of the loader processes, or None if it is one that reading a sample raised."""
+        if isinstance(error, _NoBatchInTimeError):
+            return LoadingError(
+                f"The loader processes gave no batch for {self.seconds:g} s (data.timeout): they were stopped, or wait for a "
+                "file system that does not answer. See that the data can be read; if reading is only slow, raise "
+                f"data.timeout (0: no limit). {_GO_ON}"
+            )
+        if isinstance(error, UserError | StopIteration):
+            return None
+        if isinstance(error, OSError | EOFError):  # of a socket, perhaps, whose process is about to be gone
+            wait([worker.sentinel for worker in workers], timeout=1.0)
+        dead = [(worker.pid, worker.exitcode) for worker in workers if worker.exitcode is not None]
+        return LoadingError(_epitaph(*dead[0])) if dead else None
+
+
+def load(dataset: Dataset, data: DataOptions, device: torch.device, **options: Any) -> Loader:
+    """Returns the loader of a data set in as many processes, and with the time limit, as the options say."""
+    if data.workers:
+        options |= {"num_workers": data.workers, "worker_init_fn": _start_worker}
+        _kill_at_exit()
+    return Loader(dataset, seconds=data.timeout, pin_memory=device.type == "cuda", **options)
+
+
+def _epitaph(pid: int | None, code: int | None) -> str:
+    """Returns what is said of a process that ended with an exit code, a signal's number with a minus as in multiprocessing."""
+    reasons = {
+        signal.SIGKILL: "as the system does where memory ends: take fewer data.workers, or ask for more memory",
+        signal.SIGBUS: "as where shared memory (/dev/shm) is full: enlarge it (docker: --shm-size) or take fewer data.workers",
+        signal.SIGSEGV: "by a file that its decoder can't bear, perhaps: data.workers=0 tells where",
+    }
+    if code is None or code >= 0:
+        return (
+            f"Loader process {pid} ended with status {code}; expected it to last. data.workers=0 tells where. {_GO_ON}"
+        )
+    reason = reasons.get(signal.Signals(-code), "which it does not do by itself")
+    return f"Loader process {pid} was ended by {signal.Signals(-code).name}, {reason}. {_GO_ON}"
+
+
+@contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """Raises _NoBatchInTimeError in its block after so many seconds in which this process ran; 0 is no limit.
+
+    By an alarm, as the wait may be for what PyTorch sets no limit to: the socket by which a stopped process passes its
+    memory. In parts, of which one alone passes while the whole run is stopped (Ctrl-Z).
+    """
+    if not seconds or not _in_main_thread():
+        yield
+        return
+    left = _TICKS
+
+    def tick(*_: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left <= 0:  # again, should the first be lost in what Python calls back
+            raise _NoBatchInTimeError
+
+    before = signal.signal(signal.SIGALRM, tick)
+    signal.setitimer(signal.ITIMER_REAL, seconds / _TICKS, seconds / _TICKS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _kill(workers: Iterable[BaseProcess]) -> None:
+    """Ends processes, those that are stopped too, and waits for that."""
+    for worker in workers:
+        worker.kill()
+    for worker in workers:
+        worker.join(GRACE)
+
+
+def _start_worker(number: int) -> None:
+    """Leaves signals to the training process, which stops after its step; a worker that died of one would end the run at once.
+
+    Ctrl-C in a terminal, torchrun and Slurm signal all processes of a group.
+    """
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+@functools.cache
+def _kill_at_exit() -> None:
+    """Ends the workers that are left once the interpreter exits: multiprocessing would send SIGTERM, and wait for ever."""
+    atexit.register(lambda: _kill([child for child in multiprocessing.active_children() if child.daemon]))

@@ -1,0 +1,24 @@
+"""Two processes detect as one does: sampled boxes, counts in losses, batch norm, pictures without objects."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+from equality import assert_processes_equal_one
+from tiny_detector import tiny_config
+
+from convmae.detection.train import train
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["data.batch_size=4", "data.accumulate=2", "model.box_convs=[8]"],
+        ["data.batch_size=2"],  # a process has the picture without objects, whose mask head normalises nothing
+    ],
+)
+def test_two_processes_equal_one(overrides: list[str], split: Path, tmp_path: Path) -> None:
+    # Two steps, before rounding turns the order of two equally sure proposals round.
+    options = ["schedule.steps=2", "runtime.log_every=1", "model.drop_path=0.2", "model.norm=syncbn"]
+    config = tiny_config(split, *options, *overrides)
+    assert_processes_equal_one(partial(train, config, resume=False), tmp_path)
