@@ -18,6 +18,7 @@ from convmae.engine.faults import Fault
 from convmae.engine.limits import check_pixels
 from convmae.engine.orientation import turned
 from convmae.engine.reading import Reading
+from convmae.engine.regular import check_regular
 
 ARRAYS, TIFFS = (".npy",), (".tif", ".tiff")
 OTHER_BANDS = "pictures of other bands than the model has channels"
@@ -57,6 +58,12 @@ def stored_bands(path: Path, reading: Reading) -> Bands | None:
     ending = path.suffix.lower()
     if ending not in ARRAYS + TIFFS:
         return None
+    try:
+        check_regular(path)
+    except FileNotFoundError:
+        raise UserError(f"There is no picture {path}.") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} can't be read as a picture ({error}); replace or remove the file.") from None
     found = _array(path, reading.channels) if ending in ARRAYS else _tiff(path, reading.channels)
     if found is None:
         return None
@@ -92,8 +99,6 @@ def count_bands(count: int) -> str:
 def _array(path: Path, channels: int) -> Bands:
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise UserError(f"There is no picture {path}.") from None
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise UserError(f"{path} can't be read as an array ({error}); replace or remove the file.") from None
     expected = f"expected numbers of shape [H, W, {channels}] or [{channels}, H, W]" + ", or [H, W]" * (channels == 1)

@@ -22,6 +22,7 @@ from convmae.engine.errors import UserError
 from convmae.engine.limits import check_pixels, own_limits
 from convmae.engine.orientation import orientation, upright, upright_size
 from convmae.engine.png import pixels_alone
+from convmae.engine.regular import check_regular
 from convmae.engine.reading import MAX_PIXELS, RGB, Reading
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -56,6 +57,7 @@ def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image
     Raises UserError naming a file that is none, turns out to be broken, or has more than ``max_pixels``.
     """
     try:
+        check_regular(path)
         with own_limits(), _open(Path(path)) as image:
             check_pixels(path, image.size, max_pixels)
             yield image

@@ -57,4 +57,4 @@ def check_pixels(path: str | Path, size: tuple[int, int], max_pixels: int) -> No
 
 
 def _millions(pixels: int) -> str:
-    return f"{pixels / 1e6:,.0f} million" if pixels >= 10_000_000 else f"{pixels:,}"
+    return f"{(pixels + 500_000) // 1_000_000:,} million" if pixels >= 10_000_000 else f"{pixels:,}"
