@@ -132,7 +132,7 @@ def _object(entry: dict[str, Any], label: int, image: ImageRecord, where: str, r
         )
     left, top, width, height = map(float, numbers)
     size = f"its picture {image.file_name} is {image.width} x {image.height}"
-    if width <= 0 or height <= 0:
+    if left + width <= left or top + height <= top:  # a far one has none among floats, whatever its sides
         raise Fault("boxes without area", f"{where}: its bbox is {numbers}.", Effect.LEFT_OUT, image)
     if left >= image.width or top >= image.height or left + width <= 0 or top + height <= 0:
         raise Fault(OUTSIDE, f"{where}: its bbox is {numbers}, {size}.", Effect.LEFT_OUT, image)

@@ -22,7 +22,7 @@ KINDS = {"bbox_mAP": "box AP", "segm_mAP": "mask AP"}
 
 def perfect_scores(data: CocoData, masks: bool) -> dict[str, float]:
     """Returns the box AP of each object's own box as a detection, and the mask AP of its mask, by the metric's names."""
-    stood_for = replace(data, objects=_stand_ins(data)) if masks else data
+    stood_for = replace(data, objects=stand_ins(data)) if masks else data
     metric = CocoMetric(stood_for, masks)
     found = []
     for image in data.images:
@@ -41,24 +41,24 @@ def perfect_scores(data: CocoData, masks: bool) -> dict[str, float]:
     return {name: numbers[name] for name in KINDS if name in numbers}
 
 
-def _stand_ins(data: CocoData) -> dict[int, list[ObjectRecord]]:
+def stand_ins(data: CocoData) -> dict[int, list[ObjectRecord]]:
     """Returns the objects of each picture with masks of a pixel each, none where they have none.
 
     A mask meets itself wholly and none other more, so that they are matched as the objects' own are, which would each be held
     against all others of the picture, run by run.
     """
     empty = set(data.packed.columns["id"][empty_masks(data)].tolist())
-    stand_ins = {}
+    found = {}
     for image in data.images:
         objects = data.objects.get(image.id, [])
         size = [1, len(objects) + 1]
-        stand_ins[image.id] = [
+        found[image.id] = [
             one
             if one.segmentation is None
             else replace(one, segmentation=_pixel(0 if one.id in empty else 1, place, size))
             for place, one in enumerate(objects)
         ]
-    return stand_ins
+    return found
 
 
 def _pixel(count: int, place: int, size: list[int]) -> dict[str, Any]:

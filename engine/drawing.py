@@ -17,7 +17,7 @@ from convmae.engine.text import shown, visible
 Colour = tuple[int, int, int]
 
 LEGIBLE = 480  # smaller pictures are enlarged to this long side before anything is drawn on them
-_BAND = 256  # rows of a label map that are mixed with its picture at a time
+_BAND = 64  # rows of a label map that are mixed with its picture at a time
 TITLE = 22  # pixels, the height of a title's font
 LEGEND_FONT, LEGEND_ROWS, LEGEND_WIDTH = 16, 30, 480  # pixels, names in a column, pixels of a name
 INK, PAPER = (27, 31, 36), (240, 240, 237)

@@ -161,13 +161,16 @@ def _sort_files(folder: Path, entries: Iterable[os.DirEntry[str]], linked: bool,
             if must_open is False and not entry.name.startswith("._"):  # macOS keeps what its disks don't in ._a.jpg
                 found.others.setdefault(_HIDDEN, []).append(path)
         elif not entry.is_file(follow_symlinks=False) and (kind := _no_file(path)):
-            if must_open is False and kind != _NOTHING:
-                message = f"{path} is a {kind}, not a file, and is passed over"
-                found.faults.append(Fault("pictures that are no files", message, Effect.DOUBTFUL))
+            if kind != _NOTHING:
+                if ending in (*endings, *ARRAYS):
+                    message = f"{path} is a {kind}, not a file, and is passed over"
+                    found.faults.append(Fault("pictures that are no files", message, Effect.DOUBTFUL))
             elif must_open is False:
                 found.pictures.append(path)
                 message = f"{path} is a link to {os.readlink(path)}, which is not there; restore it or remove the link."
                 found.faults.append(Fault("links that lead nowhere", message))
+            else:
+                found.others.setdefault(ending, []).append(path)
         elif must_open is False or (must_open and _kind(path)):
             found.pictures.append(path)
             if linked or entry.is_symlink():

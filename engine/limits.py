@@ -46,8 +46,10 @@ def own_limits() -> Iterator[None]:
 
 
 def check_pixels(path: str | Path, size: tuple[int, int], max_pixels: int) -> None:
-    """Raises Fault for a picture of more pixels than a run takes."""
+    """Raises Fault for a picture of more pixels than a run takes, or of none."""
     pixels = size[0] * size[1]
+    if pixels <= 0:
+        raise Fault("unreadable pictures", f"{path} is {size[0]} x {size[1]} pixels; replace or remove the file.")
     if pixels > max_pixels:
         raise Fault(
             "pictures of too many pixels",

@@ -1,4 +1,4 @@
-"""What the scripts fuzz_*.py share: files changed at random are read in a process of its own, which a memory fault would end."""
+"""What the scripts fuzz_*.py share: changed files are read in a process of its own, which a memory fault would end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from collections.abc import Callable
 from convmae.engine.errors import UserError
 
 SECONDS = 60  # for a file, before the process is ended for hanging
-_WORDS = (b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", b"\x7f\xff\xff\xff", b"\0\0\0\0", b"\0\0\0\x80", b"\0\1\0\0", b"\xff\xff")
+_WORDS = (
+    b"\xff\xff\xff\xff",
+    b"\xff\xff\xff\x7f",
+    b"\x7f\xff\xff\xff",
+    b"\0\0\0\0",
+    b"\0\0\0\x80",
+    b"\0\1\0\0",
+    b"\xff\xff",
+)
 
 
 def run(read: Callable[[random.Random], object]) -> None:
@@ -42,7 +50,9 @@ def change(raw: bytes, draw: random.Random) -> bytes:
             case 0:
                 changed[place : place + 1] = bytes([draw.randrange(256)])
             case 1:
-                changed[place : place + 1] = bytes([changed[place] ^ 1 << draw.randrange(8)]) if place < len(changed) else b""
+                changed[place : place + 1] = (
+                    bytes([changed[place] ^ 1 << draw.randrange(8)]) if place < len(changed) else b""
+                )
             case 2:
                 del changed[place : place + draw.choice((1, 2, 4, 16, 256))]
             case 3:

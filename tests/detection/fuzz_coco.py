@@ -72,13 +72,13 @@ def change(content: dict[str, Any], draw: random.Random) -> str:
         return json.dumps(draw.choice(HOSTILE))
     if draw.random() < 0.1:  # a key twice
         key = draw.choice(('"id":', '"bbox":', '"images":', '"width":', '"annotations":'))
-        text = text.replace(key, f'{key} {draw.choice(("1", "[]", "null"))}, {key}', draw.randrange(1, 3))
+        text = text.replace(key, f"{key} {draw.choice(('1', '[]', 'null'))}, {key}", draw.randrange(1, 3))
     return text
 
 
 def main() -> None:
     logging.disable(logging.WARNING)
-    warnings.simplefilter("error")
+    warnings.simplefilter("error", RuntimeWarning)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         content = write_split(folder)
