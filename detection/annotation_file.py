@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from convmae.engine.errors import UserError
+from convmae.engine.regular import check_regular
 
 PARTS = ("images", "annotations", "categories")
 PREDICT = "tools/predict.py det WEIGHTS FOLDER --annotations FILE"
@@ -42,13 +43,16 @@ _KEYS = {  # of the file's object, or of the first in its list
 def read_json(path: Path, parts: Sequence[str] = PARTS) -> dict[str, Any]:
     """Returns the object of a COCO JSON file, which has the lists ``parts``. Raises UserError for anything else."""
     try:
+        check_regular(path)
         raw = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"There is no annotation file {path}; expected a COCO JSON file (instances_*.json).") from None
     except OSError as error:
         raise UserError(f"The annotation file {path} can't be read: {error.strerror}.") from None
     try:
-        content = json.loads(raw)
+        content = json.loads(raw, object_pairs_hook=_once)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except (ValueError, RecursionError) as error:
         likely = _no_json(raw[:10_000], error)
         raise UserError(f"{path} is not JSON ({error}); expected a COCO annotation file.{likely}") from None
@@ -73,6 +77,18 @@ def read_json(path: Path, parts: Sequence[str] = PARTS) -> dict[str, Any]:
     return content
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns an object of a file, of which Python takes the last value where a key stands twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        first: dict[str, Any] = {}
+        for key, value in pairs:
+            if first.setdefault(key, value) != value:
+                of = f" of the object with id {found['id']!r:.40}" if "id" in found and key != "id" else ""
+                raise UserError(f"the key {key!r:.60}{of} stands twice with different values; expected each key once.")
+    return found
+
+
 def _no_json(raw: bytes, error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError) and not raw.startswith((b"\x1f\x8b", b"PK")):
         return " Save it as UTF-8."
@@ -81,7 +97,8 @@ def _no_json(raw: bytes, error: Exception) -> str:
 
 def _other_format(content: Any) -> str:
     """Returns a sentence on the format that an object, or the first of a list or of an object's values, seems to be of."""
-    first = next(iter(content.values() if isinstance(content, dict) else content or [None]), None)
+    values = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
+    first = next(iter(values), None)
     for keys, name in _KEYS.items():
         if any(isinstance(one, dict) and all(key in one for key in keys) for one in (content, first)):
             return f" It looks like {name}."

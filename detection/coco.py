@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convmae.detection import entries, forms, packed, records, unread
+from convmae.detection import entries, forms, packed, records, segmentations, unread
 from convmae.detection.annotation_file import PREDICT, read_json
 from convmae.detection.cache import cache_path, load_arrays, save_arrays, stamp
 from convmae.detection.entries import missing_segmentation
@@ -136,27 +136,28 @@ class CocoData:
         )
 
 
-def read_coco(annotations: Path, folder: Path, masks: bool = True) -> CocoData:
+def read_coco(annotations: Path, folder: Path, masks: bool = True, reading: Reading = RGB) -> CocoData:
     """Returns the split that a COCO JSON file describes, its pictures lying in ``folder``.
 
-    With ``masks`` each object needs a segmentation. Raises UserError naming file and id for anything that isn't COCO, names a
+    With ``masks`` each object needs a segmentation; ``reading`` says how the pictures are read. Raises UserError naming file and id for anything that isn't COCO, names a
     missing picture, image or category, or has a mask of another size than its picture. Objects without area are left out and
     counted. What a large file says is kept in the user's cache folder until the file changes.
     """
     path = cache_path(annotations)
-    before = _stamp(annotations)
+    before = _stamp(annotations, reading)
     kept = load_arrays(path, before) if path and before else None
-    data = _from_arrays(kept, annotations, folder) if kept else parse_coco(annotations, folder, refuse)
+    data = _from_arrays(kept, annotations, folder) if kept else parse_coco(annotations, folder, refuse, reading)
+    data.reading = reading
     check_files(data, refuse)
     if masks:
         check_masks(data, refuse)
     # A file that changed while it was read is not kept: the stamp would be of one state, the content of another.
-    if path and before and not kept and process_rank() == 0 and _stamp(annotations) == before:
+    if path and before and not kept and process_rank() == 0 and _stamp(annotations, reading) == before:
         save_arrays(path, _to_arrays(data), before)
     return data
 
 
-def parse_coco(annotations: Path, folder: Path, report: Report) -> CocoData:
+def parse_coco(annotations: Path, folder: Path, report: Report, reading: Reading = RGB) -> CocoData:
     """Returns what a COCO JSON file says, each fault of an entry going to ``report``.
 
     Raises UserError for a file that can't be read at all.
@@ -170,12 +171,13 @@ def parse_coco(annotations: Path, folder: Path, report: Report) -> CocoData:
     with collector_paused():
         content = read_json(annotations)
         categories = entries.read_categories(content["categories"], annotations, count)
-        images = entries.read_images(content["images"], annotations, count)
+        images = entries.read_images(content["images"], annotations, count, reading.max_pixels)
         found = entries.read_objects(content, categories, images, annotations, count)
         unread.check_unread(content, annotations, count)
         objects = PackedObjects.pack(images, found)
-    groups = frozenset(str(one.get("supercategory")) for one in content["categories"] if isinstance(one, dict))
-    return CocoData(annotations, folder, categories, images, objects, tally.remarks, groups)
+    named = (one.get("supercategory") for one in content["categories"] if isinstance(one, dict))
+    groups = frozenset(str(name) for name in named if not isinstance(name, (list, dict)))
+    return CocoData(annotations, folder, categories, images, objects, tally.remarks, groups, reading)
 
 
 def read_classes(annotations: Path) -> list[Category]:
@@ -263,10 +265,10 @@ def _files(folder: str) -> set[str]:
         return set()
 
 
-def _stamp(annotations: Path) -> str:
+def _stamp(annotations: Path, reading: Reading) -> str:
     """Returns the stamp of a file that is worth keeping, or "" for a small one or none."""
     try:
-        return stamp(annotations, _code()) if annotations.stat().st_size >= _LARGE else ""
+        return stamp(annotations, f"{_code()} {reading.max_pixels}") if annotations.stat().st_size >= _LARGE else ""
     except OSError:
         return ""
 
@@ -274,7 +276,9 @@ def _stamp(annotations: Path) -> str:
 @cache
 def _code() -> str:
     """A digest of what reads the file: what other code has read is not what this would."""
-    sources = [Path(module.__file__ or "") for module in (entries, forms, packed, records, unread)] + [Path(__file__)]
+    sources = [Path(module.__file__ or "") for module in (entries, forms, packed, records, segmentations, unread)] + [
+        Path(__file__)
+    ]
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 

@@ -94,8 +94,7 @@ def _check_split(name: str, annotations: Path, folder: Path, masks: bool, count:
     split = SplitCheck(name, annotations)
     report = split.faults.append
     try:
-        data = split.data = parse_coco(annotations, folder, report)
-        data.reading = reading
+        data = split.data = parse_coco(annotations, folder, report, reading)
     except UserError as error:
         report(Fault("files that can't be read", str(error)))
         return split

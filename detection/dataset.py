@@ -118,8 +118,8 @@ def read_split(options: DetectionDataOptions, masks: bool, detections: int = COU
 
 
 def _read_split(options: DetectionDataOptions, annotations: str, images: str, masks: bool, channels: int) -> CocoData:
-    data = read_coco(under_root(options, annotations), under_root(options, images), masks)
-    data.reading = options.reading(channels)
+    reading = options.reading(channels)
+    data = read_coco(under_root(options, annotations), under_root(options, images), masks, reading)
     data.check(lambda data, report: check_split(data, report, masks))
     return data
 

@@ -5,23 +5,24 @@ Training refuses the first fault that stops it; `tools/check_data.py` collects t
 
 from __future__ import annotations
 
-import math
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 
-from pycocotools import mask as mask_api
-
-from convmae.detection.forms import form, meant, told, unquote, whole
-from convmae.detection.records import Category, ImageRecord, ObjectRecord, Segmentation, mask_area, run_lengths
+from convmae.detection.forms import NUMBERS, form, meant, told, unquote, whole
+from convmae.detection.picture_names import leads_out
+from convmae.detection.records import Category, ImageRecord, ObjectRecord, mask_area
+from convmae.detection.segmentations import read_segmentation
 from convmae.engine.faults import Effect, Fault, Report
+from convmae.engine.limits import check_pixels
+from convmae.engine.reading import MAX_PIXELS
 
 _LARGEST_ID = 2**63 - 1
+_LONGEST = 2**31 - 1  # side of a picture
 _IDS = {"id", "image_id", "category_id"}
-_NUMBERS = {int, float}  # bool is neither
 _NO_MASKS: tuple[Any, ...] = (None, [], {}, [[]], "")
 OUTSIDE = "boxes outside their picture"
-_BYTES = ("b'", 'b"')  # what the text of bytes begins with
 T = TypeVar("T", Category, ImageRecord)
 
 
@@ -31,6 +32,9 @@ def read_categories(entries: list[Any], path: Path, report: Report) -> list[Cate
     for number, entry in enumerate(entries):
         try:
             entry = _keys(entry, f"{path}: category number {number}", ("id", "name"))
+            if isinstance(entry["name"], (list, dict)):
+                message = f"{path}: category {entry['id']}: its name is {told(entry['name'])}; expected a text."
+                raise Fault("classes without a name", message)
             name = "" if entry["name"] is None else str(entry["name"])
             categories.append(Category(entry["id"], name))
         except Fault as fault:
@@ -38,8 +42,8 @@ def read_categories(entries: list[Any], path: Path, report: Report) -> list[Cate
     return sorted(_unique(categories, f"{path}: category", report), key=lambda category: category.id)
 
 
-def read_images(entries: list[Any], path: Path, report: Report) -> list[ImageRecord]:
-    """Returns the pictures in the file's order."""
+def read_images(entries: list[Any], path: Path, report: Report, max_pixels: int = MAX_PIXELS) -> list[ImageRecord]:
+    """Returns the pictures in the file's order; those said to have more than ``max_pixels`` are a fault."""
     images = []
     for number, entry in enumerate(entries):
         try:
@@ -49,11 +53,23 @@ def read_images(entries: list[Any], path: Path, report: Report) -> list[ImageRec
                 found, advice = f"{told(entry['width'])} x {told(entry['height'])}", unquote(entry["width"])
                 message = f"{path}: image {entry['id']} is {found}; expected whole, positive sizes{advice}."
                 raise Fault("pictures of no size", message)
+            if max(width, height) > _LONGEST:
+                message = f"{path}: image {entry['id']} is {told(width)} x {told(height)}; expected {_LONGEST} at most."
+                raise Fault("pictures of too many pixels", message)
+            check_pixels(f"{path}: image {entry['id']}", (width, height), max_pixels)
             name = entry["file_name"]
             if type(name) not in (str, int) or name == "":
                 message = f"{path}: image {entry['id']}: its file_name is {told(name)}; expected a file in the folder."
                 raise Fault("pictures without a name", message)
-            images.append(ImageRecord(entry["id"], str(name), width, height))
+            if leads_out(str(name)):
+                message = (
+                    f"{path}: image {entry['id']}: its file_name {told(name)} leads out of the picture folder; expected the "
+                    "name of a file below it, as train/1.jpg."
+                )
+                raise Fault("names that lead out of the picture folder", message)
+            # Links in the folder are followed, but not from where they lead back up.
+            name = os.path.normpath(name) if ".." in str(name) else str(name)
+            images.append(ImageRecord(entry["id"], name, width, height))
         except Fault as fault:
             report(fault)
     return _unique(images, f"{path}: image", report)
@@ -80,7 +96,7 @@ def read_objects(
     seen: set[int] = set()
     objects: dict[int, list[ObjectRecord]] = {}
     for entry in content["annotations"]:
-        where = f"{path}: annotation {entry.get('id') if isinstance(entry, dict) else entry!r:.40}"
+        where = f"{path}: annotation {_identity(entry)}"
         image = None
         try:
             entry = _keys(entry, where, ("id", "image_id", "category_id", "bbox"), names)
@@ -116,7 +132,7 @@ def _object(entry: dict[str, Any], label: int, image: ImageRecord, where: str, r
         )
     left, top, width, height = map(float, numbers)
     size = f"its picture {image.file_name} is {image.width} x {image.height}"
-    if width <= 0 or height <= 0:
+    if left + width <= left or top + height <= top:  # a far one has none among floats, whatever its sides
         raise Fault("boxes without area", f"{where}: its bbox is {numbers}.", Effect.LEFT_OUT, image)
     if left >= image.width or top >= image.height or left + width <= 0 or top + height <= 0:
         raise Fault(OUTSIDE, f"{where}: its bbox is {numbers}, {size}.", Effect.LEFT_OUT, image)
@@ -127,7 +143,7 @@ def _object(entry: dict[str, Any], label: int, image: ImageRecord, where: str, r
         raise Fault("odd crowd flags", f"{where}: its iscrowd is {told(crowd)}; expected 0 or 1.", image=image)
     segmentation = entry.get("segmentation") or None
     if segmentation is not None:
-        segmentation = _segmentation(segmentation, image, where, report)
+        segmentation = read_segmentation(segmentation, image, where, report)
     area = entry.get("area")
     if _is_number(area) and area <= 0:
         message = f"{where}: its area is {area}; it is taken from its {'box' if segmentation is None else 'mask'}."
@@ -145,91 +161,6 @@ def missing_segmentation(number: int, path: Path, image: ImageRecord | None = No
         f"{path}: annotation {number} has no segmentation; for data with boxes alone, train without masks: model.masks=false.",
         image=image,
     )
-
-
-def _segmentation(found: Any, image: ImageRecord, where: str, report: Report) -> Segmentation:
-    if isinstance(found, list):
-        return _polygons(found, image, where, report)
-    if not (isinstance(found, dict) and isinstance(found.get("counts"), (list, str)) and "size" in found):
-        raise Fault(
-            "segmentations of no known form",
-            f"{where}: its segmentation is neither polygons nor an RLE with 'counts' and 'size'; found {form(found)}.",
-            image=image,
-        )
-    size = [image.height, image.width]
-    if found["size"] != size:
-        swapped = " Width and height of the mask are swapped." if found["size"] == size[::-1] else ""
-        raise Fault(
-            "masks of another size than their picture",
-            f"{where}: its mask is {told(found['size'])} (height, width), its picture {image.file_name} {size}; expected the "
-            f"same size.{swapped}",
-            image=image,
-        )
-    counts = found["counts"]
-    if isinstance(counts, list):  # 3.0 is 3, as for ids
-        counts = [value if (number := whole(value)) is None else number for value in counts]
-    try:
-        total = _pixels(counts)
-    except ValueError as error:
-        printed = " They are bytes as Python prints them: write counts.decode()." if str(counts)[:2] in _BYTES else ""
-        message = f"{where}: the counts of its mask are broken: {error}.{printed}"
-        raise Fault("broken run lengths", message, image=image) from None
-    if total != image.height * image.width:
-        raise Fault(
-            "broken run lengths",
-            f"{where}: the runs of its mask add up to {total} pixels; expected height * width of {size}.",
-            image=image,
-        )
-    if isinstance(counts, list):
-        counts = mask_api.frPyObjects({"size": size, "counts": counts}, *size)["counts"].decode()
-    return {"size": size, "counts": counts}
-
-
-def _pixels(counts: list[Any] | str) -> int:
-    """Returns what the runs of an RLE add up to. Raises ValueError for what are no runs."""
-    if isinstance(counts, str):
-        runs = run_lengths(counts)
-        if runs.min() < 0:
-            raise ValueError("a run is negative")
-        return int(runs.sum())
-    if not set(map(type, counts)) <= {int} or min(counts, default=0) < 0:
-        raise ValueError("expected whole numbers from 0")
-    return sum(counts)
-
-
-def _polygons(found: list[Any], image: ImageRecord, where: str, report: Report) -> list[list[float]]:
-    # Drawing takes memory by the length of an outline, so one far away is not drawn.
-    reach = max(image.width, image.height)
-    parts = []
-    for part in found:
-        if not (isinstance(part, list) and len(part) % 2 == 0 and set(map(type, part)) <= _NUMBERS):
-            raise _no_polygons(found, image, where)
-        if len(part) < 6:
-            continue
-        if not (-reach <= min(part) and max(part) <= 2 * reach and math.isfinite(sum(part))):
-            message = f"{where}: its polygon reaches from {min(part)} to {max(part)}, its picture {image.file_name} is "
-            raise Fault(
-                "polygons far outside their picture",
-                f"{message}{image.width} x {image.height}.",
-                Effect.LEFT_OUT,
-                image,
-            )
-        parts.append(part)
-    if len(found) > 2 and all(len(part) == 2 for part in found):
-        raise _no_polygons(found, image, where)
-    if not parts:
-        message = f"{where}: its segmentation is {told(found)}."
-        raise Fault("polygons of less than three points", message, Effect.LEFT_OUT, image)
-    if len(parts) < len(found):
-        message = f"{where}: {len(found) - len(parts)} of its {len(found)} polygons have less than three points."
-        report(Fault("parts of less than three points", message, Effect.NOTE, image))
-    return parts
-
-
-def _no_polygons(found: list[Any], image: ImageRecord, where: str) -> Fault:
-    expected = "expected polygons as [[x1, y1, x2, y2, ...], ...]"
-    message = f"{where}: its segmentation is {told(found)}; {expected}, found {form(found)}."
-    return Fault("polygons that are no lists of points", message, image=image)
 
 
 def _keys(
@@ -265,13 +196,19 @@ def _unique(records: Iterable[T], where: str, report: Report) -> list[T]:
     return list(known.values())
 
 
+def _identity(entry: Any) -> Any:
+    """Returns what an entry is told by: its id, or itself where it is no object."""
+    found = entry.get("id") if isinstance(entry, dict) else entry
+    return found if type(found) is int and abs(found) <= _LARGEST_ID else told(found)
+
+
 def _ids(entries: list[Any]) -> set[int]:
     ids = (meant(entry.get("id")) for entry in entries if isinstance(entry, dict))
     return {found for found in ids if found is not None}
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
-    return type(value) in _NUMBERS and abs(value) < 1e30  # of which a NaN is none
+    return type(value) in NUMBERS and abs(value) < 1e30  # of which a NaN is none
 
 
 def _some(categories: list[Category]) -> str:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any
 
+NUMBERS = {int, float}  # bool is neither
 _EXACT = 2**53  # up to which every whole number is a float
 _SHOWN = 60  # letters
+_repr = reprlib.Repr()  # of lists in lists without end a part
+_repr.maxlevel = 10
+_repr.maxlist = _repr.maxdict = _repr.maxstring = _repr.maxlong = _repr.maxother = 2 * _SHOWN
 
 
 def whole(value: Any) -> int | None:
@@ -22,7 +27,7 @@ def meant(value: Any) -> int | None:
 
 def told(value: Any) -> str:
     """Returns a value, cut off where it is long; a text is called one, and what has a name in JSON has that."""
-    named = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+    named = "null" if value is None else str(value).lower() if isinstance(value, bool) else _repr.repr(value)
     shown = named if len(named) <= _SHOWN else f"{named[:_SHOWN]} ..."
     return f"the text {shown}" if isinstance(value, str) else shown
 

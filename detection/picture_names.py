@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import posixpath
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from convmae.engine.file_names import FOLDER, find_twins, list_files, show, tell_each, tell_twins
 
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _ABOVE = 3  # folders above the pictures' that a name may start from
+
+
+def leads_out(name: str) -> bool:
+    """Whether a picture's name starts elsewhere than from the picture folder, or goes up from it."""
+    return name.startswith("/") or bool(_DRIVE.match(name)) or posixpath.normpath(name).split("/")[0] == ".."
 
 
 class Reasons:

@@ -92,7 +92,7 @@ class Listed:
     def __init__(self, annotations: Path, folder: Path, categories: list[Category], reading: Reading = RGB) -> None:
         """Raises UserError for a file without pictures or of other classes, and for pictures that are not in the folder."""
         content = read_json(annotations, ("images",))
-        images = read_images(content["images"], annotations, refuse)
+        images = read_images(content["images"], annotations, refuse, reading.max_pixels)
         listed = parse_categories(content.get("categories") or [], annotations, refuse)
         self.categories = _with_ids(categories, listed, annotations)
         self._data = CocoData(annotations, folder, self.categories, images, {}, reading=reading)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_api
 
+_MERGED = 8  # polygons of an object, at a time
 Segmentation = list[list[float]] | dict[str, Any]  # polygons x0 y0 x1 y1 ... in pixels, or a compressed RLE
 
 
@@ -46,7 +47,10 @@ def to_rle(segmentation: Segmentation, height: int, width: int) -> dict[str, Any
     """Returns a segmentation as compressed RLE; polygons are drawn on a canvas of that size."""
     if isinstance(segmentation, dict):
         return segmentation
-    return mask_api.merge(mask_api.frPyObjects(segmentation, height, width))
+    parts = mask_api.frPyObjects(segmentation, height, width)
+    while len(parts) > 1:  # one after the other, all that there is so far would be merged with each
+        parts = [mask_api.merge(parts[first : first + _MERGED]) for first in range(0, len(parts), _MERGED)]
+    return parts[0]
 
 
 def mask_area(segmentation: Segmentation, height: int, width: int) -> float:

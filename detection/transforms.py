@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from pycocotools import mask as mask_api
 from torch import Tensor
 
-from convmae.detection.records import ObjectRecord, Segmentation
+from convmae.detection.records import ObjectRecord, Segmentation, to_rle
 from convmae.engine.images import Picture, channel_statistics, to_tensor
 
 GREY = 128
@@ -106,8 +106,7 @@ class Geometry:
             if isinstance(found, dict):
                 mask[:height, :width] = self._resample(mask_api.decode(found))
             else:
-                drawn = mask_api.merge(mask_api.frPyObjects(self._polygons(found), height, width))
-                mask[:height, :width] = mask_api.decode(drawn)
+                mask[:height, :width] = mask_api.decode(to_rle(self._polygons(found), height, width))
         return masks
 
     def _polygons(self, polygons: list[list[float]]) -> list[list[float]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import lzma
 import struct
+import tokenize
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +21,7 @@ from convmae.engine.faults import Fault
 from convmae.engine.limits import check_pixels
 from convmae.engine.orientation import turned
 from convmae.engine.reading import Reading
+from convmae.engine.regular import check_regular
 
 ARRAYS, TIFFS = (".npy",), (".tif", ".tiff")
 OTHER_BANDS = "pictures of other bands than the model has channels"
@@ -25,17 +29,25 @@ _FORMS = {"b": "unsigned", "u": "unsigned", "i": "signed", "f": "float"}  # by N
 _COLOURS = {0: 1, 1: 1, 3: 1, 2: 3, 6: 3, 8: 3, 5: 4}  # samples of TIFF's photometric interpretations
 _ORIENTATION = 274  # TIFF's tag
 _PREMULTIPLIED = 1
-# What tifffile raises on damaged files.
+# What tifffile and NumPy raise on damaged files.
 _DAMAGED = (
     tifffile.TiffFileError,
     OSError,
     ValueError,
+    EOFError,
+    SyntaxError,
     TypeError,
     KeyError,
     IndexError,
     AttributeError,
     RuntimeError,
+    AssertionError,
+    ArithmeticError,
+    MemoryError,
     struct.error,
+    zlib.error,
+    lzma.LZMAError,
+    tokenize.TokenError,
 )
 
 
@@ -57,6 +69,12 @@ def stored_bands(path: Path, reading: Reading) -> Bands | None:
     ending = path.suffix.lower()
     if ending not in ARRAYS + TIFFS:
         return None
+    try:
+        check_regular(path)
+    except FileNotFoundError:
+        raise UserError(f"There is no picture {path}.") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} can't be read as a picture ({error}); replace or remove the file.") from None
     found = _array(path, reading.channels) if ending in ARRAYS else _tiff(path, reading.channels)
     if found is None:
         return None
@@ -92,9 +110,7 @@ def count_bands(count: int) -> str:
 def _array(path: Path, channels: int) -> Bands:
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise UserError(f"There is no picture {path}.") from None
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+    except _DAMAGED as error:
         raise UserError(f"{path} can't be read as an array ({error}); replace or remove the file.") from None
     expected = f"expected numbers of shape [H, W, {channels}] or [{channels}, H, W]" + ", or [H, W]" * (channels == 1)
     if not isinstance(values, np.ndarray) or values.dtype.kind not in _FORMS or values.ndim not in (2, 3):
@@ -134,7 +150,7 @@ def _tiff(path: Path, channels: int) -> Bands | None:
     except _DAMAGED:
         return None  # Pillow says what is wrong with it, or reads it after all
     others = [axis for axis in sides if axis not in "YX"]
-    if len(others) > 1 or dtype is None or dtype.kind not in _FORMS:
+    if len(others) > 1 or not {"X", "Y"} <= sides.keys() or dtype is None or dtype.kind not in _FORMS:
         shape = ", ".join(f"{axis}: {size}" for axis, size in sides.items())
         raise UserError(f"{path} holds {dtype} of {shape}; expected numbers of height, width and bands.")
     if not whole:

@@ -17,6 +17,7 @@ from convmae.engine.text import shown, visible
 Colour = tuple[int, int, int]
 
 LEGIBLE = 480  # smaller pictures are enlarged to this long side before anything is drawn on them
+_BAND = 64  # rows of a label map that are mixed with its picture at a time
 TITLE = 22  # pixels, the height of a title's font
 LEGEND_FONT, LEGEND_ROWS, LEGEND_WIDTH = 16, 30, 480  # pixels, names in a column, pixels of a name
 INK, PAPER = (27, 31, 36), (240, 240, 237)
@@ -100,20 +101,25 @@ def draw_labels(
 
     label_map: [H, W] integers; label i is painted in ``palette[i]``, and one without a colour (255, say) grey.
     """
-    labels = np.asarray(label_map).astype(np.int64)
-    canvas, _ = enlarge(image)
-    known = (labels >= 0) & (labels < len(palette))
-    colours = np.asarray(palette, np.uint8).reshape(-1, 3)
-    index = _resize_labels(np.where(known, labels, len(colours)), canvas.size)
-    paint = np.vstack([colours, np.full((1, 3), 128, np.uint8)])[index].astype(np.float32)
-    # On a grey picture the colours are those of the legend.
-    photo = np.asarray(canvas.convert("L").convert("RGB"), np.float32)
-    mixed = photo + opacity * (paint - photo)
-    edge = np.zeros(index.shape, np.bool_)
-    edge[:, 1:] |= index[:, 1:] != index[:, :-1]
-    edge[1:] |= index[1:] != index[:-1]
-    mixed[edge] *= 0.35
-    return Image.fromarray(np.clip(mixed, 0, 255).astype(np.uint8))
+    labels = np.asarray(label_map)
+    grey = enlarge(image)[0].convert("L")  # on it the colours are those of the legend
+    colours = np.vstack([np.asarray(palette, np.uint8).reshape(-1, 3), np.full((1, 3), 128, np.uint8)])
+    index = np.full(labels.shape, len(palette), np.uint8 if len(palette) < 256 else np.int32)
+    np.copyto(index, labels, where=(labels >= 0) & (labels < len(palette)), casting="unsafe")
+    index = np.asarray(Image.fromarray(index).resize(grey.size, Image.Resampling.NEAREST))
+    photo, drawn = np.asarray(grey), np.empty((*index.shape, 3), np.uint8)
+    for top in range(0, len(index), _BAND):  # as floats all at once would take seventy bytes a pixel
+        rows = slice(top, top + _BAND)
+        part, light = index[rows], photo[rows, :, None].astype(np.float32)
+        mixed = light + opacity * (colours[part].astype(np.float32) - light)
+        edge = np.zeros(part.shape, np.bool_)
+        edge[:, 1:] |= part[:, 1:] != part[:, :-1]
+        above = index[max(top - 1, 0) : top + len(part) - 1]
+        below = slice(len(part) - len(above), None)  # all, but for the picture's first row
+        edge[below] |= part[below] != above
+        mixed[edge] *= 0.35
+        drawn[rows] = np.clip(mixed, 0, 255).astype(np.uint8)
+    return Image.fromarray(drawn)
 
 
 def row(images: Sequence[Image.Image], captions: Sequence[str]) -> Image.Image:
@@ -230,8 +236,3 @@ def _shared_area(one: Sequence[float], other: Sequence[float]) -> float:
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     return max(width, 0.0) * max(height, 0.0)
-
-
-def _resize_labels(labels: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.int64]:
-    enlarged = Image.fromarray(labels.astype(np.int32)).resize(size, Image.Resampling.NEAREST)
-    return np.asarray(enlarged, np.int64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from convmae.engine.bands import ARRAYS
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Effect, Fault, Report, refuse, spread
 from convmae.engine.images import open_image
+from convmae.engine.regular import kind_of_file
 
 # What Pillow opens, but never decodes (MPEG), or only by running Ghostscript (EPS).
 _NOT_DECODED = {"EPS", "MPEG"}
@@ -35,6 +37,7 @@ _OWN = {
     frozenset({"config.yaml", "scalars.jsonl"}): {"reconstructions.png"},
     frozenset({"legend.json", "legend.png"}): {"legend.png", "overlays", "labels"},
 }
+_NOTHING = "link that leads nowhere"
 _HIDDEN = "hidden"  # stands for the ending of a hidden file
 _LOOKED_INTO = 8  # files of an ending, to see whether they are pictures
 _NAMED = 5  # endings that a message names
@@ -157,18 +160,31 @@ def _sort_files(folder: Path, entries: Iterable[os.DirEntry[str]], linked: bool,
         if entry.name.startswith("."):
             if must_open is False and not entry.name.startswith("._"):  # macOS keeps what its disks don't in ._a.jpg
                 found.others.setdefault(_HIDDEN, []).append(path)
-        elif not (entry.is_file(follow_symlinks=False) or entry.is_symlink()):
-            continue  # a pipe or a socket, which reading would wait for
-        elif must_open is False or (must_open and _kind(path)):
-            found.pictures.append(path)
-            link = entry.is_symlink()
-            if linked or link:
-                found.linked.add(path)
-            if link and not path.is_file():
+        elif not entry.is_file(follow_symlinks=False) and (kind := _no_file(path)):
+            if kind != _NOTHING:
+                if ending in (*endings, *ARRAYS):
+                    message = f"{path} is a {kind}, not a file, and is passed over"
+                    found.faults.append(Fault("pictures that are no files", message, Effect.DOUBTFUL))
+            elif must_open is False:
+                found.pictures.append(path)
                 message = f"{path} is a link to {os.readlink(path)}, which is not there; restore it or remove the link."
                 found.faults.append(Fault("links that lead nowhere", message))
+            else:
+                found.others.setdefault(ending, []).append(path)
+        elif must_open is False or (must_open and _kind(path)):
+            found.pictures.append(path)
+            if linked or entry.is_symlink():
+                found.linked.add(path)
         else:
             found.others.setdefault(ending, []).append(path)
+
+
+def _no_file(path: Path) -> str:
+    """Returns what a path that is no plain file leads to in its place, "" for a file."""
+    try:
+        return kind_of_file(path)
+    except OSError:  # of a link that leads nowhere, or to itself
+        return _NOTHING
 
 
 def _once(folder: Path, pictures: list[Path], found: _Contents) -> list[Path]:
@@ -234,7 +250,7 @@ def _doubt(ending: str, paths: list[Path]) -> str:
 def _kind(path: Path) -> str:
     """Returns a file's format as Pillow or its first bytes tell it, or "" where it is no picture."""
     try:
-        with open_image(path) as image:
+        with open_image(path, sys.maxsize) as image:  # its size is another matter
             return image.format or ""
     except UserError:
         pass

@@ -23,6 +23,7 @@ from convmae.engine.limits import check_pixels, own_limits
 from convmae.engine.orientation import orientation, upright, upright_size
 from convmae.engine.png import pixels_alone
 from convmae.engine.reading import MAX_PIXELS, RGB, Reading
+from convmae.engine.regular import check_regular
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -56,6 +57,7 @@ def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image
     Raises UserError naming a file that is none, turns out to be broken, or has more than ``max_pixels``.
     """
     try:
+        check_regular(path)
         with own_limits(), _open(Path(path)) as image:
             check_pixels(path, image.size, max_pixels)
             yield image
@@ -210,7 +212,8 @@ def _from_pixels(pixels: NDArray[np.uint8], reading: Reading) -> Picture:
     """Bytes [H, W, C] as the model's channels, of which C are as many or 1."""
     if reading.channels == 3:
         return Image.fromarray(np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3))))
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+    # A mirrored array of one pixel's width counts as contiguous, and PyTorch takes no negative stride.
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
 
 def _upright_rgb(image: ImageFile.ImageFile, path: Path, kind: Kind, reading: Reading) -> Image.Image:

@@ -46,8 +46,10 @@ def own_limits() -> Iterator[None]:
 
 
 def check_pixels(path: str | Path, size: tuple[int, int], max_pixels: int) -> None:
-    """Raises Fault for a picture of more pixels than a run takes."""
+    """Raises Fault for a picture of more pixels than a run takes, or of none."""
     pixels = size[0] * size[1]
+    if pixels <= 0:
+        raise Fault("unreadable pictures", f"{path} is {size[0]} x {size[1]} pixels; replace or remove the file.")
     if pixels > max_pixels:
         raise Fault(
             "pictures of too many pixels",
@@ -57,4 +59,4 @@ def check_pixels(path: str | Path, size: tuple[int, int], max_pixels: int) -> No
 
 
 def _millions(pixels: int) -> str:
-    return f"{pixels / 1e6:,.0f} million" if pixels >= 10_000_000 else f"{pixels:,}"
+    return f"{(pixels + 500_000) // 1_000_000:,} million" if pixels >= 10_000_000 else f"{pixels:,}"

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Effect, Fault, Report, as_fault, refuse
@@ -111,7 +112,7 @@ def read_label(path: Path, num_classes: int, reduce_zero_label: bool, max_pixels
     Raises Fault for a colour, 16-bit or truncated file and for a label beyond the class list.
     """
     values, _ = read_values(path, max_pixels)
-    check_values(path, np.bincount(values.ravel(), minlength=256), num_classes, reduce_zero_label)
+    check_values(path, count_values(values), num_classes, reduce_zero_label)
     # uint8 arithmetic wraps, so 0 (other) becomes 255, which is IGNORE.
     return np.where(values == IGNORE, np.uint8(IGNORE), values - np.uint8(reduce_zero_label))
 
@@ -135,6 +136,11 @@ def read_values(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[NDArray[np.ui
         raise
     except UserError as error:
         raise unreadable_label(error) from None
+
+
+def count_values(values: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Returns how many pixels of a label map [H, W] have each value [256]; NumPy would take eight bytes for each pixel."""
+    return np.array(Image.fromarray(values).histogram(), np.int64)
 
 
 def check_values(path: Path, counts: NDArray[np.int64], num_classes: int, reduce_zero_label: bool) -> None:

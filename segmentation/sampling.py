@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmae.engine.reading import MAX_PIXELS
-from convmae.segmentation.layout import IGNORE, Pair, read_label
+from convmae.segmentation.layout import Pair, count_values, read_label
 
 
 def find_classes(
@@ -16,7 +16,7 @@ def find_classes(
 
     def held(pair: Pair) -> NDArray[np.bool_]:
         labels = read_label(pair.label, num_classes, reduce_zero_label, max_pixels)
-        return np.bincount(labels.ravel(), minlength=IGNORE + 1)[:num_classes] > 0
+        return count_values(labels)[:num_classes] > 0
 
     with ThreadPoolExecutor() as pool:
         return np.array(list(pool.map(held, pairs)))

@@ -19,6 +19,7 @@ from convmae.detection.packed import PackedObjects
 from convmae.detection.split_check import check_samples, check_split
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Effect, Fault
+from convmae.engine.reading import Reading
 
 Content = dict[str, Any]
 SIZES = [(128, 96), (96, 128), (200, 80), (64, 64)]
@@ -475,7 +476,7 @@ def test_a_split_that_loses_all_its_objects_stops(tmp_path: Path) -> None:
     content["images"] = [{**image, "width": 20_000, "height": 20_000} for image in content["images"]]
     path = tmp_path / "instances.json"
     path.write_text(json.dumps(bare(content)))
-    data = parse_coco(path, tmp_path, lambda fault: None)
+    data = parse_coco(path, tmp_path, lambda fault: None, Reading(max_pixels=20_000**2))
     with pytest.raises(UserError, match=r"24 of 24 objects are less than a pixel .* factor of 2 \(data\.jitter\)"):
         data.check(lambda split, report: check_samples(split, DetectionDataOptions(img_size=64), report))
 

@@ -250,4 +250,8 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     write(tmp_path / "a.png")
     os.mkfifo(tmp_path / "b.png")
     os.mkfifo(tmp_path / "c")
-    assert listed(tmp_path) == (["a.png"], {})
+    pictures, faults = listed(tmp_path)
+    assert pictures == ["a.png"]
+    assert [str(fault) for fault in faults.values()] == [
+        f"{tmp_path / 'b.png'} is a pipe, not a file, and is passed over"
+    ]

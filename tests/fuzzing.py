@@ -1,0 +1,67 @@
+"""What the scripts fuzz_*.py share: changed files are read in a process of its own, which a memory fault would end."""
+
+from __future__ import annotations
+
+import faulthandler
+import random
+import resource
+import sys
+from collections import Counter
+from collections.abc import Callable
+
+from convmae.engine.errors import UserError
+
+SECONDS = 60  # for a file, before the process is ended for hanging
+_WORDS = (
+    b"\xff\xff\xff\xff",
+    b"\xff\xff\xff\x7f",
+    b"\x7f\xff\xff\xff",
+    b"\0\0\0\0",
+    b"\0\0\0\x80",
+    b"\0\1\0\0",
+    b"\xff\xff",
+)
+
+
+def run(read: Callable[[random.Random], object]) -> None:
+    """Calls ``read``, which makes a file and reads it, COUNT times from SEED, the arguments of the script.
+
+    Exit status 0 if each was read or refused by a UserError; prints how many of each and the memory at most in MB.
+    """
+    faulthandler.enable()
+    count, draw, fates = int(sys.argv[1]), random.Random(int(sys.argv[2])), Counter[str]()
+    for _ in range(count):
+        faulthandler.dump_traceback_later(SECONDS, exit=True)
+        try:
+            read(draw)
+            fates["read"] += 1
+        except UserError:
+            fates["refused"] += 1
+    faulthandler.cancel_dump_traceback_later()
+    print(dict(fates), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "MB")
+
+
+def change(raw: bytes, draw: random.Random) -> bytes:
+    """Returns a file's bytes with a few of them changed, cut out, doubled or put in, most of them near its beginning."""
+    changed = bytearray(raw)
+    for _ in range(draw.choice((1, 1, 2, 3, 8))):
+        place = draw.randrange(min(len(changed), draw.choice((64, 512, 2**20))) + 1)
+        match draw.randrange(6):
+            case 0:
+                changed[place : place + 1] = bytes([draw.randrange(256)])
+            case 1:
+                changed[place : place + 1] = (
+                    bytes([changed[place] ^ 1 << draw.randrange(8)]) if place < len(changed) else b""
+                )
+            case 2:
+                del changed[place : place + draw.choice((1, 2, 4, 16, 256))]
+            case 3:
+                start = draw.randrange(len(changed) + 1)
+                changed[place:place] = changed[start : start + draw.randrange(1, 40)]
+            case 4:
+                del changed[place:]
+            case _:
+                word = draw.choice(_WORDS)
+                changed[place : place + len(word)] = word
+        changed = changed or bytearray(raw)
+    return bytes(changed)
