@@ -53,7 +53,7 @@ class FromCheckpoint(nn.Module):
                 planned = cls(**found)
         except CheckpointError:
             raise
-        except (ValueError, IndexError, ZeroDivisionError) as error:
+        except (ValueError, IndexError, ZeroDivisionError, RuntimeError) as error:  # the last of sizes that overflow
             raise CheckpointError(f"{source}: its shapes make no {cls.__name__} ({error})") from None
         _check_size(planned, state, source)
         model = cls(**found)
@@ -165,4 +165,4 @@ def image_size(state: Mapping[str, Any]) -> dict[str, Any]:
 
 def window_size(table: Any) -> int:
     """The side of a square window, of its table's rows; 0 where it is no square."""
-    return (square(table.shape[0]) + 1) // 2
+    return (square(table.shape[0]) + 1) // 2 if table.ndim else 0

@@ -14,7 +14,10 @@ from convmae.engine.classes import check_class_lists
 from convmae.engine.errors import UserError
 
 _MOST = 1 << 53  # steps, pictures
-_ADVICE = "Expected a checkpoint that the same recipe wrote; give another --work-dir, or move it, and --resume takes the one before."
+_ADVICE = (
+    "Expected a checkpoint that the same recipe wrote; give another --work-dir, or move it, and --resume takes the one "
+    "before."
+)
 _SHOWN = 60  # characters of a value that a message tells
 
 

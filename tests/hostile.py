@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,7 @@ METAS: dict[str, Any] = {
     "folders mapping": {"dataset_meta": {"folders": {"a": 1}}},
     "CLASSES number": {"CLASSES": 7},
     "CLASSES mixed": {"CLASSES": ["a", 1, 2.5]},
-    "many": {"dataset_meta": {"classes": ["a"] * 200_000}},
+    "many": {"dataset_meta": {"classes": ["a"] * 100_001}},
     "steps": {"step": -1, "value": "high", "metric": [1]},
 }  # fmt: skip
 CONFIGS: dict[str, Any] = {
@@ -175,13 +175,15 @@ CONTENTS: dict[str, Content] = {
         "state_dict": state, "average": {"steps": 1, "values": {name: torch.ones(3, 1, 7) for name in state}},
     },
     **{f"meta is {name}": lambda state, meta=meta: {"model": state, "meta": meta} for name, meta in METAS.items()},
-    **{f"config is {name}": lambda state, config=config: {"model": state, "config": config} for name, config in CONFIGS.items()},
+    **{f"config is {name}": lambda state, it=config: {"model": state, "config": it} for name, config in CONFIGS.items()},
     **{f"all {name}": lambda state, change=change: {"model": _all(state, change)} for name, change in VALUES.items()},
 }  # fmt: skip
 
 
 def _all(state: State, change: Callable[[Tensor], Any]) -> State:
-    return {name: change(value) if isinstance(value, Tensor) and value.ndim > 1 else value for name, value in state.items()}
+    return {
+        name: change(value) if isinstance(value, Tensor) and value.ndim > 1 else value for name, value in state.items()
+    }
 
 
 def changed(state: State, name: str, change: Callable[[Tensor], Any]) -> Any:
@@ -238,9 +240,9 @@ SAFETENSORS: dict[str, bytes] = {
 }  # fmt: skip
 
 
-def write_all(folder: Path, state: State, names: list[str]) -> dict[str, Path]:
-    """Writes every content around a model's state, and one with each of ``names`` changed; returns the files by what they are."""
-    contents = {name: lambda make=make: make(dict(state)) for name, make in CONTENTS.items()}
+def write_all(folder: Path, state: State, names: list[str], kinds: Sequence[str] = tuple(CONTENTS)) -> dict[str, Path]:
+    """Writes contents around a model's state, and one with each of ``names`` changed; returns the files by what they are."""
+    contents = {kind: lambda make=CONTENTS[kind]: make(dict(state)) for kind in kinds}
     contents |= {
         f"{name} {kind}": lambda name=name, change=change: changed(state, name, change)
         for name in names
