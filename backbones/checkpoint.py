@@ -86,7 +86,7 @@ def load_checkpoint(
             report.notes |= dict.fromkeys([name, *origins], how)
             continue
         fitted[own_name] = fit
-        if target.is_floating_point():
+        if target.is_floating_point() or value.is_floating_point() or value.is_complex():
             taken[origins[0]] = value
         if kind:
             report.notes[name] = how
@@ -187,7 +187,8 @@ def _fuse(
             continue
         for spellings in ([f"q.{kind}", f"k.{kind}", f"v.{kind}"], [f"q_{kind}", f"k_{kind}", f"v_{kind}"]):
             parts = [rest.pop(module + spelling, None) for spelling in spellings]
-            if parts[0] is None or parts[2] is None:
+            alike = {(value.shape, value.dtype) for part in parts if part is not None for value in part[1:]}
+            if parts[0] is None or parts[2] is None or len(alike) > 1 or not parts[0][1].ndim:
                 report.unexpected += [part[0] for part in parts if part is not None]
                 continue
             query, key, value = parts[0], parts[1], parts[2]
@@ -202,20 +203,22 @@ def _fit(value: Tensor, target: Tensor, name: str, model: nn.Module) -> _Fitted:
     before, after = list(value.shape), list(target.shape)
     if before == after:
         return value, "", ""
+    if value.is_complex():
+        return None, "", "complex values in the file"
     if name.endswith(_FIRST_LAYERS) and before[:1] + before[2:] == after[:1] + after[2:]:
         return _fit_channels(value, after[1])
     owner = model.get_submodule(name.rpartition(".")[0])
     grid: Grid | None = getattr(owner, "grid_size", None)
     window: Grid | None = getattr(owner, "window", None)
-    if name.endswith("pos_embed") and grid and len(before) == 3 and before[2] == after[2]:
+    if name.endswith("pos_embed") and grid and len(before) == 3 and before[::2] == after[::2]:
         return _fit_positions(value, target.shape[1], grid)
-    if name.endswith(_BIAS_TABLE) and window and before[1:] == after[1:]:
+    if name.endswith(_BIAS_TABLE) and window and before and before[1:] == after[1:]:
         side = (square(before[0]) + 1) // 2
-        if not side:
+        if before[0] != (2 * side - 1) ** 2:
             return None, "", f"{before[0]} offsets in the file are no square window's"
         how = f"{side}x{side} -> {window[0]}x{window[1]} window"
         return resample_bias_table(value.float(), (side, side), window), "resized", how
-    if name.endswith(_OFFSETS) and before[1:] == after[1:]:
+    if name.endswith(_OFFSETS) and before and before[0] % 2 and before[1:] == after[1:]:
         sides = [(count + 1) // 2 for count in (before[0], after[0])]
         return resample_offsets(value.float(), sides[1]), "resized", f"{sides[0]} -> {sides[1]} tokens a side"
     if [size for size in before if size != 1] == [size for size in after if size != 1]:

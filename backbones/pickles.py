@@ -16,11 +16,11 @@ from typing import Any, BinaryIO, ClassVar
 import torch
 from torch import Tensor
 
+from convmae.backbones.contents import plain
 from convmae.backbones.stand_ins import (
     BUILT,
     KNOWN,
     NAMES_ALONE,
-    Array,
     Refused,
     Storage,
     Storages,
@@ -62,7 +62,7 @@ def read_zip(file: BinaryIO, values: bool = True) -> Any:
             return from_bytes(archive.read(f"{root}data/{key}"), dtype, count, swapped)
 
         program = archive.read(f"{root}data.pkl")
-        return _arrays(_Interpreter(io.BytesIO(program), len(program), Storages(load)).load())
+        return plain(_Interpreter(io.BytesIO(program), len(program), Storages(load)).load())
 
 
 def read_pickle(file: BinaryIO, values: bool = True) -> Any:
@@ -75,7 +75,7 @@ def read_pickle(file: BinaryIO, values: bool = True) -> Any:
     source = _Bounded(file, size)
     first = _Interpreter(source, size).load()
     if first != LEGACY_MAGIC or type(first) is not int:
-        return _arrays(first)
+        return plain(first)
     for _ in ("version", "system"):
         _Interpreter(source, size).load()
     waiting: dict[str, Tensor] = {}
@@ -95,7 +95,7 @@ def read_pickle(file: BinaryIO, values: bool = True) -> Any:
             if count != len(storage):
                 raise Refused(f"has {count} values where it announced {len(storage)}")
             storage.copy_(from_bytes(source.read(count * storage.itemsize), storage.dtype, count, False))
-    return _arrays(content)
+    return plain(content)
 
 
 class _Bounded:
@@ -193,22 +193,3 @@ class _Interpreter(pickle._Unpickler):  # the Python form of Python's own
 
 _NAMED = {**KNOWN, "torch.storage._load_from_bytes": _storage_from_bytes}
 _CALLED = [known for known in _NAMED.values() if callable(known) and known not in NAMES_ALONE]
-
-
-def _arrays(content: Any) -> Any:
-    """Puts arrays in the place of their stand-ins, in every container once."""
-    if isinstance(content, Array):
-        return content.values
-    seen: set[int] = set()
-    rest: list[Any] = [content]
-    while rest:
-        holder = rest.pop()
-        if id(holder) in seen or not isinstance(holder, (dict, list)):
-            continue
-        seen.add(id(holder))
-        for key, value in list(holder.items() if isinstance(holder, dict) else enumerate(holder)):
-            if isinstance(value, Array):
-                holder[key] = value.values
-            elif isinstance(value, (dict, list)):
-                rest.append(value)
-    return content

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from safetensors import safe_open
 from safetensors.torch import load_file as load_safetensors
 
 from convmae.backbones.pickles import read_pickle, read_zip
@@ -24,7 +26,7 @@ class DamagedFile(CheckpointError):
 
 
 def read_file(path: Path, values: bool = True, sums: bool = True) -> Any:
-    """Returns what a file holds; without ``values`` tensors of PyTorch's own files are on the device "meta".
+    """Returns what a file holds; without ``values`` tensors are on the device "meta", and of safetensors only texts are there.
 
     The sums of a zip archive are compared, which PyTorch leaves undone: they cost a tenth of the time of reading. Without
     ``values`` and ``sums`` hardly anything of a file is read.
@@ -33,8 +35,9 @@ def read_file(path: Path, values: bool = True, sums: bool = True) -> Any:
         DamagedFile: it was cut off or altered, or is no file of weights.
         CheckpointError: there is none, it can't be opened, or it holds objects that are not weights.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{'a folder' if path.is_dir() else 'no file'} at {path}; {EXPECTED}")
+    if not os.path.isfile(path):
+        found = "a folder" if os.path.isdir(path) else "a pipe or device" if os.path.exists(path) else "no file"
+        raise CheckpointError(f"{found} at {path}; {EXPECTED}")
     try:
         return _read(path, values, sums)
     except Refused as error:
@@ -53,7 +56,7 @@ def _read(path: Path, values: bool, sums: bool) -> object:
         head = file.read(16)
         file.seek(0)
         if path.suffix == ".safetensors" or _is_safetensors(head):
-            return load_safetensors(path)
+            return load_safetensors(path) if values else _texts(path)
         if head.startswith(b"PK"):
             if sums and not values:
                 _check_sums(file)
@@ -62,6 +65,11 @@ def _read(path: Path, values: bool, sums: bool) -> object:
             return read_pickle(file, values)
     found = "an empty file" if not head else f"a file that begins with {head[:8]!r}"
     raise DamagedFile(f"is {found}; {EXPECTED}")
+
+
+def _texts(path: Path) -> dict[str, str]:
+    with safe_open(path, "pt") as file:
+        return dict(file.metadata() or {})
 
 
 def _check_sums(file: BinaryIO) -> None:

@@ -7,13 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from convmae.backbones.checkpoint import load_checkpoint, square
 from convmae.backbones.load_report import LoadReport
 from convmae.backbones.weight_files import CheckpointError, read_weights
 
 STRIDE = 16  # pixels of an image that one position stands for
+_DEEPEST = 256  # blocks in a row, more than any encoder has
+_LARGEST = 16  # values of a model for each in its file: positions of larger pictures and a head may come to those there
+_FREE = 1 << 22  # values that a model may have whatever its file holds
 
 Built = TypeVar("Built", bound="FromCheckpoint")
 
@@ -37,13 +42,21 @@ class FromCheckpoint(nn.Module):
             options: of the constructor; they win over what the file says.
 
         Raises:
-            CheckpointError: a file that can't be read, or that holds no encoder of this family.
+            CheckpointError: a file that can't be read, or that holds no encoder of this family, or shapes of none.
         """
         state, source = read_weights(path)
         state = encoder_part(state, source, cls.first_weight)
-        found = {"size": cls.dims_from_state_dict(state), "in_chans": state[cls.first_weight].shape[1]}
-        found |= cls.options_from_state_dict(state)
-        model = cls(**(found | options))
+        try:
+            found = {"size": cls.dims_from_state_dict(state), "in_chans": state[cls.first_weight].shape[1]}
+            found = found | cls.options_from_state_dict(state) | options
+            with torch.device("meta"):
+                planned = cls(**found)
+        except CheckpointError:
+            raise
+        except (ValueError, IndexError, ZeroDivisionError, RuntimeError) as error:  # the last of sizes that overflow
+            raise CheckpointError(f"{source}: its shapes make no {cls.__name__} ({error})") from None
+        _check_size(planned, state, source)
+        model = cls(**found)
         model.load_report = load_checkpoint(model, path, strict)
         return model
 
@@ -63,17 +76,37 @@ def encoder_part(
 ) -> dict[str, Any]:
     """The weights that stand beside an encoder's, of which `first` is one, their common prefix taken off.
 
+    What has no side that could tell a size is left out: texts, numbers, tensors of one value.
+
     Raises:
         CheckpointError: there is no encoder of this family.
     """
+    state = {name: value for name, value in state.items() if _has_sides(value)}
     prefixes = [name.removesuffix(first) for name in state if name == first or name.endswith(f".{first}")]
     if not prefixes:
         found = ", ".join(list(state)[:4])
         raise CheckpointError(
-            f"{source} holds no such encoder: expected a name that ends in {first}; found {found}, ..."
+            f"{source} holds no such encoder: expected a tensor whose name ends in {first}; found {found}, ..."
         )
     prefix = min(prefixes, key=len)
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _has_sides(value: object) -> bool:
+    return isinstance(value, (Tensor, np.ndarray)) and value.ndim > 0 and all(value.shape)
+
+
+def _check_size(planned: nn.Module, state: Mapping[str, Any], source: str) -> None:
+    """Refuses shapes that ask for far more than the file holds, as a tensor can that repeats a few values."""
+    wanted = sum(value.numel() for value in planned.state_dict().values() if isinstance(value, Tensor))
+    storages = {
+        value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() // value.element_size()
+        for value in state.values()
+        if isinstance(value, Tensor) and not value.is_meta
+    }
+    held = sum(storages.values()) + sum(value.size for value in state.values() if isinstance(value, np.ndarray))
+    if wanted > _LARGEST * (held + _FREE):
+        raise CheckpointError(f"{source} holds {held:,} values, and its shapes are of a model of {wanted:,}")
 
 
 def dims_from_state_dict(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,8 +134,11 @@ def dims_from_state_dict(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def block_count(state: Mapping[str, Any], blocks: str) -> int:
-    """The number of modules in a list of that name."""
-    return len({match[1] for name in state if (match := re.match(rf"{blocks}\.(\d+)\.", name))})
+    """The number of modules in a list of that name. Raises CheckpointError for more than an encoder has."""
+    count = len({match[1] for name in state if (match := re.match(rf"{blocks}\.(\d+)\.", name))})
+    if count > _DEEPEST:
+        raise CheckpointError(f"the weights name {count} {blocks}; expected an encoder's, {_DEEPEST} at most")
+    return count
 
 
 def bias_tables(state: Mapping[str, Any], module: str = "") -> list[Any]:
@@ -129,4 +165,4 @@ def image_size(state: Mapping[str, Any]) -> dict[str, Any]:
 
 def window_size(table: Any) -> int:
     """The side of a square window, of its table's rows; 0 where it is no square."""
-    return (square(table.shape[0]) + 1) // 2
+    return (square(table.shape[0]) + 1) // 2 if table.ndim else 0

@@ -84,7 +84,7 @@ class ViTEncoder(Encoder):
         self.cls_token = nn.Parameter(torch.empty(1, 1, dims.embed_dim))
         table = sincos_pos_embed(dims.embed_dim, self.grid_size)
         self.pos_embed = nn.Parameter(F.pad(table, (0, 0, 1, 0)))  # the class token's row is zero at first
-        rates = torch.linspace(0, drop_path_rate, dims.depth).tolist()
+        rates = torch.linspace(0, drop_path_rate, dims.depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(
             TransformerBlock(dims.embed_dim, dims.num_heads, dims.mlp_ratio, rate) for rate in rates
         )

@@ -14,7 +14,9 @@ from convmae.backbones.safe_files import CheckpointError, read_file
 # Where training code keeps the weights inside a checkpoint, the most specific first.
 CONTAINERS = ("state_dict", "model", "module", "model_state", "model_state_dict", "model_ema", "state_dict_ema")
 
+LONGEST_NAME = 1000  # characters
 _SHOWN = 8  # keys that a message tells
+_DEEPEST = 8  # containers that lead to the weights
 
 
 def split_choice(path: str | Path) -> tuple[Path, str]:
@@ -48,7 +50,15 @@ def read_weights(path: str | Path) -> tuple[dict[str, Any], str]:
     state, inside = find_weights(content, str(file), key)
     source = f"{file}, under {inside}" if inside else str(file)
     average = None if key else _follow(content, "average.values")
-    return ({**state, **average}, f"{source}, averaged") if isinstance(average, Mapping) else (state, source)
+    if not isinstance(average, Mapping):
+        return state, source
+    for name, value in average.items():
+        if getattr(value, "shape", None) != getattr(state.get(name), "shape", ()):
+            raise CheckpointError(
+                f"{source}: its average has {_shown(name)}, which is no tensor of the weights or has another shape; expected "
+                f"the average of these weights. To take them as they are: {file}:{CONTAINERS[0]}"
+            )
+    return {**state, **average}, f"{source}, averaged"
 
 
 def find_weights(content: object, source: str, key: str = "") -> tuple[dict[str, Any], str]:
@@ -58,10 +68,18 @@ def find_weights(content: object, source: str, key: str = "") -> tuple[dict[str,
         The mapping, and the keys that lead to it ("'model'", or "" at the top) with those of other weights beside it.
 
     Raises:
-        CheckpointError: there is none, or there are several and none of them is usual.
+        CheckpointError: there is none, or there are several and none of them is usual, or a name in it is no text.
     """
-    if key:
-        return _find_chosen(content, source, key)
+    state, inside = _find_chosen(content, source, key) if key else _find_usual(content, source)
+    for name in state:
+        if not isinstance(name, str) or len(name) > LONGEST_NAME:
+            raise CheckpointError(
+                f"{source} has weights under {_shown(name)}; expected names, of at most {LONGEST_NAME} characters"
+            )
+    return state, inside
+
+
+def _find_usual(content: object, source: str) -> tuple[dict[str, Any], str]:
     models = _models(content)
     found = _search(content)
     if found is None and len(models) == 1:
@@ -95,24 +113,26 @@ def _find_chosen(content: object, source: str, key: str) -> tuple[dict[str, Any]
     return found[0], ", ".join(map(repr, [key, *found[1]]))
 
 
-def _search(content: object) -> tuple[dict[str, Any], list[str]] | None:
-    """The weights at the top or under the usual keys, and the keys that lead there."""
-    if not isinstance(content, Mapping):
+def _search(content: object, levels: int = _DEEPEST) -> tuple[dict[str, Any], list[str]] | None:
+    """The weights at the top or under the usual keys, and the keys that lead there, in so many containers at most."""
+    if not isinstance(content, Mapping) or not levels:
         return None
     for key in CONTAINERS:
-        found = _search(content.get(key))
+        found = _search(content.get(key), levels - 1)
         if found is not None:
             return found[0], [key, *found[1]]
     # A number or a generator's state may stand beside a model.
     arrays = sum(isinstance(value, (Tensor, np.ndarray)) for value in content.values())
-    return (dict(content), []) if arrays > max(map(len, _models(content).values()), default=0) else None
+    return (dict(content), []) if arrays > max(map(len, _models(content, levels - 1).values()), default=0) else None
 
 
-def _models(content: object) -> dict[str, dict[str, Any]]:
+def _models(content: object, levels: int = _DEEPEST) -> dict[str, dict[str, Any]]:
     """The weights under each key of a checkpoint that holds a model, the usual ones or not; a loss has fewer tensors."""
     if not isinstance(content, Mapping):
         return {}
-    found = {key: part[0] for key, value in content.items() if isinstance(key, str) and (part := _search(value))}
+    found = {
+        key: part[0] for key, value in content.items() if isinstance(key, str) and (part := _search(value, levels))
+    }
     most = max(map(len, found.values()), default=0)
     return {key: state for key, state in found.items() if len(state) > 1 and 2 * len(state) >= most}
 
@@ -142,5 +162,9 @@ def _holds(content: object) -> str:
     """What a message says of content: a mapping's keys (of names with dots their first parts), or what else it is."""
     if not isinstance(content, Mapping):
         return f"one {type(content).__name__}"
-    keys = list(dict.fromkeys(repr(key.partition(".")[0] if isinstance(key, str) else key) for key in content))
+    keys = list(dict.fromkeys(_shown(key.partition(".")[0] if isinstance(key, str) else key) for key in content))
     return ", ".join(keys[:_SHOWN]) + f" and {len(keys) - _SHOWN} more" * (len(keys) > _SHOWN) or "nothing"
+
+
+def _shown(key: object) -> str:
+    return f"{key!r:.60}" if isinstance(key, (str, int, float, bytes)) else f"a {type(key).__name__}"

@@ -81,9 +81,9 @@ def detector_to_detectron2(state: Mapping[str, Tensor], source: str) -> Converte
     converted = to_detectron2(state)
     for name, table in [(name, value) for name, value in converted.items() if name.endswith(_TABLE)]:
         side = window_size(table)
-        if len(table) != (2 * side - 1) ** 2:
+        if table.ndim != 2 or len(table) != (2 * side - 1) ** 2:
             raise UserError(
-                f"{source}: {name} has {len(table)} rows, of no square window; detectron2's layout has squares."
+                f"{source}: {name} has the shape {list(table.shape)}, of no square window; detectron2's layout has squares."
             )
         converted[name.removesuffix(_TABLE) + _INDEX] = relative_position_index((side, side))
     return Converted(converted, {"are not kept by detectron2 (class names)": [n for n in state if n == _CLASSES]})
@@ -108,7 +108,7 @@ def coco_classes() -> list[Category]:
 
 def _classes(state: Mapping[str, Tensor], source: str, annotations: Path | None) -> list[Category]:
     bias = state.get("roi_heads.box_predictor.cls_score.bias")
-    if bias is None:
+    if bias is None or bias.ndim != 1:
         raise UserError(f"{source} has no roi_heads.box_predictor.cls_score.bias; expected a whole detector.")
     count = len(bias) - 1  # and the background
     if annotations is None:

@@ -11,12 +11,13 @@ import torch
 from mmengine.model import BaseDataPreprocessor, BaseModel
 from torch import Tensor
 
+from convmae.backbones import CheckpointError
 from convmae.detection.coco import Category
 from convmae.detection.config import DetectionConfig
 from convmae.detection.dataset import Sample
 from convmae.detection.mask_rcnn import MaskRCNN
 from convmae.detection.restore import restore
-from convmae.engine.classes import class_difference
+from convmae.engine.classes import MOST, class_difference
 from convmae.engine.images import normalize
 
 
@@ -74,6 +75,19 @@ class DetectionModel(BaseModel):
             raise ValueError(f"it {difference}")
 
 
-def read_categories(state: Tensor) -> list[Category]:
-    """Returns the class list from its bytes in a checkpoint."""
-    return [Category(number, name) for number, name in json.loads(bytes(state.tolist()).decode("utf-8"))]
+def read_categories(state: object) -> list[Category]:
+    """Returns the class list from its bytes in a checkpoint. Raises CheckpointError for what is no class list."""
+    if not isinstance(state, Tensor) or state.is_meta or state.dtype != torch.uint8 or state.ndim != 1:
+        raise CheckpointError("its class list (_extra_state) is not what a detector's file has; expected bytes")
+    try:
+        listed = json.loads(state.cpu().contiguous().numpy().tobytes().decode("utf-8"))
+    except (ValueError, RecursionError):
+        raise CheckpointError("its class list (_extra_state) can't be read; expected ids and names as JSON") from None
+    known = isinstance(listed, list) and all(
+        isinstance(one, list) and list(map(type, one)) == [int, str] for one in listed
+    )
+    if not known or not 0 < len(listed) <= MOST:
+        raise CheckpointError(
+            f"its class list (_extra_state) is none; expected ids and names, of {MOST:,} classes at most"
+        )
+    return [Category(number, name) for number, name in listed]

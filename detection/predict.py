@@ -19,10 +19,10 @@ from convmae.detection.dataset import Sample
 from convmae.detection.entries import read_categories as parse_categories
 from convmae.detection.entries import read_images
 from convmae.detection.evaluation import coco_results
-from convmae.detection.model import DetectionModel, read_categories
+from convmae.detection.model import DetectionModel
 from convmae.detection.records import Category, ImageRecord
 from convmae.detection.transforms import fit
-from convmae.detection.weights import load_detector
+from convmae.detection.weights import known_categories, load_detector
 from convmae.engine.errors import UserError
 from convmae.engine.faults import refuse
 from convmae.engine.images import Picture, read_image, size_of
@@ -61,13 +61,19 @@ class Predictor:
 
 def read_classes(checkpoint: Path) -> list[Category]:
     """Returns the classes that stand in a detector's weights. Raises UserError for weights without them."""
-    state, _ = read_weights(checkpoint)
+    state, source = read_weights(checkpoint)
     if "_extra_state" not in state:
         raise UserError(
             f"{checkpoint} does not name its classes; expected a detector of this project. One of detectron2's layout becomes "
             "that by tools/convert_checkpoint.py --to convmae."
         )
-    return read_categories(state["_extra_state"])
+    found = known_categories(state["_extra_state"], source)
+    bias = next((value for name, value in state.items() if name.endswith("box_predictor.cls_score.bias")), None)
+    if list(getattr(bias, "shape", ())) != [len(found) + 1]:
+        raise UserError(
+            f"{source} lists {len(found)} classes and has no box_predictor for these; expected a whole detector."
+        )
+    return found
 
 
 class Given:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from convmae.backbones import load_checkpoint
+from convmae.backbones import CheckpointError, load_checkpoint
 from convmae.backbones.weight_files import read_weights
 from convmae.detection.coco import Category
 from convmae.detection.model import DetectionModel, read_categories
@@ -130,4 +130,12 @@ def _open(path: Path) -> tuple[Path | dict[str, Any], list[str], list[Category] 
     weights: Path | dict[str, Any] = path
     if any(name.startswith("proposal_generator.") for name in state):
         state = weights = from_detectron2(state)
-    return weights, list(state), None if extra is None else read_categories(extra), source
+    return weights, list(state), None if extra is None else known_categories(extra, source), source
+
+
+def known_categories(extra: object, source: str) -> list[Category]:
+    """Returns the class list in a detector's weights. Raises UserError for what is none."""
+    try:
+        return read_categories(extra)
+    except CheckpointError as error:
+        raise UserError(f"{source}: {error}.") from None

@@ -14,6 +14,7 @@ from convmae.engine.errors import UserError
 from convmae.engine.log import log
 from convmae.engine.processes import tell_all
 from convmae.engine.run_files import claim
+from convmae.engine.run_state import check_state
 
 BEST = "best.pth"
 _NAME = re.compile(r"step_([0-9]+)\.pth")
@@ -70,16 +71,12 @@ def set_aside(damaged: dict[Path, str]) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Returns what a checkpoint holds. Raises UserError for a file that can't be read, or is no checkpoint of a run."""
+    """Returns what a checkpoint holds, its parts checked. Raises UserError for one that can't be read, or is none of a run."""
     try:
         content = read_file(path)
     except CheckpointError as error:
         raise UserError(f"{error}. It is the newest checkpoint that --resume found in its work directory.") from None
-    if not isinstance(content, dict) or not {"state_dict", "optimizer", "meta"} <= content.keys():
-        raise UserError(
-            f"{path} is no checkpoint of a run of this project; move it, and --resume takes the one before."
-        )
-    return content
+    return check_state(content, path)
 
 
 def _find_whole(work_dir: Path) -> Found:

@@ -10,6 +10,7 @@ from typing import Any
 
 from convmae.engine.errors import UserError
 
+MOST = 100_000  # classes, more than any data set has
 SHOWN = 3  # names that one message tells of those that only one list has
 
 
@@ -20,6 +21,25 @@ def known_classes(meta: Mapping[str, Any]) -> list[str]:
     """
     dataset = meta.get("dataset_meta") or {}
     return list(map(str, dataset.get("folders") or dataset.get("classes") or meta.get("CLASSES") or ()))
+
+
+def check_class_lists(meta: Mapping[str, Any], source: str | Path) -> None:
+    """Raises UserError where a class list that ``known_classes`` would read in ``meta`` is no list of names."""
+    dataset = meta.get("dataset_meta")
+    if dataset is not None and not isinstance(dataset, Mapping):
+        raise UserError(
+            f"{source}: its dataset_meta is a {type(dataset).__name__}; expected a mapping that lists classes."
+        )
+    lists = {"folders": (dataset or {}).get("folders"), "classes": (dataset or {}).get("classes")}
+    for key, names in {**lists, "CLASSES": meta.get("CLASSES")}.items():
+        if names is None:
+            continue
+        if not isinstance(names, (list, tuple)):
+            raise UserError(f"{source}: its class list ({key}) is a {type(names).__name__}; expected a list of names.")
+        strange = next((name for name in names if not isinstance(name, (str, int))), None)
+        if strange is not None or len(names) > MOST:
+            found = f"holds a {type(strange).__name__}" if strange is not None else f"has {len(names):,} entries"
+            raise UserError(f"{source}: its class list ({key}) {found}; expected names, {MOST:,} at most.")
 
 
 def class_difference(known: Sequence[str], expected: Sequence[str], where: str | Path, what: str = "classes") -> str:

@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 
 from convmae.backbones.safe_files import CheckpointError, read_file
 from convmae.backbones.weight_files import split_choice
+from convmae.engine.classes import check_class_lists
 from convmae.engine.errors import UserError
 from convmae.engine.run_files import claim, partial_name
 from convmae.engine.weights import check_finite
@@ -57,6 +57,8 @@ def read_text(path: Path) -> str:
 
     Raises UserError for a file that can't be read or is no such text.
     """
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise UserError(f"{path} is a pipe or a device; expected a file.")
     try:
         content = path.read_bytes()
         encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
@@ -94,34 +96,37 @@ def save_weights(
 
 def check_is_file(checkpoint: str | Path) -> None:
     """Raises UserError where there is no such weight file; FILE:KEY names one, too."""
-    if not split_choice(checkpoint)[0].is_file():
+    if not os.path.isfile(split_choice(checkpoint)[0]):
         raise UserError(f"There is no checkpoint {checkpoint}.")
 
 
 def read_config(path: Path) -> str:
     """Returns the YAML that ``save_weights`` put beside the weights, or "" where a file has none."""
-    return str(_content(path).get("config", ""))
+    config = _content(path).get("config")
+    return config if isinstance(config, str) else ""
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """Returns what stands as ``meta`` beside the weights, or {} where a file has none."""
-    meta = _content(path).get("meta", {})
-    meta = json.loads(meta) if isinstance(meta, str) else meta
-    return meta if isinstance(meta, dict) else {}
+    """Returns what stands as ``meta`` beside the weights, or {} where a file has none.
+
+    Raises UserError for a class list in it that is none.
+    """
+    meta = _content(path).get("meta")
+    if isinstance(meta, str):
+        try:
+            meta = json.loads(meta)
+        except (ValueError, RecursionError):
+            return {}
+    if not isinstance(meta, dict):
+        return {}
+    check_class_lists(meta, path)
+    return meta
 
 
 def _content(path: Path) -> dict[str, Any]:
     """Returns a file's content without the values of tensors; of safetensors what stands beside them."""
-    path, _ = split_choice(path)
-    if path.suffix == ".safetensors":
-        with (
-            contextlib.suppress(safetensors.SafetensorError, OSError, RuntimeError),
-            safetensors.safe_open(path, "pt") as file,
-        ):
-            return file.metadata() or {}
-        return {}
     # A file of others, with more in it than tensors, or no file of weights: nothing of ours stands there.
     with contextlib.suppress(CheckpointError):
-        content = read_file(path, values=False, sums=False)
+        content = read_file(split_choice(path)[0], values=False, sums=False)
         return content if isinstance(content, dict) else {}
     return {}

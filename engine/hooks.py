@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 import time
 from contextlib import suppress
@@ -14,10 +15,9 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from tqdm import tqdm
 
-from convmae.backbones.safe_files import CheckpointError, read_file
 from convmae.engine.checkpoints import BEST, latest_checkpoint
 from convmae.engine.errors import UserError
-from convmae.engine.files import save_weights, write_whole
+from convmae.engine.files import read_meta, save_weights, write_whole
 from convmae.engine.log import duration, log
 from convmae.engine.optim import AutocastOptimWrapper
 from convmae.engine.processes import world_mean
@@ -216,7 +216,8 @@ class BestHook(Hook):
         best = Path(runner.work_dir) / BEST  # later than the checkpoint, if the run was ended between the two
         if not best.is_file():
             return
-        try:
-            self.best_value = read_file(best, values=False)["meta"].get("value", self.best_value)
-        except (CheckpointError, KeyError, TypeError) as error:
-            log.warning(f"{BEST} tells no {self.best}, so the next evaluation replaces it: {error}")
+        value = read_meta(best).get("value")
+        if isinstance(value, (int, float)) and math.isfinite(value):
+            self.best_value = value
+        else:
+            log.warning(f"{BEST} tells no {self.best}, so the next evaluation replaces it")

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from re import fullmatch
+from urllib.parse import quote, unquote_to_bytes
 
 from convmae.engine.errors import UserError
 
@@ -31,12 +32,14 @@ def start_list(folder: Path) -> None:
 def listed(folder: Path) -> list[Path] | None:
     """Returns the files that runs wrote into a folder, removed ones too, or None where there is no list."""
     try:
-        head, *names = (folder / LIST).read_text(encoding="utf-8").splitlines()
+        if not os.path.isfile(folder / LIST):  # a pipe would be waited for
+            return None
+        head, *names = (folder / LIST).read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError):
         return None
     if head != _HEAD:
         return None
-    inside = [Path(name) for name in dict.fromkeys(names) if name]
+    inside = [Path(os.fsdecode(unquote_to_bytes(name))) for name in dict.fromkeys(names) if name]
     return [folder / name for name in inside if not name.is_absolute() and ".." not in name.parts]
 
 
@@ -47,7 +50,8 @@ def claim(path: Path) -> None:
         if known is not None:
             if path not in known:
                 with open(folder / LIST, "a", encoding="utf-8") as file:
-                    file.write(f"{path.relative_to(folder).as_posix()}\n")
+                    # A name that has a new line in it, or bytes that are no UTF-8, is on one line, too.
+                    file.write(f"{quote(os.fsencode(path.relative_to(folder)), safe='/ ')}\n")
             return
 
 

@@ -30,6 +30,7 @@ from convmae.engine.classes import check_classes, known_classes
 from convmae.engine.errors import UserError, unwritable
 from convmae.engine.files import save_atomically
 from convmae.engine.log import log
+from convmae.engine.run_state import check_average, check_optimizer, check_tensors
 from convmae.engine.weights import check_finite
 from convmae.engine.whole_steps import WholeStepHook
 
@@ -167,7 +168,7 @@ class Runner(mmengine.runner.Runner):
 
     def _check_position(self, meta: dict[str, Any], path: Path) -> None:
         """Raises UserError if the run has no step after a checkpoint's; warns if its samples are drawn otherwise."""
-        total, (pictures, batch) = self.train_loop.schedule.total, meta.get("samples", self._samples())
+        total, (pictures, batch) = self.train_loop.schedule.total, meta.get("samples") or self._samples()
         if meta["step"] > total:
             raise UserError(f"{path} is of a longer run than this one of {total} steps; expected the same schedule.")
         if [pictures, batch] != self._samples():
@@ -184,6 +185,13 @@ class Runner(mmengine.runner.Runner):
         advice = "a run on others is a new one: give another --work-dir, and these weights by model.init"
         check_classes(path, known_classes(meta), known_classes(own), "the data", what, advice)
 
+    def _check_parts(self, content: dict[str, Any], path: Path) -> None:
+        """Raises UserError unless weights, optimiser and average are those of this run's model."""
+        check_tensors(content["state_dict"], self.bare_model.state_dict(), path, "state_dict")
+        check_optimizer(content["optimizer"], self.optim_wrapper.optimizer, path, content["meta"]["step"])
+        if self.average:
+            check_average(content.get("average"), self.average.values, path)
+
     def load_or_resume(self) -> None:
         if self.start is None or self.start.path is None:
             return
@@ -192,6 +200,7 @@ class Runner(mmengine.runner.Runner):
         try:
             self._check_classes(content["meta"], path)
             self._check_position(content["meta"], path)
+            self._check_parts(content, path)
             check_finite(
                 content["state_dict"], f"{path} can't be continued", "Move it, and --resume takes the one before."
             )
@@ -200,7 +209,7 @@ class Runner(mmengine.runner.Runner):
             self.train_loop._iter = content["meta"]["step"]
             if self.average:
                 self.average.load_state_dict(content["average"])
-        except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+        except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:  # a class list, a loss scaler
             # torch names the tensors that differ from the second line on.
             reason = " ".join(line.strip() for line in str(error).splitlines()[:2]).rstrip(".") or type(error).__name__
             raise UserError(

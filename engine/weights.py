@@ -17,7 +17,11 @@ _ADDED = re.compile(r"(fc_norm|head|fpn)\.|.*(relative_position_bias_table|rel_p
 
 def check_finite(state: Mapping[str, torch.Tensor], what: str, advice: str) -> None:
     """Raises UserError where values of a state dict aren't finite: ``what`` is wrong, the first name, and ``advice``."""
-    values = {name: value for name, value in state.items() if value.is_floating_point()}
+    values = {
+        name: value if value.element_size() > 1 else value.float()  # PyTorch can't ask it of floats of one byte
+        for name, value in state.items()
+        if value.is_floating_point()
+    }
     if not values:
         return
     finite = torch.stack([value.isfinite().all() for value in values.values()]).tolist()  # one wait for a GPU

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import os
 import re
 import shlex
 import sys
@@ -26,6 +27,7 @@ from convmae.engine.cli import add_overrides, run_tool
 from convmae.engine.config import load_config, to_yaml
 from convmae.engine.errors import UserError
 from convmae.engine.files import save_weights
+from convmae.engine.text import visible
 
 PUBLISHED = "mask_rcnn_convmae_w16_25e.yaml"  # the recipe that the public detection weights are of
 PORT = "mask_rcnn_convmae_simple_25e.yaml"  # and those of the public ViTDet port
@@ -122,7 +124,7 @@ def check_output(weights: Path, path: Path, overwrite: bool) -> None:
         raise UserError(f"There is no folder {path.parent}: make it, or give another output.")
     if path.is_dir():
         raise UserError(f"{path} is a folder: name a file in it.")
-    if path.resolve() == split_choice(weights)[0].resolve():
+    if os.path.realpath(path) == os.path.realpath(split_choice(weights)[0]):
         raise UserError(f"{path} holds the weights: give another output.")
     if path.exists() and not overwrite:
         raise UserError(f"{path} is there already: give another output, or --overwrite.")
@@ -141,7 +143,7 @@ def convert(args: argparse.Namespace) -> None:
     print(f"{carried} carried, {sum(map(len, left.values()))} left behind, {len(converted.state) - carried} added")
     for reason, names in left.items():
         if names:
-            print(f"  these {reason}: {', '.join(names)}")
+            print(visible(f"  these {reason}: {', '.join(names)}"))
     save_weights(converted.state, args.output, config)
     print(f"written: {args.output}, layout of {args.to}, {len(converted.state)} tensors")
     print(hint)

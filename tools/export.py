@@ -10,6 +10,7 @@ import argparse
 import importlib.util
 import inspect
 import json
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from convmae.engine.cli import read_size, run_tool
 from convmae.engine.errors import UserError
 from convmae.engine.files import read_meta
 from convmae.engine.images import channel_statistics
+from convmae.engine.text import visible
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 OUTPUTS = {"encoder": ("E1", "E2", "E3"), "classifier": ("logits",)}
@@ -60,7 +62,7 @@ def read_model(weights: Path, part: str | None) -> tuple[nn.Module, ConvViT, str
     """
     model = ConvViT.from_checkpoint(weights).eval()
     report = model.load_report
-    print(report)
+    print(visible(str(report)))
     # A pretraining checkpoint may hold an EMA teacher, whose encoder is another one beside the model's.
     if other := [name for name in report.unexpected if _OTHER_STAGE3.search(name) and "teachers." not in name]:
         raise UserError(
@@ -164,7 +166,7 @@ def check_request(weights: Path, output: Path, overwrite: bool) -> None:
         raise UserError(f"There is no folder {output.parent}: make it, or give another --output.")
     if output.is_dir():
         raise UserError(f"{output} is a folder: name a file in it by --output.")
-    if output.resolve() == weights.resolve():
+    if os.path.realpath(output) == os.path.realpath(weights):
         raise UserError(f"{output} holds the weights: name another file by --output.")
     if output.exists() and not overwrite:
         raise UserError(f"{output} is there already: give another --output, or --overwrite.")
