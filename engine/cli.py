@@ -16,6 +16,7 @@ from typing import Any
 
 from convmae.engine.config import describe, load_config, run_config
 from convmae.engine.errors import UserError
+from convmae.engine.interrupts import ctrl_c_raises
 from convmae.engine.log import process_rank, start_log
 from convmae.engine.run_files import LIST, listed, matching, not_listed, only_one, remove_listed, start_list, sweep
 from convmae.engine.text import visible
@@ -55,7 +56,8 @@ def run_tool(main: Callable[[], None]) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a name that the terminal's encoding lacks is shown by escapes
             stream.reconfigure(errors="backslashreplace")
     try:
-        main()
+        with ctrl_c_raises():
+            main()
     except (UserError, CheckpointError) as error:
         # From a loader process the message comes with that process's traceback before it.
         print(f"error: {visible(str(error)).rpartition(f'{type(error).__name__}: ')[2].strip()}", file=sys.stderr)

@@ -10,6 +10,9 @@ The exit status is 0 if training would take the data (objects left out and other
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before all that takes time to read
+    import convmae.tools.starting  # noqa: F401
+
 import argparse
 import inspect
 import sys
