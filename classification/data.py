@@ -27,7 +27,7 @@ from convmae.engine.images import IMAGENET_MEAN, read_image, to_tensor
 from convmae.engine.limits import own_limits
 from convmae.engine.log import log
 from convmae.engine.ranges import check_ranges
-from convmae.engine.reading import RGB, Reading
+from convmae.engine.reading import RGB, Reading, reading_picture
 
 BICUBIC = v2.InterpolationMode.BICUBIC
 
@@ -153,8 +153,10 @@ class TrainSet(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path, label = self.split.pictures[index]
+        with reading_picture():
+            picture = read_image(path, self.split.reading)
         with own_limits():  # Pillow's are for crops, too
-            image = to_tensor(self.transform(read_image(path, self.split.reading)))
+            image = to_tensor(self.transform(picture))
         mix = draw_mix(self.options.mixup, self.options.cutmix)
         return {
             "images": image,

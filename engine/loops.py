@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +24,7 @@ from convmae.engine.seeding import STEP, StepSampler, seed_all
 
 if TYPE_CHECKING:
     from convmae.engine.runner import Runner
+    from convmae.engine.unreadable import Batch
 
 
 class Interrupted(Exception):
@@ -67,8 +69,11 @@ class TrainLoop(BaseLoop):
             batches = iter(self.dataloader)
             while self._iter < schedule.total:
                 self.run_step(batches)
-                if any_process(stop.is_set()) and self._iter < schedule.total:
-                    path = tell_all(runner.write_checkpoint(self._iter))  # none leaves before it is written
+                stopping, news = any_process(stop.is_set(), bool(self.runner.unread.news))
+                if news:
+                    self.runner.unread.tell(self._keep)
+                if stopping and self._iter < schedule.total:
+                    path = self._keep()
                     runner.call_hook("after_train")
                     raise Interrupted(
                         f"Stopped after step {self._iter} of {schedule.total}; {path} continues with --resume."
@@ -80,6 +85,11 @@ class TrainLoop(BaseLoop):
         runner.call_hook("after_train")
         return runner.model
 
+    def _keep(self) -> Path:
+        """Writes a checkpoint after the steps done; all processes call it, and none leaves before it is written."""
+        path: Path = tell_all(self.runner.write_checkpoint(self._iter))
+        return path
+
     def _begin_steps(self) -> None:
         """Has the model train, and cuDNN try its ways to convolve where they are tried once."""
         self.runner.model.train()
@@ -90,17 +100,17 @@ class TrainLoop(BaseLoop):
         step, every = self._iter, self.schedule.eval_every
         return self.runner.val_loop is not None and (step == self.schedule.total or bool(every and step % every == 0))
 
-    def _read(self, batches: Iterator[dict[str, Any]]) -> dict[str, Any]:
+    def _read(self, batches: Iterator[Batch]) -> Any:
         """Returns the next batch; keeps what the run has learnt, where one process can alone, if a picture can't be read."""
         try:
-            return next(batches)
+            return self.runner.unread.take(next(batches))
         except UserError:
             if self._iter and get_world_size() == 1:
                 path = self.runner.write_checkpoint(self._iter)
                 log.warning(f"a picture can't be read; {path} continues with --resume once the file is mended")
             raise
 
-    def run_step(self, batches: Iterator[dict[str, Any]]) -> None:
+    def run_step(self, batches: Iterator[Batch]) -> None:
         """Does one optimiser step of a model in training mode: reads, computes and accumulates its parts."""
         runner = self.runner
         runner.call_hook("before_train_iter", batch_idx=self._iter)

@@ -46,6 +46,15 @@ class DataOptions(ReadingOptions):
     batch_size: int = option(16, "pictures in one optimiser step, over all processes and accumulated parts", low=1)
     accumulate: int = option(1, "parts that a process splits its share of the batch into, to save memory", low=1)
     workers: int = option(2, "loader processes beside each training process; 0 loads in the training process", low=0)
+    on_bad_image: str = option(
+        "stop", "what a training picture that can't be read does: stop the run, or skip to another", ("stop", "skip")
+    )
+    bad_share: float = option(
+        0.001,
+        "part of the training pictures that may be skipped; where more can't be read, the run stops",
+        low=0,
+        high=1,
+    )
 
 
 @dataclass

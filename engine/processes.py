@@ -42,13 +42,13 @@ def start_processes(launcher: str, device: str) -> None:
     dist.init_process_group("nccl" if cuda else "gloo")
 
 
-def any_process(flag: bool) -> bool:
-    """Returns whether ``flag`` is set on any process; all of them have to ask, and all get the same answer."""
+def any_process(*flags: bool) -> list[bool]:
+    """Returns whether each flag is set on any process; all of them have to ask, and all get the same answer."""
     if not is_distributed():
-        return flag
-    told = torch.tensor(int(flag))
+        return list(flags)
+    told = torch.tensor(flags, dtype=torch.int)
     dist.all_reduce(told, dist.ReduceOp.MAX, group=_hosts())
-    return bool(told)
+    return told.bool().tolist()
 
 
 def gather_samples(part: list[Any], size: int) -> list[Any]:
@@ -62,6 +62,15 @@ def gather_samples(part: list[Any], size: int) -> list[Any]:
     parts: list[list[Any]] | None = [[] for _ in range(dist.get_world_size())] if is_main_process() else None
     dist.gather_object(part, parts, group=_hosts())
     return list(chain.from_iterable(zip(*parts, strict=True)))[:size] if parts else []
+
+
+def from_all(value: Any) -> list[Any]:
+    """Returns every process's ``value`` on every process, in their order."""
+    if not is_distributed():
+        return [value]
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value, group=_hosts())
+    return values
 
 
 def tell_all(value: Any) -> Any:

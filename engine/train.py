@@ -32,7 +32,8 @@ from convmae.engine.options import DataOptions, OptimOptions, RuntimeOptions, Sc
 from convmae.engine.precision import precision_name, resolve_device, set_up
 from convmae.engine.runner import Runner
 from convmae.engine.schedule import Schedule
-from convmae.engine.seeding import SeededDataset, StepSampler
+from convmae.engine.seeding import StepSampler
+from convmae.engine.unreadable import SkippingDataset, UnreadHook, collate_drawn
 
 
 class TaskConfig(Protocol):
@@ -91,10 +92,12 @@ def train(
     except ValueError as error:
         raise UserError(f"{error}: change data.batch_size, data.accumulate or the number of processes.") from None
     schedule = Schedule.build(config.schedule, length, config.data.batch_size)
+    pictures = SkippingDataset(train_set, config.runtime.seed, config.data.on_bad_image == "skip")
+    unread = UnreadHook(pictures, config.data)
     loader = DataLoader(
-        SeededDataset(train_set, config.runtime.seed),
+        pictures,
         batch_sampler=sampler,
-        collate_fn=collate,
+        collate_fn=functools.partial(collate_drawn, collate),
         pin_memory=device.type == "cuda",
         **_workers(config.data),
     )
@@ -116,10 +119,12 @@ def train(
             LearningRateHook(schedule, scaled_lr(config.optim, config.data)),
             LogHook(work_dir, every, schedule.total),
             SkippedStepHook(config.runtime.bad_steps),
+            unread,
             CheckpointHook(schedule, best, recipe),
             *hooks,
         ],
         start=start,
+        unread=unread,
         launcher="pytorch" if is_distributed() else "none",
         randomness={"seed": config.runtime.seed},
         **_evaluation(val_set, metrics, config, val_collate or collate, val_batch_size),
