@@ -270,7 +270,9 @@ def test_a_broken_picture_is_skipped_and_listed(
     options += ["schedule.epochs=null", "schedule.steps=3", "schedule.warmup=1", "runtime.device=cpu"]
     argv = ["--config", "convmae_tiny_96px.yaml", "--work-dir", "run", "--cfg-options", *options]
     assert pretrain.main(argv) == 2  # one of nine is more than one of a thousand
-    assert "1 of 9 training pictures can't be read, more than the share of data.bad_share=0.001" in capsys.readouterr().err
+    assert (
+        "1 of 9 training pictures can't be read, more than the share of data.bad_share=0.001" in capsys.readouterr().err
+    )
     assert pretrain.main([*argv, "data.bad_share=0.2", "--overwrite"]) == 0
     told = json.loads((tmp_path / "run" / "metrics.json").read_text())["unreadable"]
     assert (told["count"], list(told["pictures"])) == (1, ["pictures/0.jpg"])
