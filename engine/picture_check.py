@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from convmae.engine.data_report import describe_range
@@ -40,7 +41,7 @@ class PictureCheck:
     def title(self) -> str:
         """Returns what the split holds, and where."""
         of = f" of {len(self.classes)} classes" if self.classes else ""
-        sides = describe_range([max(size) for size in self.sizes.elements()])
+        sides = describe_range(np.array([max(size) for size in self.sizes.elements()]))
         return f"{len(self.paths):,} pictures{of}, long side {sides} pixels ({self.folder})"
 
 
