@@ -36,19 +36,16 @@ def class_folders(folder: Path) -> list[str]:
 
 
 def find_labelled(folder: Path, classes: Sequence[str], report: Report) -> list[tuple[Path, int]]:
-    """Returns the pictures of a split with their labels. Reports what is passed over, and classes that may be one.
-
-    Raises UserError for a class without pictures.
-    """
+    """Returns the pictures of a split with their labels. Reports classes without, what is passed over, and classes alike."""
     label_of, depth = {name: label for label, name in enumerate(classes)}, len(folder.parts)
     found: dict[str, list[Path]] = {name: [] for name in classes}
     loose: list[Path] = []
     for path in list_images(folder, report):
         (found[path.parts[depth]] if len(path.parts) > depth + 1 else loose).append(path)
-    empty = [name for name, paths in found.items() if not paths]
-    if empty:
-        more = f" (and {len(empty) - 1} more hold none)" if len(empty) > 1 else ""
-        raise UserError(f"{folder / empty[0]} holds no pictures{more}; remove the folder if it is no class.")
+    for name, paths in found.items():
+        if not paths:
+            message = f"{folder / name} holds no pictures; remove the folder if it is no class."
+            report(Fault("class folders without pictures", message))
     if loose:
         message = (
             f"{folder}: {len(loose)} pictures lie beside the class folders and are passed over, as {loose[0].name}"

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from PIL import Image, ImageOps
@@ -27,7 +27,7 @@ from convmae.engine.images import IMAGENET_MEAN, read_image, to_tensor
 from convmae.engine.limits import own_limits
 from convmae.engine.log import log
 from convmae.engine.ranges import check_ranges
-from convmae.engine.reading import RGB, Reading
+from convmae.engine.reading import RGB, Reading, reading_picture
 
 BICUBIC = v2.InterpolationMode.BICUBIC
 
@@ -66,15 +66,23 @@ def read_splits(options: FolderOptions, channels: int = 3) -> tuple[ClassFolder,
     if options.per_class:
         train = few_labels(train, options.per_class)
     shared = Tally()
-    check_shared(
-        [path for path, _ in train.pictures],
-        [path for path, _ in val.pictures],
-        shared,
-        # In training's names: the splits may spell them in other Unicode forms.
-        ([train.folders[label] for _, label in train.pictures], [train.folders[label] for _, label in val.pictures]),
-    )
+    check_shared_pictures(train, val, shared)
     log_remarks(options.val, shared.remarks)
     return train, replace(val, remarks=[*val.remarks, *shared.remarks])
+
+
+class _Labelled(Protocol):
+    """A split: its class folders in the order of their labels, and its pictures with these."""
+
+    folders: list[str]
+    pictures: list[tuple[Path, int]]
+
+
+def check_shared_pictures(train: _Labelled, val: _Labelled, report: Report, complete: bool = False) -> None:
+    """Reports the validation pictures that are training pictures as well, and in what other class they are."""
+    labels = [[same_form(split.folders[label]) for _, label in split.pictures] for split in (train, val)]
+    paths = [[path for path, _ in split.pictures] for split in (train, val)]
+    check_shared(paths[0], paths[1], report, (labels[0], labels[1]), complete)
 
 
 def few_labels(split: ClassFolder, per_class: int) -> ClassFolder:
@@ -100,8 +108,8 @@ def read_split(options: FolderOptions, part: str, channels: int = 3) -> ClassFol
     reading = options.reading(channels)
     check_ranges([path for path, _ in pictures], reading, faults.append)
     refuse_all(faults)
-    _check_repeated(pictures, classes, faults.append)
-    names = _names(root / "classes.txt", classes, faults.append)
+    check_repeated_pictures(pictures, classes, faults.append)
+    names = class_names(root / "classes.txt", classes, faults.append)
     found = ClassFolder(
         folder,
         classes,
@@ -153,8 +161,10 @@ class TrainSet(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path, label = self.split.pictures[index]
+        with reading_picture():
+            picture = read_image(path, self.split.reading)
         with own_limits():  # Pillow's are for crops, too
-            image = to_tensor(self.transform(read_image(path, self.split.reading)))
+            image = to_tensor(self.transform(picture))
         mix = draw_mix(self.options.mixup, self.options.cutmix)
         return {
             "images": image,
@@ -197,7 +207,11 @@ def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
     return ImageOps.posterize(image, min(max(bits, 1), 8))
 
 
-def _check_repeated(pictures: Sequence[tuple[Path, int]], classes: Sequence[str], report: Report) -> None:
+def check_repeated_pictures(
+    pictures: Sequence[tuple[Path, int]], classes: Sequence[str], report: Report, complete: bool = False
+) -> None:
+    """Reports the pictures that a split holds more than once, and which of them are in two classes."""
+
     def contradiction(first: int, place: int) -> Fault | None:
         (known, label), (path, other) = pictures[first], pictures[place]
         message = (
@@ -205,10 +219,10 @@ def _check_repeated(pictures: Sequence[tuple[Path, int]], classes: Sequence[str]
         )
         return Fault("pictures in two classes", message, Effect.DOUBTFUL) if label != other else None
 
-    check_repeated([path for path, _ in pictures], report, contradiction)
+    check_repeated([path for path, _ in pictures], report, contradiction, complete)
 
 
-def _names(path: Path, folders: Sequence[str], report: Report) -> list[str]:
+def class_names(path: Path, folders: Sequence[str], report: Report) -> list[str]:
     """Returns what class folders are called by lines of folder, tab, name; a folder's own name where no line is of it."""
     if not path.is_file():
         return list(folders)

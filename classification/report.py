@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from convmae.classification.data import ClassFolder
 from convmae.classification.evaluation import Details, Prediction
 from convmae.engine.config import to_yaml
-from convmae.engine.data_report import add_remarks
+from convmae.engine.data_report import add_remarks, add_unread
 from convmae.engine.images import as_rgb, read_image
 from convmae.engine.log import duration
 from convmae.engine.plots import curves, matrix
@@ -46,11 +46,11 @@ def write_report(
     work_dir: Path,
     seconds: float,
     weights: Path,
+    unread: Mapping[str, str] | None = None,
 ) -> list[Path]:
     """Adds what all classification runs report to ``page``, writes it and ``metrics.json``; returns their paths."""
     metrics_path, page_path = work_dir / "metrics.json", work_dir / "report" / "index.html"
     accuracies = zip(distinct(details.classes), details.accuracy.tolist(), strict=True)
-    write_metrics(metrics_path, {**numbers, "classes": dict(accuracies)})
     _add_classes(page, details)
     rows = read_scalars(work_dir)
     if rows:
@@ -60,6 +60,7 @@ def write_report(
     _add_mistakes(page, details, splits[-1])
     page.facts("Data", {split.root.name: split.describe() for split in splits})
     add_remarks(page, {str(split.root): split.remarks for split in splits})
+    write_metrics(metrics_path, {**numbers, "classes": dict(accuracies), **add_unread(page, unread or {})})
     page.facts("Run", {"weights": str(weights), "time": duration(seconds), **environment()})
     page.code("Configuration", to_yaml(config))
     page.write(page_path)

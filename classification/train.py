@@ -82,7 +82,8 @@ def finetune(config: FinetuningConfig, work_dir: Path, resume: bool) -> Page | N
     subtitle = f"{type(model).__name__}-{options.size}, fine-tuned on {training.root}"
     page = start_page("Image classification", subtitle, metric.numbers, metric.details)
     splits = [training, validation]
-    files = write_report(page, metric.numbers, metric.details, config, splits, work_dir, seconds, weights)
+    unread = runner.unread_pictures()
+    files = write_report(page, metric.numbers, metric.details, config, splits, work_dir, seconds, weights, unread)
     log_done(metric.numbers, [weights, *files], seconds)
     return page
 

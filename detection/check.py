@@ -6,7 +6,7 @@ from convmae.backbones import SIZES
 from convmae.detection.coco import CocoData, ImageRecord
 from convmae.detection.config import DetectionConfig
 from convmae.engine.errors import UserError
-from convmae.engine.faults import Fault, Report, as_fault, refuse, spread
+from convmae.engine.faults import UNREADABLE, Fault, Report, as_fault, refuse, spread
 from convmae.engine.images import Look, look_at, read_image
 from convmae.engine.ranges import check_ranges
 
@@ -27,13 +27,17 @@ def check_options(config: DetectionConfig) -> None:
         raise UserError(f"model.global_blocks has {outside}; expected blocks from 0 to {depth - 1} of '{model.size}'.")
 
 
-def check_pictures(data: CocoData, count: int, report: Report = refuse) -> None:
+def check_pictures(data: CocoData, count: int, report: Report = refuse, skip: bool = False) -> None:
     """Looks at ``count`` pictures spread evenly, and at what the values of all lie in; reports what may not be meant.
 
-    Raises Fault for a picture that is none, is cut off, or has another size.
+    Raises Fault for a picture that is none or is cut off, unless the run is to ``skip`` such, or that has another size.
     """
     for record in spread(data.images, count):
-        check_picture(data, record)
+        try:
+            check_picture(data, record)
+        except Fault as fault:
+            if not (skip and fault.kind == UNREADABLE):
+                raise
     check_ranges(data.paths(), data.reading, report)
 
 
@@ -44,7 +48,7 @@ def check_picture(data: CocoData, record: ImageRecord, decode: bool = False) -> 
         if decode:
             read_image(data.path(record), data.reading)
     except UserError as error:
-        kind = as_fault(error, "unreadable pictures").kind
+        kind = as_fault(error, UNREADABLE).kind
         raise Fault(kind, f"{error} It is image {record.id} of {data.annotations}.", image=record) from None
     check_size(look.size, record, data)
     return look

@@ -29,6 +29,7 @@ from convmae.engine.faults import Effect, Fault, spread
 from convmae.engine.images import Look
 from convmae.engine.ranges import check_ranges
 from convmae.engine.reading import Reading
+from convmae.engine.unreadable import let_skip
 
 
 @dataclass
@@ -76,6 +77,7 @@ def check_data(config: DetectionConfig, count: int = 0) -> list[SplitCheck]:
     train, val = (split.data for split in splits)
     reports = [split.faults.append for split in splits]
     if train is not None:
+        let_skip(splits[0].faults, options, len(train.images))
         check_samples(train, options, reports[0])
     if val is not None:
         check_evaluation(val, options.img_size, config.model.detections, reports[1])

@@ -20,6 +20,7 @@ from convmae.engine.duplicates import check_shared
 from convmae.engine.faults import log_remarks, refuse
 from convmae.engine.images import Picture, read_image, size_of
 from convmae.engine.log import log
+from convmae.engine.reading import reading_picture
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,13 @@ def read_splits(
         train.check(lambda data, report: check_learnt(data, val, report))
         val.check(lambda data, report: check_measured(data, train, report))
     val.check(lambda data, report: check_shared(train.paths(), data.paths(), report))
+    skip = options.on_bad_image == "skip"  # what is evaluated has to be read
     for name, data in {"training": train, "validation": val}.items():
         log.info(f"{name} data: {data.describe()} ({data.annotations})")
         if name == "training" or data is not train:
-            data.check(lambda data, report: check_pictures(data, options.check_pictures, report))
+            data.check(
+                lambda data, report: check_pictures(data, options.check_pictures, report, skip and data is not val)
+            )
             log_remarks(name, data.remarks)
     return train, val
 
@@ -130,7 +134,8 @@ def under_root(options: DetectionDataOptions, path: str) -> Path:
 
 
 def _read(data: CocoData, record: ImageRecord) -> Picture:
-    image = read_image(data.path(record), data.reading)
+    with reading_picture():
+        image = read_image(data.path(record), data.reading)
     check_size(size_of(image), record, data)
     return image
 

@@ -14,7 +14,7 @@ from convmae.detection.evaluation import SIZES, STANDARD, CocoMetric, Details, w
 from convmae.detection.pictures import Rated, draw, rate
 from convmae.detection.split_check import COUNTED
 from convmae.engine.config import to_yaml
-from convmae.engine.data_report import add_remarks
+from convmae.engine.data_report import add_remarks, add_unread
 from convmae.engine.log import duration
 from convmae.engine.memory import describe_peak
 from convmae.engine.plots import curves, lines, matrix
@@ -56,13 +56,13 @@ def write_report(
     work_dir: Path,
     seconds: float,
     weights: Path,
+    unread: Mapping[str, str] | None = None,
 ) -> tuple[Page, list[Path]]:
     """Writes ``metrics.json``, ``detections.json`` and ``report/index.html`` from the metric's last evaluation.
 
     Returns the page and the paths.
     """
     metrics_path, page_path = work_dir / "metrics.json", work_dir / "report" / "index.html"
-    write_metrics(metrics_path, {**metric.numbers, "classes": _class_numbers(metric)})
     results_path = write_results(work_dir / "detections.json", metric.predictions, metric.data)
     pictures = {kind: overlaps(metric.data, metric.predictions, kind) for kind in metric.details}
     page = Page("Object detection", f"Mask R-CNN on ConvMAE-{config.model.size}, {metric.data.annotations}")
@@ -80,6 +80,8 @@ def write_report(
     _add_pictures(page, metric, boxes)
     page.facts("Data", {name: f"{data.describe()}; {data.annotations}" for name, data in splits.items()})
     add_remarks(page, {name: data.remarks for name, data in splits.items()})
+    told = add_unread(page, unread or {})
+    write_metrics(metrics_path, {**metric.numbers, "classes": _class_numbers(metric), **told})
     page.facts("Run", {"weights": str(weights), "time": duration(seconds), **_cost(metric, config), **environment()})
     page.code("Configuration", to_yaml(config))
     page.write(page_path)

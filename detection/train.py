@@ -67,7 +67,7 @@ def train(config: DetectionConfig, work_dir: Path, resume: bool) -> Page | None:
     weights = save_weights(runner.bare_model.state_dict(), work_dir / "model.pth", to_yaml(config))
     splits = {"training": train_data, "validation": val_data}
     seconds = time.perf_counter() - started
-    page, files = write_report(metric, config, splits, work_dir, seconds, weights)
+    page, files = write_report(metric, config, splits, work_dir, seconds, weights, runner.unread_pictures())
     log_done(_headline(metric), [weights, *files], seconds)
     return page
 

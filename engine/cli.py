@@ -16,6 +16,7 @@ from typing import Any
 from convmae.engine.config import describe, load_config, run_config
 from convmae.engine.errors import Interrupted, UserError
 from convmae.engine.failures import tell
+from convmae.engine.interrupts import ctrl_c_raises
 from convmae.engine.log import process_rank, start_log
 from convmae.engine.run_files import LIST, listed, matching, not_listed, only_one, remove_listed, start_list, sweep
 from convmae.engine.text import visible
@@ -46,7 +47,8 @@ def run_tool(main: Callable[[], None]) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a name that the terminal's encoding lacks is shown by escapes
             stream.reconfigure(errors="backslashreplace")
     try:
-        main()
+        with ctrl_c_raises():
+            main()
     except Interrupted as stop:
         if process_rank() == 0:
             print(stop, file=sys.stderr)

@@ -85,6 +85,19 @@ def add_remarks(page: Page, splits: Mapping[str, Sequence[Remark]]) -> None:
         page.table("Remarks on the data", ["kind", "split", "count", "effect", "the first"], rows)
 
 
+def add_unread(page: Page, unread: Mapping[str, str]) -> dict[str, Any]:
+    """Adds to a run's page the training pictures that others took the place of; returns what ``metrics.json`` holds of them.
+
+    ``unread``: why each could not be read, by its file. Nothing is added where all could.
+    """
+    if not unread:
+        return {}
+    rows = [[name, reason] for name, reason in sorted(unread.items())]
+    shown = f"{min(len(rows), LISTED):,} of {len(rows):,}; metrics.json beside the report lists all."
+    page.table("Training pictures that can't be read", ["picture", "reason"], rows[:LISTED], shown)
+    return {"unreadable": {"count": len(unread), "pictures": dict(sorted(unread.items()))}}
+
+
 def add_faults(page: Page, splits: Sequence[Split]) -> None:
     """Adds a table of the kinds of faults and one of each fault."""
     kinds = [(split, kind, faults) for split in splits for kind, faults in by_kind(split.faults).items()]

@@ -12,6 +12,7 @@ import numpy as np
 from convmae.engine.errors import UserError
 from convmae.engine.log import log
 
+UNREADABLE = "unreadable pictures"  # the kind of fault that a run may skip
 SHOWN = 3  # faults that one message tells
 T = TypeVar("T")
 
@@ -20,6 +21,7 @@ class Effect(Enum):
     """What a fault does to training."""
 
     STOPS = "stops training"
+    SKIPPED = "another picture takes its place"
     DOUBTFUL = "used as it is, but is it meant?"
     LEFT_OUT = "object is left out"
     NOTE = "used as it is"

@@ -25,6 +25,7 @@ from convmae.engine.whole_steps import keep_whole_step
 
 if TYPE_CHECKING:
     from convmae.engine.runner import Runner
+    from convmae.engine.unreadable import Batch
 
 
 class TrainLoop(BaseLoop):
@@ -94,7 +95,10 @@ class TrainLoop(BaseLoop):
         if self._iter < self.schedule.total:
             limit = 60 * self.schedule.options.save_minutes
             late = 0 < limit <= time.monotonic() - self._kept_at
-            failed, stopping, late = any_process(failure is not None, stop.is_set(), late)
+            unread = self.runner.unread
+            failed, stopping, late, news = any_process(failure is not None, stop.is_set(), late, bool(unread.news))
+            if news:
+                unread.tell(self._keep)
         if failed or stopping or late or self.is_kept():
             self._keep()
         if failed:
@@ -132,14 +136,14 @@ class TrainLoop(BaseLoop):
         step, every = self._iter, self.schedule.eval_every
         return self.runner.val_loop is not None and (step == self.schedule.total or bool(every and step % every == 0))
 
-    def _read(self, batches: Iterator[dict[str, Any]]) -> tuple[list[dict[str, Any]], Exception | None]:
+    def _read(self, batches: Iterator[Batch]) -> tuple[list[dict[str, Any]], Exception | None]:
         """Returns the batches of a step's parts, or why they can't be read.
 
         All are read before any is computed, as then a process that can't go on can still tell the others. They are a step's
         pictures in the host's memory, no more than a run without parts holds.
         """
         try:
-            return [next(batches) for _ in range(self.sampler.parts)], None
+            return [self.runner.unread.take(next(batches)) for _ in range(self.sampler.parts)], None
         except Exception as error:
             return [], error
 

@@ -51,6 +51,15 @@ class DataOptions(ReadingOptions):
     timeout: float = option(
         600.0, "seconds to wait for a batch of the loader processes before the run ends, saying so; 0: no limit", low=0
     )
+    on_bad_image: str = option(
+        "stop", "what a training picture that can't be read does: stop the run, or skip to another", ("stop", "skip")
+    )
+    bad_share: float = option(
+        0.001,
+        "part of the training pictures that may be skipped; where more can't be read, the run stops",
+        low=0,
+        high=1,
+    )
 
 
 @dataclass

@@ -67,6 +67,15 @@ def gather_samples(part: list[Any], size: int) -> list[Any]:
     return list(chain.from_iterable(zip(*parts, strict=True)))[:size] if parts else []
 
 
+def from_all(value: Any) -> list[Any]:
+    """Returns every process's ``value`` on every process, in their order."""
+    if not is_distributed():
+        return [value]
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value, group=_hosts())
+    return values
+
+
 def tell_all(value: Any) -> Any:
     """Returns the first process's ``value`` on every process."""
     if not is_distributed():

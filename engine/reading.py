@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+
+from convmae.engine.errors import UserError
 
 MAX_PIXELS = 180_000_000  # no fewer than Pillow refuses by itself
 
@@ -21,3 +25,16 @@ class Reading:
 
 
 RGB = Reading()
+
+
+class Unreadable(UserError):
+    """A picture's file can't be read; what else a sample lacks is another error."""
+
+
+@contextmanager
+def reading_picture() -> Iterator[None]:
+    """Has a UserError of reading a picture be Unreadable."""
+    try:
+        yield
+    except UserError as error:
+        raise Unreadable(str(error)) from None

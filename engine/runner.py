@@ -31,6 +31,7 @@ from convmae.engine.errors import UserError, unwritable
 from convmae.engine.files import save_atomically
 from convmae.engine.log import log
 from convmae.engine.run_state import check_average, check_optimizer, check_tensors
+from convmae.engine.unreadable import UnreadHook
 from convmae.engine.weights import check_finite
 from convmae.engine.whole_steps import WholeStepHook
 
@@ -47,10 +48,12 @@ class Runner(mmengine.runner.Runner):
         dtype: torch.dtype | None,
         average: float = 0,
         start: Found | None = None,
+        unread: UnreadHook | None = None,
         **kwargs: Any,
     ) -> None:
         self.device, self.dtype = device, dtype
         self.start = start  # what it continues from
+        self.unread = unread  # the training pictures that can't be read
         self.average: WeightAverage | None = None
         self.begin_part: Callable[[], None] = lambda: None  # before each forward pass of a training step
         super().__init__(
@@ -107,6 +110,10 @@ class Runner(mmengine.runner.Runner):
         """What the weights' files say of the model: its ``dataset_meta``, which names its classes, where it has one."""
         known = getattr(self.bare_model, "dataset_meta", None)
         return {"dataset_meta": known} if known else {}
+
+    def unread_pictures(self) -> dict[str, str]:
+        """Returns why training pictures can't be read, by name."""
+        return self.unread.known if self.unread else {}
 
     def running_statistics(self) -> list[torch.Tensor]:
         """Returns the means and variances that the model's batch norms keep."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,7 +29,8 @@ from convmae.engine.options import OptimOptions, RuntimeOptions, ScheduleOptions
 from convmae.engine.precision import precision_name, resolve_device, set_up
 from convmae.engine.runner import Runner
 from convmae.engine.schedule import Schedule
-from convmae.engine.seeding import SeededDataset, StepSampler
+from convmae.engine.seeding import StepSampler
+from convmae.engine.unreadable import SkippingDataset, UnreadHook, collate_drawn
 
 
 class TaskConfig(Protocol):
@@ -87,8 +89,10 @@ def train(
     except ValueError as error:
         raise UserError(f"{error}: change data.batch_size, data.accumulate or the number of processes.") from None
     schedule = Schedule.build(config.schedule, length, config.data.batch_size)
-    seeded = SeededDataset(train_set, config.runtime.seed)
-    loader = load(seeded, config.data, device, batch_sampler=sampler, collate_fn=collate)
+    pictures = SkippingDataset(train_set, config.runtime.seed, config.data.on_bad_image == "skip")
+    unread = UnreadHook(pictures, config.data)
+    batches = functools.partial(collate_drawn, collate)
+    loader = load(pictures, config.data, device, batch_sampler=sampler, collate_fn=batches)
     groups = param_groups(model, config.optim) if groups is None else groups
     recipe = to_yaml(config)
     start = find_whole(work_dir) if resume else None
@@ -107,10 +111,12 @@ def train(
             LearningRateHook(schedule, scaled_lr(config.optim, config.data)),
             LogHook(work_dir, every, schedule.total),
             SkippedStepHook(config.runtime.bad_steps),
+            unread,
             BestHook(best, recipe),
             *hooks,
         ],
         start=start,
+        unread=unread,
         launcher="pytorch" if is_distributed() else "none",
         randomness={"seed": config.runtime.seed},
         **_evaluation(val_set, metrics, config, val_collate or collate, val_batch_size),

@@ -47,6 +47,9 @@ class TeacherOptions:
 class PretrainingDataOptions(DataOptions):
     """Plain pictures."""
 
+    on_bad_image: str = option(
+        "skip", "what a picture that can't be read does: stop the run, or skip to another", ("stop", "skip")
+    )
     root: str = option("data/images", "folder of pictures, nested as it may be; class folders are not looked at")
     crop_scale: float = option(0.2, "smallest part of a picture's area that a random crop covers", low=0.0, high=1.0)
     flip: bool = option(True, "mirror half of the crops")

@@ -13,6 +13,7 @@ from convmae.engine.faults import Fault, Tally, refuse_all
 from convmae.engine.folders import list_images
 from convmae.engine.images import Box, read_crop, resize_crop
 from convmae.engine.ranges import check_ranges
+from convmae.engine.reading import reading_picture
 from convmae.pretraining.config import PretrainingDataOptions
 from convmae.pretraining.label_maps import check_label_maps
 
@@ -45,7 +46,9 @@ class PictureFolder(Dataset):
         return self.paths[index]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        picture = resize_crop(*read_crop(self.paths[index], self.choose, self.img_size, self.reading), self.img_size)
+        with reading_picture():
+            image, crop = read_crop(self.paths[index], self.choose, self.img_size, self.reading)
+        picture = resize_crop(image, crop, self.img_size)
         return {"images": self.flip(picture), "noise": torch.rand(self.tokens)}
 
     def choose(self, height: int, width: int) -> Box:

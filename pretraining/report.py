@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from convmae.engine.config import to_yaml
-from convmae.engine.data_report import add_remarks
+from convmae.engine.data_report import add_remarks, add_unread
 from convmae.engine.drawing import column
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Remark
@@ -33,6 +35,7 @@ def write_report(
     work_dir: Path,
     seconds: float,
     remarks: Sequence[Remark] = (),
+    unread: Mapping[str, str] | None = None,
 ) -> tuple[Page, list[Path]]:
     """Writes ``report/index.html``, ``metrics.json`` and, of a model that predicts pixels, ``reconstructions.png``.
 
@@ -43,7 +46,12 @@ def write_report(
         raise UserError(
             f"No step of this run had a finite loss ({work_dir / 'log.txt'}); its weights are those it began with."
         )
-    metrics = {"first_loss": rows[0]["loss"], "last_loss": rows[-1]["loss"], "seconds": seconds, "pictures": len(paths)}
+    metrics: dict[str, Any] = {
+        "first_loss": rows[0]["loss"],
+        "last_loss": rows[-1]["loss"],
+        "seconds": seconds,
+        "pictures": len(paths),
+    }
     page = Page(f"{type(model).__name__} pretraining", f"{len(paths):,} pictures below {config.data.root}")
     page.headline(
         [
@@ -67,6 +75,7 @@ def write_report(
     page.figure("Learning rate", curves(rows, {"learning rate": "lr"}, "learning rate"))
     written = _add_pictures(page, model.eval().to(device), config, paths, work_dir)
     add_remarks(page, {"pretraining": remarks})
+    metrics |= add_unread(page, unread or {})
     page.facts("Environment", environment())
     page.code("Configuration", to_yaml(config))
     page.write(work_dir / "report" / "index.html")
@@ -78,9 +87,8 @@ def _add_pictures(
     page: Page, model: MaskedAutoencoder, config: PretrainingConfig, paths: Sequence[Path], work_dir: Path
 ) -> list[Path]:
     """Adds reconstructions, where the model predicts pixels, and one picture's features; returns the file written."""
-    chosen = [paths[i * len(paths) // SHOWN] for i in range(SHOWN)] if len(paths) > SHOWN else list(paths)
-    reading = config.data.reading(config.model.in_chans)
-    images = [load_picture(path, config.model.img_size, reading=reading) for path in chosen]
+    loaded = _load_spread(paths, config)
+    chosen, images = list(loaded), list(loaded.values())
     written = []
     if hasattr(model, "decoder_pred"):
         views = [reconstruct(model, image, config.model.mask_ratio, config.runtime.seed) for image in images]
@@ -108,3 +116,17 @@ def _add_pictures(
         columns=1,
     )
     return written
+
+
+def _load_spread(paths: Sequence[Path], config: PretrainingConfig) -> dict[Path, Tensor]:
+    """Returns ``SHOWN`` pictures spread evenly, or all if there are no more; in place of one that can't be read, the next."""
+    reading = config.data.reading(config.model.in_chans)
+    loaded: dict[Path, Tensor] = {}
+    for start in sorted({place * len(paths) // SHOWN for place in range(SHOWN)}):
+        for path in paths[start:]:
+            try:
+                loaded[path] = load_picture(path, config.model.img_size, reading=reading)
+                break
+            except UserError:  # the run named it where it came to it, and has learnt from others
+                continue
+    return loaded

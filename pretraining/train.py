@@ -143,7 +143,10 @@ def train(config: PretrainingConfig, work_dir: Path, resume: bool) -> Page | Non
         return None
     files = export(model, work_dir, to_yaml(config))
     seconds = time.perf_counter() - started
-    page, written = write_report(model, config, pictures.paths, runner.device, work_dir, seconds, pictures.remarks)
+    unread = runner.unread_pictures()
+    page, written = write_report(
+        model, config, pictures.paths, runner.device, work_dir, seconds, pictures.remarks, unread
+    )
     log_done({}, [*files, *written], seconds)
     return page
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from convmae.engine.duplicates import check_repeated
 from convmae.engine.errors import UserError
-from convmae.engine.faults import Effect, Fault, as_fault, spread
+from convmae.engine.faults import UNREADABLE, Effect, Fault, as_fault, spread
 from convmae.engine.images import Look, look_at, read_image
 from convmae.engine.ranges import check_ranges
 from convmae.engine.reading import RGB, Reading
@@ -196,7 +196,7 @@ def _look(pair: Pair, reading: Reading) -> tuple[Look, Look]:
     try:
         image = look_at(pair.image, reading)
     except UserError as error:
-        raise as_fault(error, "unreadable pictures") from None
+        raise as_fault(error, UNREADABLE) from None
     try:
         label = look_at(pair.label, replace(reading, channels=1))
     except UserError as error:
@@ -211,4 +211,4 @@ def _decode(path: Path, reading: Reading) -> None:
     try:
         read_image(path, reading)
     except UserError as error:
-        raise as_fault(error, "unreadable pictures") from None
+        raise as_fault(error, UNREADABLE) from None

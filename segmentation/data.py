@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from convmae.engine.images import Picture, read_image
+from convmae.engine.reading import reading_picture
 from convmae.segmentation.config import SegmentationDataOptions
 from convmae.segmentation.layout import IGNORE, Pair, check_size, read_label
 from convmae.segmentation.mmseg_parts import (
@@ -49,7 +50,8 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         pair = self.pairs[index]
         # Hue and saturation are distorted alike whether the channels are RGB or BGR, so mmseg's transforms serve RGB.
-        image = _pixels(read_image(pair.image, self.reading))
+        with reading_picture():
+            image = _pixels(read_image(pair.image, self.reading))
         label = read_label(pair.label, len(self.classes), self.options.reduce_zero_label, self.reading.max_pixels)
         check_size(pair, label.shape[::-1], image.shape[1::-1])
         results: dict[str, Any] = {

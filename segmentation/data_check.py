@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from convmae.engine.duplicates import check_shared
+from convmae.engine.unreadable import let_skip
 from convmae.segmentation.check import Found, check_repeated_pairs, check_split
 from convmae.segmentation.class_fit import check_fit
 from convmae.segmentation.class_list import ClassList
@@ -22,5 +23,6 @@ def check_data(options: SegmentationDataOptions, classes: ClassList, count: int 
     check_fit(validation, classes, options.reduce_zero_label, training, whole)
     for split in (training, validation):
         check_repeated_pairs(split, complete=not count)
+    let_skip(training.faults, options, len(training.pairs))
     check_shared(training.paths(), validation.paths(), validation.faults.append, complete=not count)
     return [training, validation]

@@ -1,12 +1,12 @@
 """The report page of a segmentation run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from convmae.engine.config import to_yaml
-from convmae.engine.data_report import add_remarks
+from convmae.engine.data_report import add_remarks, add_unread
 from convmae.engine.faults import Tally
 from convmae.engine.log import duration
 from convmae.engine.memory import describe_peak
@@ -40,6 +40,7 @@ def write_report(
     work_dir: Path,
     seconds: float,
     weights: Path,
+    unread: Mapping[str, str] | None = None,
 ) -> tuple[Page, list[Path]]:
     """Writes ``metrics.json``, ``predictions.zip`` and ``report/index.html`` from the metric's last evaluation.
 
@@ -49,13 +50,13 @@ def write_report(
     if details is None:
         raise ValueError("the metric has no details: evaluate before writing the report")
     metrics_path, page_path = work_dir / "metrics.json", work_dir / "report" / "index.html"
-    write_metrics(metrics_path, {**metric.numbers, **_per_class(details)})
     predictions_path = write_predictions(
         work_dir / "predictions.zip", metric.classes, metric.pictures, found[-1].images
     )
     page = Page("Semantic segmentation", f"UPerNet on ConvMAE-{config.model.size}, {config.data.root}")
     page.headline([Number(name, f"{100 * metric.numbers[name]:.2f} %", MEANINGS[name]) for name in MEANINGS])
     add_remarks(page, {split.name: Tally(split.faults).remarks for split in found})
+    write_metrics(metrics_path, {**metric.numbers, **_per_class(details), **add_unread(page, unread or {})})
     _add_classes(page, details)
     rows = read_scalars(work_dir)
     if rows:

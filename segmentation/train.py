@@ -17,6 +17,7 @@ from convmae.engine.report import Page
 from convmae.engine.seeding import INIT, seed_all
 from convmae.engine.train import evaluate
 from convmae.engine.train import train as run_training
+from convmae.engine.unreadable import let_skip
 from convmae.engine.weights import check_encoder
 from convmae.segmentation.batches import stack_crops
 from convmae.segmentation.check import Found, check_repeated_pairs, check_split
@@ -74,7 +75,9 @@ def train(config: SegmentationConfig, work_dir: Path, resume: bool) -> Page | No
         return None
     weights = save_weights(runner.bare_model.state_dict(), work_dir / "model.pth", to_yaml(config), runner.model_meta)
     seconds = time.perf_counter() - started
-    page, files = write_report(metric, config, [training, validation], work_dir, seconds, weights)
+    page, files = write_report(
+        metric, config, [training, validation], work_dir, seconds, weights, runner.unread_pictures()
+    )
     log_done(metric.numbers, [weights, *files], seconds)
     return page
 
@@ -125,6 +128,8 @@ def find_data(config: SegmentationConfig, splits: tuple[str, ...]) -> tuple:
         check_repeated_pairs(one)
         if "training" in found:
             check_shared(found["training"].paths(), one.paths(), one.faults.append)
+        if split == "training":
+            let_skip(one.faults, options, len(one.pairs))
         refuse_all(one.faults)
         log.info(f"data, {split}: {one.describe()}, in {one.images}")
         log_remarks(split, Tally(one.faults).remarks)

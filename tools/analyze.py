@@ -6,6 +6,9 @@ python tools/analyze.py detection --size base --img-size 1024 --depth 2
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before all that takes time to read
+    import convmae.tools.starting  # noqa: F401
+
 import argparse
 import inspect
 import sys

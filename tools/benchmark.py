@@ -12,6 +12,9 @@ python tools/benchmark.py steps --output steps.json
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before all that takes time to read
+    import convmae.tools.starting  # noqa: F401
+
 import argparse
 import inspect
 import itertools

@@ -1,14 +1,19 @@
 """Look for all that is wrong with a data set, and show what is in it. Training refuses at the first fault.
 
+python tools/check_data.py pictures data/pictures
+python tools/check_data.py cls data/imagenet
 python tools/check_data.py coco data/coco
 python tools/check_data.py coco data/mine --cfg-options data.train_images=images data.train_annotations=train.json
 python tools/check_data.py seg data/ade20k
 python tools/check_data.py seg data/mine --cfg-options data.classes=names.txt data.reduce_zero_label=false
 
-The exit status is 0 if training would take the data (objects left out and other remarks aside), else 1.
+The exit status is 0 if training would take the data (what is left out or skipped and other remarks aside), else 1.
 """
 
 from __future__ import annotations
+
+if __name__ == "__main__":  # before all that takes time to read
+    import convmae.tools.starting  # noqa: F401
 
 import argparse
 import inspect
@@ -57,7 +62,39 @@ def _check_seg(args: argparse.Namespace, work_dir: Path) -> tuple[Sequence[Split
     return splits, write_data_report(splits, classes.names, options, work_dir)
 
 
+def _check_cls(args: argparse.Namespace, work_dir: Path) -> tuple[Sequence[Split], list[Path]]:
+    from convmae.classification.config import FinetuningConfig
+    from convmae.classification.data_check import check_data
+    from convmae.engine.picture_report import write_data_report
+
+    config = _config(FinetuningConfig, args)
+    splits = check_data(config.data, args.pictures, config.model.in_chans)
+    return splits, write_data_report(splits, config.data.root, work_dir)
+
+
+def _check_pictures(args: argparse.Namespace, work_dir: Path) -> tuple[Sequence[Split], list[Path]]:
+    from convmae.engine.picture_report import write_data_report
+    from convmae.pretraining.config import PretrainingConfig
+    from convmae.pretraining.data_check import check_data
+
+    config = _config(PretrainingConfig, args)
+    splits = check_data(config.data, args.pictures, config.model.in_chans)
+    return splits, write_data_report(splits, config.data.root, work_dir)
+
+
 FORMATS = {
+    "pictures": Format(
+        "a folder of plain pictures, for pretraining",
+        "fastconvmae_base_50e.yaml",
+        "data.bad_share=0.01, or data.on_bad_image=stop",
+        _check_pictures,
+    ),
+    "cls": Format(
+        "a folder of pictures a class, for classification",
+        "finetune_convmae_base_100e.yaml",
+        "data.train=training data.val=validation",
+        _check_cls,
+    ),
     "coco": Format(
         "COCO JSON files and folders of pictures, for detection",
         "mask_rcnn_convmae_25e.yaml",

@@ -31,14 +31,12 @@ TOOLS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the tool that the first word names and returns its exit status."""
+    if argv is None:  # as a program
+        import convmae.tools.starting  # noqa: F401
     words = list(sys.argv[1:] if argv is None else argv)
     name = words[0].replace("-", "_") if words else "help"
     if name in TOOLS:
-        try:
-            status: int = importlib.import_module(f"convmae.tools.{name}").main(words[1:])
-        except KeyboardInterrupt:  # while the tool is being read
-            print("Stopped.", file=sys.stderr)
-            return 130
+        status: int = importlib.import_module(f"convmae.tools.{name}").main(words[1:])
         return status
     listing = "\n".join(f"  {tool:<20}{doc}" for tool, doc in TOOLS.items())
     print(f"usage: convmae TOOL [options], --help after a tool's name shows its options\n\n{listing}")

@@ -6,6 +6,9 @@ python tools/convert_checkpoint.py work_dirs/det/model.pth detectron2.pth --to d
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before all that takes time to read
+    import convmae.tools.starting  # noqa: F401
+
 import argparse
 import inspect
 import os

@@ -6,6 +6,9 @@ python tools/export.py convmae_base.pth --part encoder --output encoder.onnx --i
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before all that takes time to read
+    import convmae.tools.starting  # noqa: F401
+
 import argparse
 import importlib.util
 import inspect

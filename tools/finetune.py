@@ -5,6 +5,9 @@ python tools/finetune.py --config finetune_convmae_base_100e.yaml --cfg-options 
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before all that takes time to read
+    import convmae.tools.starting  # noqa: F401
+
 import sys
 from collections.abc import Sequence
 

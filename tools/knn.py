@@ -5,6 +5,9 @@ python tools/knn.py --config probe_224px.yaml --cfg-options model.init=encoder.p
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before all that takes time to read
+    import convmae.tools.starting  # noqa: F401
+
 import sys
 from collections.abc import Sequence
 

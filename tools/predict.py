@@ -14,6 +14,9 @@ if a picture could not be read; the others are done.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before all that takes time to read
+    import convmae.tools.starting  # noqa: F401
+
 import argparse
 import inspect
 import json

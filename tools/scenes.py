@@ -8,6 +8,9 @@ colour helps to find an object, and only its shape tells what it is.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before all that takes time to read
+    import convmae.tools.starting  # noqa: F401
+
 import argparse
 import inspect
 import io

@@ -7,6 +7,9 @@ Every run is a call of the other tools, on one thread, whose processor time is c
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before all that takes time to read
+    import convmae.tools.starting  # noqa: F401
+
 import argparse
 import inspect
 import json

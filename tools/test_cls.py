@@ -5,6 +5,9 @@ python tools/test_cls.py work_dirs/finetune/model.pth --cfg-options data.root=im
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before all that takes time to read
+    import convmae.tools.starting  # noqa: F401
+
 import sys
 from collections.abc import Sequence
 

@@ -6,6 +6,9 @@ python tools/test_seg.py --compare work_dirs/one work_dirs/other
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before all that takes time to read
+    import convmae.tools.starting  # noqa: F401
+
 import sys
 from collections.abc import Sequence
 

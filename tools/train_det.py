@@ -5,6 +5,9 @@ python tools/train_det.py --config mask_rcnn_convmae_25e.yaml --cfg-options mode
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before all that takes time to read
+    import convmae.tools.starting  # noqa: F401
+
 import sys
 from collections.abc import Sequence
 

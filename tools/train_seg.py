@@ -5,6 +5,9 @@ python tools/train_seg.py --config upernet_convmae_160k_ade20k.yaml --cfg-option
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before all that takes time to read
+    import convmae.tools.starting  # noqa: F401
+
 import sys
 from collections.abc import Sequence
 

@@ -7,6 +7,9 @@ python tools/visualize.py work_dirs/pretrain/encoder.pth picture.jpg --attention
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before all that takes time to read
+    import convmae.tools.starting  # noqa: F401
+
 import argparse
 import inspect
 import re

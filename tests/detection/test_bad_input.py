@@ -18,7 +18,7 @@ from convmae.detection.data_check import check_data
 from convmae.detection.dataset import EvalSet, TrainSet, read_splits
 from convmae.detection.train import train
 from convmae.engine.errors import UserError
-from convmae.engine.faults import Effect, Fault
+from convmae.engine.faults import UNREADABLE, Effect, Fault
 from convmae.engine.images import look_at, read_image
 
 Edit = Callable[[dict[str, Any]], object]
@@ -278,3 +278,24 @@ def test_a_file_that_is_no_picture_stops_before_the_first_step(split: Path, cont
     with pytest.raises(UserError, match=r"1\.png can't be read as a picture .* image 11 of .*instances\.json"):
         train(config_of(split), split, resume=False)
     assert not list(split.glob("step_*"))
+
+
+def test_where_a_run_is_to_skip_a_broken_picture_it_trains_on_others_and_names_it(split: Path) -> None:
+    (split / "images" / "1.png").write_bytes(b"no picture")
+    options = [
+        "data.on_bad_image=skip",
+        "data.bad_share=0.5",
+        "data.batch_size=2",
+        "data.val_annotations=val.json",
+    ]
+    content = json.loads((split / "instances.json").read_text())
+    content["images"] = [image for image in content["images"] if image["id"] != 11]  # what is evaluated is read
+    content["annotations"] = [one for one in content["annotations"] if one["image_id"] != 11]
+    (split / "val.json").write_text(json.dumps(content))
+    training, _ = check_data(config_of(split, *options))
+    assert [fault.effect for fault in training.faults if fault.kind == UNREADABLE] == [Effect.SKIPPED]
+    train(config_of(split, *options), split / "run", resume=False)
+    told = json.loads((split / "run" / "metrics.json").read_text())["unreadable"]
+    assert list(told["pictures"]) == [str(split / "images" / "1.png")]
+    with pytest.raises(UserError, match=r"1\.png can't be read"):  # in the validation split, too
+        train(config_of(split, *options, "data.val_annotations=instances.json"), split / "other", resume=False)

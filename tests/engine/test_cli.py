@@ -333,17 +333,6 @@ def test_two_runs_in_one_folder_are_refused(tmp_path: Path, monkeypatch: pytest.
         pass
 
 
-def test_ctrl_c_while_a_tool_is_read_is_no_traceback(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    def interrupt(name: str) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("convmae.tools.cli.importlib.import_module", interrupt)
-    assert cli.main(["pretrain"]) == 130
-    assert capsys.readouterr().err == "Stopped.\n"
-
-
 def test_the_command_lists_its_tools_and_knows_no_others(capsys: pytest.CaptureFixture) -> None:
     assert cli.main(["--help"]) == 0
     assert cli.main(["pretian"]) == 2

@@ -104,6 +104,20 @@ def test_two_processes_equal_one_and_stop_together(options: list[str], tmp_path:
     assert two == pytest.approx(one, abs=1e-5)  # of all pictures of a step, not of the first process's
 
 
+def test_two_processes_skip_the_pictures_that_one_skips(options: list[str], tmp_path: Path) -> None:
+    for number in (1, 4):
+        (tmp_path / "pictures" / f"{number}.png").write_bytes(b"cut off")
+    options += ["data.bad_share=0.5", "schedule.steps=3"]
+    assert pretrain.main([*options, "--work-dir", str(tmp_path / "one")]) == 0
+    done = two_processes("-m", "convmae.tools.pretrain", *options, "--work-dir", "two", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_same(tmp_path / "one" / "step_3.pth", tmp_path / "two" / "step_3.pth")
+    logs = [(tmp_path / name / "log.txt").read_text(encoding="utf-8") for name in ("one", "two")]
+    said = [[line.split("  ", 1)[1] for line in log.splitlines() if "takes the place" in line] for log in logs]
+    assert said[0] == said[1]
+    assert len(said[0]) == 2
+
+
 def test_two_compiled_processes_equal_one_that_is_not(options: list[str], tmp_path: Path) -> None:
     options += ["runtime.checkpoint_activations=true", "model.decoder_depth=1", "schedule.steps=2"]
     assert pretrain.main([*options, "--work-dir", str(tmp_path / "one")]) == 0

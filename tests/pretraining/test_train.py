@@ -255,3 +255,26 @@ def test_the_baseline_trains_by_the_same_runner(finished: Path) -> None:
     assert known.method == "mae"
     report = load_checkpoint(ViT("tiny", img_size=64), folder / "encoder.pth")
     assert all(name.startswith(("fc_norm", "head")) for name in report.missing)
+
+
+def test_a_broken_picture_is_skipped_and_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    for number in range(9):
+        Image.effect_noise((40, 40), 50 + number).save(tmp_path / "pictures" / f"{number}.jpg")
+    broken = tmp_path / "pictures" / "0.jpg"  # the report draws the first, too
+    broken.write_bytes(broken.read_bytes()[:300])
+    options = ["data.root=pictures", "data.batch_size=4", "data.workers=1", "model.img_size=32"]
+    options += ["schedule.epochs=null", "schedule.steps=3", "schedule.warmup=1", "runtime.device=cpu"]
+    argv = ["--config", "convmae_tiny_96px.yaml", "--work-dir", "run", "--cfg-options", *options]
+    assert pretrain.main(argv) == 2  # one of nine is more than one of a thousand
+    assert (
+        "1 of 9 training pictures can't be read, more than the share of data.bad_share=0.001" in capsys.readouterr().err
+    )
+    assert pretrain.main([*argv, "data.bad_share=0.2", "--overwrite"]) == 0
+    told = json.loads((tmp_path / "run" / "metrics.json").read_text())["unreadable"]
+    assert (told["count"], list(told["pictures"])) == (1, ["pictures/0.jpg"])
+    page = (tmp_path / "run" / "report" / "index.html").read_text(encoding="utf-8")
+    assert "pictures/0.jpg can&#39;t be read as a picture" in page

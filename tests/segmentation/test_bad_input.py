@@ -175,3 +175,18 @@ def test_a_class_list_of_another_length_than_the_weights(
     (ade_root / "classes.txt").write_text("1\tsquare\n2\tstripe\n")
     assert train_seg.main(["--config", str(recipe), "--work-dir", str(tmp_path / "run")]) == 2
     assert "holds label 3; expected 1..2 for the 2 classes of the list" in capsys.readouterr().err
+
+
+def test_where_a_run_is_to_skip_a_broken_picture_it_trains_on_others_and_names_it(
+    recipe: Path, ade_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    cut_off(PICTURE)(ade_root)
+    skip = ["--cfg-options", "data.on_bad_image=skip", "data.bad_share=0.2", "schedule.steps=3"]
+    assert check_data.main(["seg", "--config", str(recipe), "--work-dir", str(tmp_path / "check"), *skip]) == 0
+    assert "1 unreadable pictures (another picture takes its place)" in capsys.readouterr().out
+    assert train_seg.main(["--config", str(recipe), "--work-dir", str(tmp_path / "run"), *skip]) == 0
+    told = json.loads((tmp_path / "run/metrics.json").read_text())["unreadable"]
+    assert (told["count"], Path(next(iter(told["pictures"]))).name) == (1, "picture_1.jpg")
+    (ade_root / "annotations/training/picture_2.png").write_bytes(b"no label map")
+    assert train_seg.main(["--config", str(recipe), "--work-dir", str(tmp_path / "other"), *skip]) == 2
+    assert "picture_2.png can't be read" in capsys.readouterr().err

@@ -99,9 +99,9 @@ def in_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_tools_run_as_the_readme_says(in_project: Path) -> None:
     pytest.importorskip("onnxruntime", reason="the export needs the packages of the extra 'export'")
     done = run_tools(README)
-    pretraining = ["pretrain", *["visualize"] * 3, *["pretrain"] * 3]
+    pretraining = ["check_data", "pretrain", *["visualize"] * 3, *["pretrain"] * 3]
     downstream = ["check_data", "train_det", "test_det", "predict", "check_data", "train_seg", "test_seg", "predict"]
-    probes = ["finetune", "test_cls", "linear_probe", "knn"]
+    probes = ["check_data", "finetune", "test_cls", "linear_probe", "knn"]
     assert done == [*pretraining, *probes, *downstream, "export", "export", "analyze", *["benchmark"] * 7]
     for name in (
         "pretrain/report",
