@@ -26,6 +26,7 @@ from figures import write_figures
 TESTS = Path(__file__).resolve().parents[1]
 SCRIPTS = {
     "weights": "backbones/fuzz_weights.py",
+    "what takes weights": "tools/fuzz_doors.py",
     "recipes": "engine/fuzz_recipes.py",
     "coco files": "detection/fuzz_coco.py",
     "label maps": "segmentation/fuzz_label_maps.py",
@@ -54,26 +55,25 @@ def run_batch(script: Path, count: int, seed: int, folder: Path) -> tuple[str, s
     """Runs a script and returns its last line and what is wrong, which is empty if nothing is."""
     folder.mkdir(parents=True)
     words = [sys.executable, str(script), str(count), str(seed)]
-    with open(folder / "output.txt", "w+", encoding="utf-8", errors="replace") as output:
-        output.write(" ".join(words) + "\n")
-        output.flush()
+    with open(folder / "output.txt", "w", encoding="utf-8") as output:
+        print(" ".join(words), file=output, flush=True)
         try:
-            status = subprocess.run(
+            done = subprocess.run(
                 words,
                 env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder)},
                 stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                text=True,
+                errors="replace",
                 timeout=SLOWEST,
                 preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES)),
-            ).returncode
+            )
         except subprocess.TimeoutExpired:
             return "", f"took longer than {SLOWEST:g} s"
-        output.seek(0)
-        last = output.read().rstrip().rpartition("\n")[2]
-    if status:
-        return "", f"signal {-status}" if status < 0 else f"status {status}: {last}"
-    return last, ""
+    if done.returncode:
+        return "", f"signal {-done.returncode}" if done.returncode < 0 else f"status {done.returncode}"
+    return done.stdout.rstrip().rpartition("\n")[2], ""
 
 
 def add_batch(tally: Tally, last: str) -> None:
@@ -120,10 +120,10 @@ def main() -> int:
         number += 1
     if args.faults.is_dir() and not any(args.faults.iterdir()):
         args.faults.rmdir()
-    print(f"{'':12}{'inputs':>10}{'faults':>8}{'peak MB':>9}{'seconds':>9}  fates")
+    print(f"{'':20}{'inputs':>10}{'faults':>8}{'peak MB':>9}{'seconds':>9}  fates")
     for kind, tally in tallies.items():
         fates = ", ".join(f"{count} {fate}" for fate, count in tally.fates.items())
-        print(f"{kind:12}{tally.inputs:10}{len(tally.faults):8}{tally.peak_mb:9}{tally.seconds:9.0f}  {fates}")
+        print(f"{kind:20}{tally.inputs:10}{len(tally.faults):8}{tally.peak_mb:9}{tally.seconds:9.0f}  {fates}")
     faults = sum(len(tally.faults) for tally in tallies.values())
     kinds = {
         kind: {"inputs": tally.inputs, "fates": tally.fates, "faults": tally.faults, "peak_mb": tally.peak_mb}
