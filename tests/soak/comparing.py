@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from convmae.engine.checkpoints import list_checkpoints
+
 OF_THE_MOMENT = {"seconds_per_step"}  # in a row of scalars.jsonl
 
 
@@ -41,10 +43,10 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def _kept(folder: Path) -> set[str]:
-    """Names of a run's files; TensorBoard begins one at each start, and is left out."""
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {
-        path.relative_to(folder).as_posix() for path in (folder / "tensorboard").glob("*")
-    }
+    """Names of a run's files, but of those that tell when it was ended: checkpoints before the last, and TensorBoard's."""
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    earlier = list_checkpoints(folder)[:-1]
+    return files - {path.relative_to(folder).as_posix() for path in [*earlier, *(folder / "tensorboard").glob("*")]}
 
 
 def _unequal(one: Any, two: Any, place: str = "") -> list[str]:
