@@ -1,11 +1,13 @@
 # make demo   the whole path on generated scenes, ending in a report page
 # make test   formatter, linter, type checker and tests, on an installed copy
+# make soak   trials of an hour and a half: runs killed and continued, thousands of steps watched for growth, an hour of fuzzing; on an
+#             installed copy, too; its figures are in soak.json
 # Each makes its own virtual environment; a second call reuses it until the requirements change.
 
 PYTHON ?= python3
 DEMO_ARGS ?= --overwrite
 
-.PHONY: demo test install format clean
+.PHONY: demo test soak copy install format clean
 
 demo: .venv/installed
 	.venv/bin/python tools/demo.py $(DEMO_ARGS)
@@ -13,11 +15,19 @@ demo: .venv/installed
 test: .venv-test/installed
 	.venv-test/bin/ruff format --check .
 	.venv-test/bin/ruff check .
-	.venv-test/bin/pip install --quiet --no-deps --no-build-isolation --force-reinstall .
-	rm -rf build *.egg-info
+	$(MAKE) copy
 	cd tests && ../.venv-test/bin/mypy --config-file ../pyproject.toml -p convmae.backbones -p convmae.pretraining \
 		-p convmae.classification -p convmae.detection -p convmae.segmentation -p convmae.engine -p convmae.tools
 	.venv-test/bin/pytest --numprocesses auto --maxprocesses 4
+
+soak: .venv-test/installed copy
+	status=0; for part in kills leaks fuzz; do \
+		.venv-test/bin/python tests/soak/$$part.py --output soak.json || status=1; \
+	done; exit $$status
+
+copy: .venv-test/installed
+	.venv-test/bin/pip install --quiet --no-deps --no-build-isolation --force-reinstall .
+	rm -rf build *.egg-info
 
 install: .venv/installed
 

@@ -137,6 +137,18 @@ def test_recipes_and_documents_that_a_text_names_exist(document: Path) -> None:
         assert (document.parent / target).exists(), target
 
 
+def test_each_promise_names_a_test_that_exists() -> None:
+    rows = re.findall(
+        r"^\| (?!promise|---)(.*) \|$", (PROJECT / "docs" / "reliability.md").read_text("utf-8"), re.MULTILINE
+    )
+    assert rows
+    for row in rows:
+        promise, shown_by, _ = re.split(r" \| ?", row)
+        file, _, name = shown_by.strip("`").partition("::")
+        assert (PROJECT / file).is_file(), promise
+        assert not name or re.search(rf"^def {name}\(", (PROJECT / file).read_text("utf-8"), re.MULTILINE), promise
+
+
 def test_the_tutorial_runs_from_pictures_to_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime", reason="the tutorial's last step needs the packages of the extra 'export'")
     monkeypatch.chdir(tmp_path)

@@ -1,0 +1,61 @@
+"""What a run left, beside what another left that was not disturbed."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from convmae.engine.checkpoints import list_checkpoints
+
+OF_THE_MOMENT = {"seconds_per_step"}  # in a row of scalars.jsonl
+
+
+def differences(left: Path, right: Path) -> list[str]:
+    """Returns in what the run in ``right`` differs from the one in ``left``: files, weights and other values, bit for bit."""
+    names = [_kept(folder) for folder in (left, right)]
+    found = [f"{name} is missing" for name in sorted(names[0] - names[1])]
+    found += [f"{name} is left over" for name in sorted(names[1] - names[0])]
+    for name in sorted(names[0] & names[1]):
+        if name.endswith(".pth"):
+            one, two = (torch.load(folder / name, map_location="cpu", weights_only=True) for folder in (left, right))
+            found += [f"{name}: {place}" for place in _unequal(one, two)][:5]
+        elif name.endswith(".safetensors") and (left / name).read_bytes() != (right / name).read_bytes():
+            found.append(f"{name} differs")
+    one, two = (rows(folder) for folder in (left, right))
+    doubled = [key for key, count in Counter((row["step"], "lr" in row) for row in two).items() if count > 1]
+    found += [f"scalars.jsonl: step {step} is there twice" for step, _ in doubled]
+    if one != two and not doubled:
+        changed = [b["step"] for a, b in zip(one, two, strict=False) if a != b][:5]
+        found.append(f"scalars.jsonl: {len(two)} rows, not {len(one)}, and others at the steps {changed}")
+    if (left / "metrics.json").read_text() != (right / "metrics.json").read_text():
+        found.append("metrics.json differs")
+    return found
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """Returns the rows of a run's scalars as they stand in the file, less the times."""
+    lines = (folder / "scalars.jsonl").read_text(encoding="utf-8").splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in OF_THE_MOMENT} for line in lines]
+
+
+def _kept(folder: Path) -> set[str]:
+    """Names of a run's files, but of those that tell when it was ended: checkpoints before the last, and TensorBoard's."""
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    earlier = list_checkpoints(folder)[:-1]
+    return files - {path.relative_to(folder).as_posix() for path in [*earlier, *(folder / "tensorboard").glob("*")]}
+
+
+def _unequal(one: Any, two: Any, place: str = "") -> list[str]:
+    if isinstance(one, torch.Tensor) and isinstance(two, torch.Tensor):
+        same = one.dtype == two.dtype and one.shape == two.shape and torch.equal(one, two)
+        return [] if same else [place]
+    if isinstance(one, dict) and isinstance(two, dict) and one.keys() == two.keys():
+        return [found for key in one for found in _unequal(one[key], two[key], f"{place}/{key}")]
+    if isinstance(one, (list, tuple)) and isinstance(two, (list, tuple)) and len(one) == len(two):
+        pairs = enumerate(zip(one, two, strict=True))
+        return [found for number, (a, b) in pairs for found in _unequal(a, b, f"{place}/{number}")]
+    return [] if type(one) is type(two) and one == two else [place]
