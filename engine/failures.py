@@ -94,7 +94,8 @@ def tell(error: BaseException) -> bool:
         print(f"error{f' in process {process_rank()}' if many else ''}: {said}", file=sys.stderr, flush=True)
     place = os.environ.get("TORCHELASTIC_ERROR_FILE")  # where torchrun looks for what its own summary is to name
     if place:
-        Path(place).write_text(json.dumps({"message": said, "timestamp": int(time.time())}), encoding="utf-8")
+        content = {"message": {"message": said, "extraInfo": {"timestamp": int(time.time())}}}
+        Path(place).write_text(json.dumps(content), encoding="utf-8")
     return message is not None
 
 

@@ -42,7 +42,11 @@ def start_processes(launcher: str, device: str) -> None:
     cuda = resolve_device(device).type == "cuda"
     if cuda:  # a task that was given GPUs of its own sees these alone
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
+    store, rank, world = next(dist.rendezvous("env://"))
+    # Torchrun keeps the store when it starts all again: what was left there leads to processes that are gone.
+    store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    backend = "nccl" if cuda else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
 
 
 def any_process(*flags: bool) -> list[bool]:

@@ -92,7 +92,7 @@ def test_defects_keep_their_traceback(error: Exception, capsys: pytest.CaptureFi
 def test_torchrun_is_told_the_reason_and_of_which_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
     monkeypatch.setenv("WORLD_SIZE", "4")
@@ -100,10 +100,11 @@ def test_torchrun_is_told_the_reason_and_of_which_process(
     assert tell(UserError("a.png is no picture"))
     assert capsys.readouterr().err == "error in process 3: a.png is no picture\n"
     failure = ProcessFailure(local_rank=3, pid=1, exitcode=2, error_file=str(tmp_path / "error.json"))
-    assert failure.message == "a.png is no picture"
+    assert failure.message["message"] == "a.png is no picture"
+    assert "traceback : a.png is no picture" in str(ChildFailedError("pretrain", {3: failure}))
     assert not tell(ZeroDivisionError("x"))  # its traceback follows
     assert capsys.readouterr().err == "error in process 3: ZeroDivisionError: x\n"
-    assert json.loads((tmp_path / "error.json").read_text())["message"] == "ZeroDivisionError: x"
+    assert json.loads((tmp_path / "error.json").read_text())["message"]["message"] == "ZeroDivisionError: x"
 
 
 def test_shared_memory_that_ends_is_a_message() -> None:
