@@ -4,15 +4,18 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from launch import two_processes
+import torch.distributed as dist
+from launch import forked, two_processes
 from PIL import Image
 
 from convmae.engine.checkpoints import latest_checkpoint
+from convmae.engine.processes import PATIENCE, start_processes
 from convmae.engine.scalars import read_scalars
 from convmae.tools import pretrain
 
@@ -173,3 +176,35 @@ def test_a_run_whose_whole_group_is_ended_leaves_a_checkpoint(options: list[str]
     assert "continues with --resume" in said[-1], said
     assert not any("Traceback" in line for line in said)
     assert latest_checkpoint(tmp_path / "run") is not None
+
+
+def test_a_run_whose_loader_process_is_stopped_ends_with_one_message_and_a_checkpoint(
+    options: list[str], tmp_path: Path
+) -> None:
+    long = [*options, "data.workers=1", "data.timeout=1", "schedule.steps=10000", "runtime.log_every=1"]
+    command = [sys.executable, "-m", "convmae.tools.pretrain", *long, "--work-dir", "run"]
+    run = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    said, workers = [], []
+    for line in run.stdout:
+        said.append(line)
+        if "step 2/10000" in line:
+            workers = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+            for worker in workers:
+                os.kill(int(worker), signal.SIGSTOP)
+    assert run.wait(timeout=60) == 2
+    assert "no batch for 1 s (data.timeout)" in said[-1], said
+    assert not any("Traceback" in line for line in said)
+    assert latest_checkpoint(tmp_path / "run") is not None
+    assert workers
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+
+
+def test_processes_wait_for_each_other_as_long_as_an_evaluation_may_take(tmp_path: Path) -> None:
+    def waits(rank: int) -> timedelta:
+        dist.destroy_process_group()
+        os.environ.update({"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"})
+        os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(20_000 + os.getppid() % 10_000)})
+        start_processes("pytorch", "cpu")
+        return dist.distributed_c10d._get_default_group()._get_backend(torch.device("cpu")).options._timeout
+
+    assert forked(waits, tmp_path) == [PATIENCE, PATIENCE]
