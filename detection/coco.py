@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convmae.detection import entries, forms, packed, records, segmentations, unread
+from convmae.detection import entries, forms, packed, picture_names, records, segmentations, unread
 from convmae.detection.annotation_file import PREDICT, read_json
 from convmae.detection.cache import cache_path, load_arrays, save_arrays, stamp
 from convmae.detection.entries import missing_segmentation
@@ -139,11 +139,11 @@ class CocoData:
 def read_coco(annotations: Path, folder: Path, masks: bool = True, reading: Reading = RGB) -> CocoData:
     """Returns the split that a COCO JSON file describes, its pictures lying in ``folder``.
 
-    With ``masks`` each object needs a segmentation; ``reading`` says how the pictures are read. Raises UserError naming file
-    and id for anything that isn't COCO, names a missing picture, image or category, or has a mask of another size than its
-    picture. Objects without area are left out and counted. What a large file says is kept in the user's cache folder until
-    the file changes.
-    """
+        With ``masks`` each object needs a segmentation; ``reading`` says how the pictures are read. Raises UserError naming file
+            and id for anything that isn't COCO, names a missing picture, image or category, says that a picture has more pixels than
+        are read, or has a mask of another size than its picture. Objects without area are left out and counted. What a large file
+        says is kept in the user's cache folder until the file changes.
+        """
     path = cache_path(annotations)
     before = _stamp(annotations, reading)
     kept = load_arrays(path, before) if path and before else None
@@ -277,9 +277,10 @@ def _stamp(annotations: Path, reading: Reading) -> str:
 @cache
 def _code() -> str:
     """A digest of what reads the file: what other code has read is not what this would."""
-    sources = [Path(module.__file__ or "") for module in (entries, forms, packed, records, segmentations, unread)] + [
-        Path(__file__)
-    ]
+    sources = [
+        Path(module.__file__ or "")
+        for module in (entries, forms, packed, picture_names, records, segmentations, unread)
+    ] + [Path(__file__)]
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 
