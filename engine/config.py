@@ -127,7 +127,7 @@ def shipped_recipes() -> list[str]:
 def find_recipe(name: str) -> Path:
     """Returns the file of a recipe: a path as it is, else a shipped recipe (``.yaml`` may be left out)."""
     path = Path(name)
-    if path.is_file():
+    if os.path.isfile(path):
         return path
     shipped = shipped_recipes()
     for candidate in (path.name, f"{path.name}.yaml"):
@@ -176,7 +176,7 @@ def _read_one(path: Path, above: tuple[Path, ...], known: dict[Path, dict[str, A
     merged: dict[str, Any] = {}
     for base in bases:
         beside = path.parent / base
-        base_path = beside if beside.is_file() else find_recipe(base)
+        base_path = beside if os.path.isfile(beside) else find_recipe(base)
         merged = _deep_update(merged, _read_with_bases(base_path, above, known))
     return _deep_update(merged, content)
 

@@ -118,7 +118,7 @@ def export(
     )
     assert program is not None  # of the exporter that `dynamo` names
     if classes:
-        program.model.metadata_props["classes"] = json.dumps(list(classes), ensure_ascii=False)
+        program.model.metadata_props["classes"] = json.dumps(list(classes))
     program.save(path)
 
 
