@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import inspect
 import io
 import os
@@ -15,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from convmae.engine.config import describe, load_config, run_config
-from convmae.engine.errors import UserError
+from convmae.engine.errors import Interrupted, UserError
+from convmae.engine.failures import tell
 from convmae.engine.interrupts import ctrl_c_raises
 from convmae.engine.log import process_rank, start_log
 from convmae.engine.run_files import LIST, listed, matching, not_listed, only_one, remove_listed, start_list, sweep
@@ -39,32 +39,16 @@ _RUN = (
 )
 _MARKS = ("config.yaml", "metrics.json", "step_*.pth")  # a log alone is of a run that was refused before it began
 _WEIGHTS = (".pth", ".safetensors")
-_LESS_MEMORY = (
-    "A GPU needs less memory with runtime.checkpoint_activations=true, with --amp, and with a smaller data.batch_size, or the "
-    "same in parts: data.accumulate=4."
-)
 
 
 def run_tool(main: Callable[[], None]) -> int:
     """Runs a tool and returns its exit status: 2 and one message for a mistake of input, 130 after Ctrl-C."""
-    from torch import OutOfMemoryError
-
-    from convmae.backbones import CheckpointError
-    from convmae.engine.loops import Interrupted
-
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that the terminal's encoding lacks is shown by escapes
             stream.reconfigure(errors="backslashreplace")
     try:
         with ctrl_c_raises():
             main()
-    except (UserError, CheckpointError) as error:
-        # From a loader process the message comes with that process's traceback before it.
-        print(f"error: {visible(str(error)).rpartition(f'{type(error).__name__}: ')[2].strip()}", file=sys.stderr)
-        return 2
-    except OutOfMemoryError as error:
-        print(f"error: {error}\n{_LESS_MEMORY}", file=sys.stderr)
-        return 2
     except Interrupted as stop:
         if process_rank() == 0:
             print(stop, file=sys.stderr)
@@ -75,10 +59,9 @@ def run_tool(main: Callable[[], None]) -> int:
     except BrokenPipeError:  # the reader of our output left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except OSError as error:  # of a log or a curve; larger files are named where they are written
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if not tell(error):
             raise
-        print(f"error: {error}. Make room; a training run goes on with --resume.", file=sys.stderr)
         return 2
     return 0
 
@@ -102,8 +85,11 @@ def train_tool(
 
     def main() -> None:
         from convmae.backbones.weight_files import split_choice
+        from convmae.engine.restarts import goes_on, mark
 
         config, work_dir = _run_of(args, schema, ["runtime.compile=true"] * args.compile)
+        if goes_on(work_dir):  # began by this very job, whose options were for what it found before
+            args.resume, args.overwrite = True, False
         teachers = getattr(getattr(config, "teachers", None), "weights", {})
         given = {
             "model.init": config.model.init,
@@ -119,6 +105,7 @@ def train_tool(
             check_compiler(resolve_device(config.runtime.device))
         with alone_in(work_dir):
             prepare_work_dir(work_dir, args.resume, args.overwrite)
+            mark(work_dir)
             _start(config, work_dir)
             train(config, work_dir, args.resume)
 

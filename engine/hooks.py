@@ -1,21 +1,21 @@
-"""What happens beside the steps of a run: learning rate, log, checkpoints."""
+"""What happens beside the steps of a run: learning rate, log, skipped steps, the best weights."""
 
 from __future__ import annotations
 
 import itertools
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from convmae.backbones.safe_files import CheckpointError, read_file
-from convmae.engine.checkpoints import BEST, latest_checkpoint, list_checkpoints
+from convmae.engine.checkpoints import BEST, latest_checkpoint
 from convmae.engine.errors import UserError
 from convmae.engine.files import save_weights, write_whole
 from convmae.engine.log import duration, log
@@ -25,6 +25,7 @@ from convmae.engine.run_files import claim
 from convmae.engine.runner import Runner
 from convmae.engine.scalars import SCALARS, append_row, cut_scalars
 from convmae.engine.schedule import Schedule
+from convmae.engine.tensorboard import Curves
 
 
 class RecipeHook(Hook):
@@ -60,7 +61,7 @@ class LogHook(Hook):
         self.sums: dict[tuple[str, ...], torch.Tensor] = {}  # [2, losses] by their names: finite values, and how many
         self.count = 0
         self.bar: tqdm | None = None
-        self.writer: SummaryWriter | None = None
+        self.writer: Curves | None = None
 
     def before_train(self, runner: Runner) -> None:
         self.started = self.since = time.perf_counter()
@@ -71,7 +72,7 @@ class LogHook(Hook):
             cut_scalars(self.work_dir, self.first, runner.train_loop.is_evaluated())
         folder = self.work_dir / "tensorboard"
         before = set(folder.glob("*"))
-        self.writer = SummaryWriter(str(folder), purge_step=self.first + 1)
+        self.writer = Curves(folder, self.first + 1)
         for path in [self.work_dir / SCALARS, *set(folder.glob("*")) - before]:
             claim(path)
         if sys.stderr.isatty():
@@ -115,6 +116,10 @@ class LogHook(Hook):
     def after_train(self, runner: Runner) -> None:
         self.close()
 
+    def after_failure(self, runner: Runner) -> None:
+        with suppress(UserError):  # the disk may be what failed
+            self.close()
+
     def close(self) -> None:
         """Ends the bar and the TensorBoard file."""
         if self.bar is not None:
@@ -139,8 +144,7 @@ class LogHook(Hook):
         if self.writer is None:
             return
         append_row(self.work_dir, step, row)
-        for name, value in row.items():
-            self.writer.add_scalar(name, value, step)
+        self.writer.add(step, row)
 
 
 class SkippedStepHook(Hook):
@@ -157,22 +161,11 @@ class SkippedStepHook(Hook):
         self.limit = limit
         self.count = self.in_a_row = 0
         self.last: tuple[int, torch.Tensor, torch.cuda.Event | None] | None = None
-        self.statistics: list[torch.Tensor] = []
-        self.before = torch.empty(0)
-
-    def before_train(self, runner: Runner) -> None:
-        self.statistics = runner.running_statistics()
-
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        if self.statistics:
-            self.before = torch.cat(self.statistics)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         self._look(runner)
         skipped = cast(AutocastOptimWrapper, runner.optim_wrapper).skipped
-        if self.statistics:
-            kept = torch.where(skipped.bool(), self.before, torch.cat(self.statistics))
-            torch._foreach_copy_(self.statistics, kept.split([len(value) for value in self.statistics]))
+        runner.whole.put_back(skipped.bool())
         told = skipped.to("cpu", non_blocking=True)
         self.last = batch_idx, told, torch.cuda.current_stream().record_event() if skipped.is_cuda else None
 
@@ -205,20 +198,12 @@ class SkippedStepHook(Hook):
             )
 
 
-class CheckpointHook(Hook):
-    """Writes a checkpoint every so many steps and at the end, keeps the newest, and the best by a metric beside them."""
+class BestHook(Hook):
+    """Keeps the weights that are best by a metric beside the checkpoints."""
 
-    priority = "LOWEST"
-
-    def __init__(self, schedule: Schedule, best: str | None, recipe: str) -> None:
-        self.schedule, self.best, self.recipe = schedule, best, recipe
+    def __init__(self, best: str | None, recipe: str) -> None:
+        self.best, self.recipe = best, recipe
         self.best_value = float("-inf")
-
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        step = batch_idx + 1
-        if step % self.schedule.save_every == 0 or step == self.schedule.total:
-            runner.write_checkpoint(step)
-            self._remove_old(Path(runner.work_dir))
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         value = (metrics or {}).get(self.best or "")
@@ -235,11 +220,3 @@ class CheckpointHook(Hook):
             self.best_value = read_file(best, values=False)["meta"].get("value", self.best_value)
         except (CheckpointError, KeyError, TypeError) as error:
             log.warning(f"{BEST} tells no {self.best}, so the next evaluation replaces it: {error}")
-
-    def _remove_old(self, work_dir: Path) -> None:
-        keep = self.schedule.options.keep_checkpoints
-        if keep < 0 or not is_main_process():
-            return
-        found = list_checkpoints(work_dir)
-        for path in found[: max(0, len(found) - max(1, keep))]:
-            path.unlink()

@@ -6,10 +6,12 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
 
+from convmae.engine.errors import unwritable
 from convmae.engine.run_files import claim
 from convmae.engine.text import visible
 
@@ -27,7 +29,7 @@ def start_log(work_dir: Path | None) -> None:
     log.addHandler(console)
     if work_dir is not None and rank == 0:
         claim(work_dir / "log.txt")
-        file = logging.FileHandler(work_dir / "log.txt", encoding="utf-8")
+        file = _File(work_dir / "log.txt", encoding="utf-8")
         file.setFormatter(_Lines("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
         log.addHandler(file)
 
@@ -42,6 +44,19 @@ class _Lines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return visible(super().format(record))
+
+
+class _File(logging.FileHandler):
+    """A log's file, of which the first line that can't be written is an error; the console's lines go on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            raise
+        log.removeHandler(self)
+        with suppress(OSError):  # what is left in its buffer has no place
+            self.close()
+        raise unwritable(Path(self.baseFilename), error) from None
 
 
 class _Console(logging.Handler):

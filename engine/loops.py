@@ -1,34 +1,31 @@
-"""mmengine's loops over the steps of a run and its evaluations: steps that repeat, and a stop that loses none."""
+"""mmengine's loops over the steps of a run and its evaluations: steps that repeat, and an end that loses none."""
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from mmengine.dist import get_world_size, is_main_process
 from mmengine.runner import BaseLoop, ValLoop
 from torch import nn
 
-from convmae.engine.errors import UserError
-from convmae.engine.log import log
+from convmae.engine.checkpoints import checkpoint_path
+from convmae.engine.errors import Interrupted
+from convmae.engine.failures import EndedElsewhereError
 from convmae.engine.precision import autocast
 from convmae.engine.processes import any_process, tell_all
 from convmae.engine.schedule import Schedule
 from convmae.engine.seeding import STEP, StepSampler, seed_all
+from convmae.engine.stop_signals import stop_signals
+from convmae.engine.whole_steps import keep_whole_step
 
 if TYPE_CHECKING:
     from convmae.engine.runner import Runner
     from convmae.engine.unreadable import Batch
-
-
-class Interrupted(Exception):
-    """The run was asked to stop (Ctrl-C, SIGTERM) and did, after its step, with a checkpoint written."""
 
 
 class TrainLoop(BaseLoop):
@@ -40,6 +37,7 @@ class TrainLoop(BaseLoop):
         self.fixed_shapes = fixed_shapes
         self.sampler: StepSampler = self.dataloader.batch_sampler
         self._iter = 0
+        self._kept, self._kept_at = 0, time.monotonic()  # the step of the last checkpoint, and when it was
         self.epoch = 0
         self.max_epochs = 1
         self.stop_training = False
@@ -55,40 +53,79 @@ class TrainLoop(BaseLoop):
         return self.schedule.total
 
     def run(self) -> nn.Module:
-        """Trains to the end of the schedule. Raises Interrupted after a checkpoint if a signal asks to stop."""
-        runner, schedule = self.runner, self.schedule
-        self.sampler.start_step = self._iter
+        """Trains to the end of the schedule. Raises Interrupted after a checkpoint if a signal asks to stop.
+
+        Whatever fails leaves a checkpoint of the last whole step, where that can be written.
+        """
+        runner = self.runner
+        self.sampler.start_step = self._kept = self._iter
         runner.optim_wrapper.initialize_count_status(
-            runner.model, self._iter * self.sampler.parts, schedule.total * self.sampler.parts
+            runner.model, self._iter * self.sampler.parts, self.schedule.total * self.sampler.parts
         )
         runner.call_hook("before_train")
-        if self._iter and self.is_evaluated():
-            runner.val_loop.run()  # a resumed run may have been ended between the checkpoint and the evaluation of a step
         self._begin_steps()
-        with _stop_signals() as stop:
-            batches = iter(self.dataloader)
-            while self._iter < schedule.total:
-                self.run_step(batches)
-                stopping, news = any_process(stop.is_set(), bool(self.runner.unread.news))
-                if news:
-                    self.runner.unread.tell(self._keep)
-                if stopping and self._iter < schedule.total:
-                    path = self._keep()
-                    runner.call_hook("after_train")
-                    raise Interrupted(
-                        f"Stopped after step {self._iter} of {schedule.total}; {path} continues with --resume."
-                    )
-                if self.is_evaluated():
-                    runner.val_loop.run()
-                    self._begin_steps()
-            del batches  # ends the loader processes now; at the interpreter's exit they would be killed, and say so
+        with stop_signals() as stop:
+            try:
+                self._go(stop)
+            except Interrupted:
+                raise
+            except Exception as error:
+                keep_whole_step(runner, error, self._kept)
+                raise
         runner.call_hook("after_train")
         return runner.model
 
+    def _go(self, stop: threading.Event) -> None:
+        """Repeats: reads a step, agrees with the other processes on what is next, evaluates what is done, computes."""
+        batches = iter(self.dataloader)
+        while True:
+            parts, failure = self._read(batches) if self._iter < self.schedule.total else ([], None)
+            self._settle(failure, stop)
+            if self._iter and self.is_evaluated():  # a resumed run may have ended between a step's checkpoint and this
+                self.runner.val_loop.run()
+                self._begin_steps()
+            if self._iter == self.schedule.total:
+                break
+            self.run_step(parts)
+        del batches  # ends the loader processes now; at the interpreter's exit they would be killed, and say so
+
+    def _settle(self, failure: Exception | None, stop: threading.Event) -> None:
+        """Has all processes write a checkpoint after the steps done if it is time for one, and end together if one has to."""
+        failed = stopping = late = news = False
+        if self._iter < self.schedule.total:
+            limit = 60 * self.schedule.options.save_minutes
+            late = 0 < limit <= time.monotonic() - self._kept_at
+            news = bool(self.runner.unread.news)
+            failed, stopping, late, news = any_process(failure is not None, stop.is_set(), late, news)
+        if news:
+            failure = self.runner.unread.tell() or failure
+            failed = failed or failure is not None
+        if failed or stopping or late or self.is_kept():
+            self._keep()
+        if failed:
+            raise failure or EndedElsewhereError
+        if stopping:
+            self.runner.call_hook("after_train")
+            path = checkpoint_path(Path(self.runner.work_dir), self._iter)
+            raise Interrupted(
+                f"Stopped after step {self._iter} of {self.schedule.total}; {path} continues with --resume."
+                if self._iter
+                else "Stopped before the first step."
+            )
+
     def _keep(self) -> Path:
-        """Writes a checkpoint after the steps done; all processes call it, and none leaves before it is written."""
-        path: Path = tell_all(self.runner.write_checkpoint(self._iter))
+        """Writes a checkpoint after the steps done, unless it is there; none of the processes leaves before it is."""
+        path = checkpoint_path(Path(self.runner.work_dir), self._iter)
+        if self._iter != self._kept:
+            self._kept = self._iter  # even if it fails: to try again would fail, too
+            tell_all(self.runner.write_checkpoint(self._iter))
+            self._kept_at = time.monotonic()
         return path
+
+    def is_kept(self) -> bool:
+        """Whether a checkpoint is written after the steps done, whatever the time: an evaluation follows one."""
+        step, every = self._iter, self.schedule.save_every
+        return step % every == 0 or step == self.schedule.total or self.is_evaluated()
 
     def _begin_steps(self) -> None:
         """Has the model train, and cuDNN try its ways to convolve where they are tried once."""
@@ -100,23 +137,24 @@ class TrainLoop(BaseLoop):
         step, every = self._iter, self.schedule.eval_every
         return self.runner.val_loop is not None and (step == self.schedule.total or bool(every and step % every == 0))
 
-    def _read(self, batches: Iterator[Batch]) -> Any:
-        """Returns the next batch; keeps what the run has learnt, where one process can alone, if a picture can't be read."""
-        try:
-            return self.runner.unread.take(next(batches))
-        except UserError:
-            if self._iter and get_world_size() == 1:
-                path = self.runner.write_checkpoint(self._iter)
-                log.warning(f"a picture can't be read; {path} continues with --resume once the file is mended")
-            raise
+    def _read(self, batches: Iterator[Batch]) -> tuple[list[dict[str, Any]], Exception | None]:
+        """Returns the batches of a step's parts, or why they can't be read.
 
-    def run_step(self, batches: Iterator[Batch]) -> None:
-        """Does one optimiser step of a model in training mode: reads, computes and accumulates its parts."""
+        All are read before any is computed, as then a process that can't go on can still tell the others. They are a step's
+        pictures in the host's memory, no more than a run without parts holds.
+        """
+        try:
+            return [self.runner.unread.take(next(batches)) for _ in range(self.sampler.parts)], None
+        except Exception as error:
+            return [], error
+
+    def run_step(self, parts: list[dict[str, Any]]) -> None:
+        """Does one optimiser step of a model in training mode: computes and accumulates its parts."""
         runner = self.runner
         runner.call_hook("before_train_iter", batch_idx=self._iter)
         outputs: dict[str, torch.Tensor] = {}
         for part in range(self.sampler.parts):
-            batch = self._read(batches)
+            batch = parts.pop(0)  # none is held longer than it is used
             seed_all(runner.seed or 0, STEP, self._iter, part)
             runner.begin_part()
             logged = runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
@@ -140,27 +178,3 @@ class EvalLoop(ValLoop):
     def run_iter(self, idx: int, data_batch: Any) -> None:
         with autocast(self.runner.device, self.runner.dtype):
             super().run_iter(idx, data_batch)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """Yields an event that Ctrl-C or SIGTERM sets; a second signal has its usual effect at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def handle(number: int, frame: Any) -> None:
-        stop.set()
-        if is_main_process():  # by the system's own call: the signal may have come in the middle of a print
-            os.write(2, b"\nStops after this step and its checkpoint; once more: at once.\n")
-        signal.signal(number, previous[signal.Signals(number)])
-
-    for number in previous:
-        signal.signal(number, handle)
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

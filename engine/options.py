@@ -105,7 +105,14 @@ class ScheduleOptions:
     milestones: List[float] = option(list, "where the step policy multiplies the rate by gamma")  # noqa: UP006
     gamma: float = option(0.1, "factor of the step policy", low=0)
     eval_every: float = option(0.0, "how often to evaluate on the validation pictures; 0: once, at the end", low=0)
-    save_every: float = option(0.0, "how often to write a checkpoint; 0: at every tenth of the run", low=0)
+    save_every: float = option(
+        0.0,
+        "how often to write a checkpoint; 0: at every tenth of the run. One comes before each evaluation, too",
+        low=0,
+    )
+    save_minutes: float = option(
+        30.0, "minutes without a checkpoint after which one is written besides; 0: none by time", low=0
+    )
     keep_checkpoints: int = option(2, "newest checkpoints kept; -1 keeps all", low=-1)
 
 

@@ -17,13 +17,21 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from convmae.engine.average import WeightAverage
-from convmae.engine.checkpoints import Found, checkpoint_path, latest_checkpoint, read_checkpoint, set_aside
+from convmae.engine.checkpoints import (
+    Found,
+    checkpoint_path,
+    latest_checkpoint,
+    list_checkpoints,
+    read_checkpoint,
+    set_aside,
+)
 from convmae.engine.classes import check_classes, known_classes
-from convmae.engine.errors import UserError
+from convmae.engine.errors import UserError, unwritable
 from convmae.engine.files import save_atomically
 from convmae.engine.log import log
 from convmae.engine.unreadable import UnreadHook
 from convmae.engine.weights import check_finite
+from convmae.engine.whole_steps import WholeStepHook
 
 _run_numbers = itertools.count()
 
@@ -55,6 +63,8 @@ class Runner(mmengine.runner.Runner):
             env_cfg={"mp_cfg": {"mp_start_method": torch.multiprocessing.get_start_method()}},
             **kwargs,
         )
+        self.whole = WholeStepHook()
+        self.register_hook(self.whole)
         if average:
             self.average = WeightAverage(self.bare_model, average)
 
@@ -127,11 +137,16 @@ class Runner(mmengine.runner.Runner):
         self.call_hook("before_save_checkpoint", checkpoint=content)
         return content
 
-    def write_checkpoint(self, step: int) -> Path:
-        """Writes ``step_N.pth`` from the main process and returns its path. Raises UserError for weights that aren't finite."""
+    def write_checkpoint(self, step: int, alone: bool = False) -> Path:
+        """Writes ``step_N.pth`` from the main process, removes those that are too old, and returns its path.
+
+        ``alone``: without the other processes, which may be gone. Raises UserError for weights that aren't finite, and where
+        it can't be written.
+        """
         path = checkpoint_path(Path(self.work_dir), step)
-        self.average_norms()
-        last = latest_checkpoint(Path(self.work_dir))
+        if not alone:
+            self.average_norms()
+        last = latest_checkpoint(path.parent)
         check_finite(
             self.bare_model.state_dict(),
             f"After step {step} the weights can't be used, and none were written",
@@ -139,9 +154,18 @@ class Runner(mmengine.runner.Runner):
             + (f"; {last} holds the last checkpoint." if last else "."),
         )
         if self.rank == 0:
+            if not path.parent.is_dir():  # a new folder would hold a part of the run
+                raise unwritable(path, FileNotFoundError())
             content = self.checkpoint(step)
             save_atomically(lambda file: torch.save(content, file), path)
+            self._remove_old()
         return path
+
+    def _remove_old(self) -> None:
+        keep = self.train_loop.schedule.options.keep_checkpoints
+        found = list_checkpoints(Path(self.work_dir))
+        for path in found[: max(0, len(found) - max(1, keep))] if keep >= 0 else ():
+            path.unlink()
 
     def _samples(self) -> list[int]:
         """Returns how many samples there are and how many a step takes, from which those of each step follow."""

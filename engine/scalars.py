@@ -7,15 +7,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from convmae.engine.errors import unwritable
 from convmae.engine.files import write_whole
 
 SCALARS = "scalars.jsonl"
 
 
 def append_row(work_dir: Path, step: int, row: dict[str, float]) -> None:
-    """Appends the row of a step."""
-    with open(work_dir / SCALARS, "a", encoding="utf-8") as file:
-        file.write(json.dumps({"step": step, **row}) + "\n")
+    """Appends the row of a step. Raises UserError where that can't be."""
+    path = work_dir / SCALARS
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **row}) + "\n")
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def read_scalars(work_dir: Path) -> list[dict[str, float]]:

@@ -23,7 +23,7 @@ from convmae.engine.checkpoints import find_whole
 from convmae.engine.compilation import Method, check_compiler, compile_methods
 from convmae.engine.config import differing_options, to_yaml
 from convmae.engine.errors import UserError
-from convmae.engine.hooks import CheckpointHook, LearningRateHook, LogHook, RecipeHook, SkippedStepHook
+from convmae.engine.hooks import BestHook, LearningRateHook, LogHook, RecipeHook, SkippedStepHook
 from convmae.engine.log import log
 from convmae.engine.loops import EvalLoop, TrainLoop
 from convmae.engine.memory import check_memory
@@ -120,7 +120,7 @@ def train(
             LogHook(work_dir, every, schedule.total),
             SkippedStepHook(config.runtime.bad_steps),
             unread,
-            CheckpointHook(schedule, best, recipe),
+            BestHook(best, recipe),
             *hooks,
         ],
         start=start,
@@ -193,6 +193,7 @@ def announce_run(
         + f", learning rate {scaled_lr(config.optim, config.data):.3g}"
         + (f" ({config.optim.lr:g} for {config.optim.lr_batch} pictures)" if config.optim.lr_batch else "")
         + f", {config.schedule.policy} after {schedule.warmup} steps of warm-up; a checkpoint every {schedule.save_every} steps"
+        + (f" and {config.schedule.save_minutes:g} minutes" if config.schedule.save_minutes else "")
         + (f", an evaluation every {schedule.eval_every}" if schedule.eval_every else "")
     )
 

@@ -1,6 +1,7 @@
 """Counts the host waits of a step as the runner does it, hooks and optimiser included."""
 
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -29,21 +30,19 @@ def waits_of_step(run: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> li
     found: list[list[Wait]] = []
     plain = TrainLoop.run_step
 
-    def counted(loop: TrainLoop, batches: Iterator[dict[str, Any]]) -> None:
+    def counted(loop: TrainLoop, parts: list[dict[str, Any]]) -> None:
         runner = loop.runner
         if loop.iter != 2:
-            plain(loop, batches)
+            plain(loop, parts)
             return
-        read = [
-            next(batches) for _ in range(2 * loop.sampler.parts)
-        ]  # the counter does a step before the one it counts
-        rest = iter(read)
+        steps = [parts, copy.deepcopy(parts)]  # the counter does a step before the one it counts
+        read, rest = [part for step in steps for part in step], iter(steps)
         logs = [hook.sums for hook in runner.hooks if isinstance(hook, LogHook)]
         averages = runner.average.values if runner.average else []
         there = [runner.model, runner.optim_wrapper.optimizer, logs, averages]
         with monkeypatch.context() as patch:
             patch.setattr(torch.cuda, "current_stream", _Event)
-            found.append(host_waits(lambda: plain(loop, rest), device=there, pinned=read))
+            found.append(host_waits(lambda: plain(loop, next(rest)), device=there, pinned=read))
 
     monkeypatch.setattr(TrainLoop, "run_step", counted)
     run()

@@ -135,7 +135,7 @@ def test_processes_that_slurm_started_find_each_other(tmp_path: Path) -> None:
         "import torch, torch.distributed as dist\n"
         "from convmae.engine.processes import any_process, start_processes\n"
         "start_processes('slurm', 'cpu')\n"
-        "print(dist.get_rank(), dist.get_world_size(), any_process(dist.get_rank() == 1)[0])\n"
+        "print(dist.get_rank(), dist.get_world_size(), *any_process(dist.get_rank() == 1))\n"
     )
     tasks = [
         subprocess.Popen(

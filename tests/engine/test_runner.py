@@ -6,64 +6,20 @@ import re
 import signal
 import threading
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
-from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
-from mmengine.model import BaseModel
+from small_run import Config, Mean, Noise, Regression, assert_same, run, weights
 from torch import nn
 from torch.utils.data import Dataset
 
 from convmae.engine.checkpoints import latest_checkpoint
-from convmae.engine.errors import UserError
+from convmae.engine.errors import Interrupted, UserError
 from convmae.engine.log import duration, start_log
-from convmae.engine.loops import Interrupted
-from convmae.engine.options import DataOptions, OptimOptions, RuntimeOptions, ScheduleOptions
+from convmae.engine.options import OptimOptions, RuntimeOptions, ScheduleOptions
 from convmae.engine.train import train
-
-
-@dataclass
-class Config:
-    data: DataOptions = field(default_factory=lambda: DataOptions(batch_size=4, workers=0))
-    optim: OptimOptions = field(default_factory=lambda: OptimOptions(lr=0.01))
-    schedule: ScheduleOptions = field(default_factory=lambda: ScheduleOptions(steps=6, save_every=3))
-    runtime: RuntimeOptions = field(default_factory=lambda: RuntimeOptions(device="cpu", precision="fp32", log_every=1))
-
-
-class Noise(Dataset):
-    """Ten samples that draw from torch's global generator."""
-
-    def __len__(self) -> int:
-        return 10
-
-    def __getitem__(self, index: int) -> dict:
-        return {"x": torch.randn(3) + index}
-
-
-class Regression(BaseModel):
-    """A model that draws in its forward, as drop path does."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.model = nn.Linear(3, 3)
-        self.dropout = nn.Dropout(0.3)
-
-    def forward(self, x: torch.Tensor, mode: str = "loss") -> dict | list:
-        if mode == "predict":
-            return [{"value": row.sum()} for row in self.model(x)]
-        return {"loss": (self.dropout(self.model(x)) - 1).square().mean()}
-
-
-class Mean(BaseMetric):
-    def process(self, data_batch: dict, data_samples: list) -> None:
-        self.results += [float(sample["value"]) for sample in data_samples]
-
-    def compute_metrics(self, results: list) -> dict:
-        return {"mean": sum(results) / len(results), "count": len(results)}
 
 
 class StopAt(Hook):
@@ -76,24 +32,6 @@ class StopAt(Hook):
         if batch_idx + 1 == self.step:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.01)
-
-
-def weights(work_dir: Path) -> dict:
-    path = latest_checkpoint(work_dir)
-    assert path is not None
-    return torch.load(path, weights_only=True)["state_dict"]
-
-
-def run(work_dir: Path, config: Config, **kwargs: object) -> dict:
-    work_dir.mkdir(exist_ok=True)
-    train(Regression(), Noise(), config=config, work_dir=work_dir, **kwargs)
-    return weights(work_dir)
-
-
-def assert_same(left: dict, right: dict, tolerance: float = 0.0) -> None:
-    assert left.keys() == right.keys()
-    for name in left:
-        torch.testing.assert_close(left[name], right[name], rtol=tolerance, atol=tolerance)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path) -> None:

@@ -1,0 +1,36 @@
+"""Signals that ask a run to stop after its step."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from mmengine.dist import is_main_process
+
+
+@contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+    """Yields an event that Ctrl-C or SIGTERM sets; a second signal has its usual effect at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, frame: Any) -> None:
+        stop.set()
+        if is_main_process():  # by the system's own call: the signal may have come in the middle of a print
+            os.write(2, b"\nStops after this step and its checkpoint; once more: at once.\n")
+        signal.signal(number, previous[signal.Signals(number)])
+
+    for number in previous:
+        signal.signal(number, handle)
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
