@@ -139,11 +139,11 @@ class CocoData:
 def read_coco(annotations: Path, folder: Path, masks: bool = True, reading: Reading = RGB) -> CocoData:
     """Returns the split that a COCO JSON file describes, its pictures lying in ``folder``.
 
-        With ``masks`` each object needs a segmentation; ``reading`` says how the pictures are read. Raises UserError naming file
-            and id for anything that isn't COCO, names a missing picture, image or category, says that a picture has more pixels than
-        are read, or has a mask of another size than its picture. Objects without area are left out and counted. What a large file
-        says is kept in the user's cache folder until the file changes.
-        """
+    With ``masks`` each object needs a segmentation; ``reading`` says how the pictures are read. Raises UserError naming file
+    and id for anything that isn't COCO, names a missing picture, image or category, says that a picture has more pixels than
+    are read, or has a mask of another size than its picture. Objects without area are left out and counted. What a large file
+    says is kept in the user's cache folder until the file changes.
+    """
     path = cache_path(annotations)
     before = _stamp(annotations, reading)
     kept = load_arrays(path, before) if path and before else None

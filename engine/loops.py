@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from mmengine.dist import is_main_process
 from mmengine.runner import BaseLoop, ValLoop
 from torch import nn
 
@@ -91,14 +92,16 @@ class TrainLoop(BaseLoop):
 
     def _settle(self, failure: Exception | None, stop: threading.Event) -> None:
         """Has all processes write a checkpoint after the steps done if it is time for one, and end together if one has to."""
-        failed = stopping = late = False
+        failed = stopping = late = news = False
         if self._iter < self.schedule.total:
             limit = 60 * self.schedule.options.save_minutes
             late = 0 < limit <= time.monotonic() - self._kept_at
-            unread = self.runner.unread
-            failed, stopping, late, news = any_process(failure is not None, stop.is_set(), late, bool(unread.news))
-            if news:
-                unread.tell(self._keep)
+            news = bool(self.runner.unread.news)
+            failed, stopping, late, news = any_process(failure is not None, stop.is_set(), late, news)
+        if news:
+            refusal = self.runner.unread.tell()
+            failed = failed or refusal is not None
+            failure = failure or (refusal if is_main_process() else None)  # one of them says it
         if failed or stopping or late or self.is_kept():
             self._keep()
         if failed:

@@ -6,11 +6,9 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 
 from convmae.engine.errors import UserError
-from convmae.engine.failures import EndedElsewhereError
 from convmae.engine.faults import SHOWN, UNREADABLE, Effect, Fault
 from convmae.engine.log import log
 from convmae.engine.options import DataOptions
@@ -102,20 +100,18 @@ class UnreadHook(Hook):
                 self.news[name] = reason
         return batch.content
 
-    def tell(self, write_checkpoint: Callable[[], Any]) -> None:
-        """Names the news of all processes, which call it together; of too many it raises UserError, after a checkpoint."""
+    def tell(self) -> UserError | None:
+        """Names the news of all processes, which call it together; returns why the run can't go on where they are too many."""
         found = {name: reason for news in from_all(self.news) for name, reason in news.items()}
         self.news = {}
         for name in sorted(found):
             self.known[name] = found[name]
             log.warning(f"another picture takes the place of one ({len(self.known)} so far): {found[name]}")
-        if self._too_many():
-            refusal = self._refusal(f"; {write_checkpoint()} continues with --resume")
-            raise refusal if is_main_process() else EndedElsewhereError  # one of them says it
+        return self._refusal()
 
     def before_train(self, runner: Runner) -> None:
-        if self._too_many():
-            raise self._refusal("")
+        if refusal := self._refusal():
+            raise refusal
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         checkpoint["meta"][KEY] = {**self.known, **self.news}
@@ -133,17 +129,16 @@ class UnreadHook(Hook):
         log.info(f"{len(unread)} of {len(named)} pictures that could not be read still can't")
         return unread
 
-    def _too_many(self) -> bool:
-        return len(self.known) > self.share * len(self.dataset)
-
-    def _refusal(self, kept: str) -> UserError:
+    def _refusal(self) -> UserError | None:
+        if len(self.known) <= self.share * len(self.dataset):
+            return None
         reasons = list(self.known.values())
         more = [f"(and {len(reasons) - SHOWN} more; tools/check_data.py lists all)"] * (len(reasons) > SHOWN)
         return UserError(
             "\n".join(
                 [
                     f"{len(reasons)} of {len(self.dataset)} training pictures can't be read, more than the share of "
-                    f"data.bad_share={self.share:g}. Mend or remove them, or raise that{kept}.",
+                    f"data.bad_share={self.share:g}. Mend or remove them, or raise that, and go on with --resume.",
                     *reasons[:SHOWN],
                     *more,
                 ]

@@ -73,7 +73,7 @@ class Count(BaseMetric):
         return {"count": len(results)}
 
 
-class Killed(Exception):
+class Killed(BaseException):
     """Ends a run as SIGKILL does, without a last checkpoint."""
 
 
