@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from convmae.engine.checkpoints import list_checkpoints
 
-OF_THE_MOMENT = {"seconds_per_step"}  # in a row of scalars.jsonl
+OF_THE_MOMENT = {"seconds", "seconds_per_step"}  # among the numbers of metrics.json and scalars.jsonl
 
 
 def differences(left: Path, right: Path) -> list[str]:
@@ -20,26 +21,35 @@ def differences(left: Path, right: Path) -> list[str]:
     found = [f"{name} is missing" for name in sorted(names[0] - names[1])]
     found += [f"{name} is left over" for name in sorted(names[1] - names[0])]
     for name in sorted(names[0] & names[1]):
-        if name.endswith(".pth"):
-            one, two = (torch.load(folder / name, map_location="cpu", weights_only=True) for folder in (left, right))
+        if name.endswith((".pth", ".safetensors", "metrics.json")):
+            one, two = (_read(folder / name) for folder in (left, right))
             found += [f"{name}: {place}" for place in _unequal(one, two)][:5]
-        elif name.endswith(".safetensors") and (left / name).read_bytes() != (right / name).read_bytes():
-            found.append(f"{name} differs")
     one, two = (rows(folder) for folder in (left, right))
     doubled = [key for key, count in Counter((row["step"], "lr" in row) for row in two).items() if count > 1]
     found += [f"scalars.jsonl: step {step} is there twice" for step, _ in doubled]
     if one != two and not doubled:
         changed = [b["step"] for a, b in zip(one, two, strict=False) if a != b][:5]
         found.append(f"scalars.jsonl: {len(two)} rows, not {len(one)}, and others at the steps {changed}")
-    if (left / "metrics.json").read_text() != (right / "metrics.json").read_text():
-        found.append("metrics.json differs")
     return found
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
     """Returns the rows of a run's scalars as they stand in the file, less the times."""
     lines = (folder / "scalars.jsonl").read_text(encoding="utf-8").splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key not in OF_THE_MOMENT} for line in lines]
+    return [_lasting(json.loads(line)) for line in lines]
+
+
+def _read(path: Path) -> Any:
+    if path.suffix == ".pth":
+        return torch.load(path, map_location="cpu", weights_only=True)
+    if path.suffix == ".json":
+        return _lasting(json.loads(path.read_text(encoding="utf-8")))
+    with safe_open(path, "pt") as file:  # the order of what it says of itself is left to chance
+        return {"metadata": file.metadata(), **{name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118
+
+
+def _lasting(numbers: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in numbers.items() if name not in OF_THE_MOMENT}
 
 
 def _kept(folder: Path) -> set[str]:
