@@ -35,6 +35,7 @@ _RUN = (
         "pretrained.safetensors",
         "reconstructions.png",
         "scalars.jsonl",
+        "job.txt",
     ),
 )
 _MARKS = ("config.yaml", "metrics.json", "step_*.pth")  # a log alone is of a run that was refused before it began
