@@ -92,10 +92,14 @@ class Loader(DataLoader):
             )
         if isinstance(error, UserError | StopIteration):
             return None
-        if isinstance(error, OSError | EOFError):  # of a socket, perhaps, whose process is about to be gone
-            wait([worker.sentinel for worker in workers], timeout=1.0)
-        dead = [(worker.pid, worker.exitcode) for worker in workers if worker.exitcode is not None]
-        return LoadingError(_epitaph(*dead[0])) if dead else None
+        # A broken socket is that of a process which is about to be gone.
+        ended = wait(
+            [worker.sentinel for worker in workers], timeout=1.0 if isinstance(error, OSError | EOFError) else 0.0
+        )
+        gone = [worker for worker in workers if worker.sentinel in ended]
+        for worker in gone:
+            worker.join(GRACE)  # its files are closed before its status is known
+        return LoadingError(_epitaph(gone[0].pid, gone[0].exitcode)) if gone else None
 
 
 def load(dataset: Dataset, data: DataOptions, device: torch.device, **options: Any) -> Loader:
