@@ -240,13 +240,16 @@ SAFETENSORS: dict[str, bytes] = {
 }  # fmt: skip
 
 
-def write_all(folder: Path, state: State, names: list[str], kinds: Sequence[str] = tuple(CONTENTS)) -> dict[str, Path]:
+def write_all(
+    folder: Path, state: State, names: list[str], kinds: Sequence[str], values: Sequence[str] = tuple(VALUES)
+) -> dict[str, Path]:
     """Writes contents around a model's state, and one with each of ``names`` changed; returns the files by what they are."""
     contents = {kind: lambda make=CONTENTS[kind]: make(dict(state)) for kind in kinds}
     contents |= {
         f"{name} {kind}": lambda name=name, change=change: changed(state, name, change)
         for name in names
         for kind, change in VALUES.items()
+        if kind in values
     }
     found: dict[str, Path] = {}
     for number, (kind, make) in enumerate(contents.items()):

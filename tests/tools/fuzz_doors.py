@@ -81,6 +81,7 @@ def main(count: int, seed: int) -> None:
     warnings.simplefilter("ignore")
     draw, fates = random.Random(seed), Counter[str]()
     resumed = Resumed()
+    around = [make for kind, make in CONTENTS.items() if not kind.startswith("all ")]
     doors: list[tuple[dict[str, Any], Callable[[Path], object]]] = [
         ({"model": door.state(), "meta": resumed.content()["meta"], "config": "model: {size: tiny}"}, door.use)
         for door in DOORS.values()
@@ -94,9 +95,7 @@ def main(count: int, seed: int) -> None:
             for _ in range(draw.choice((1, 1, 2, 4))):
                 content = exchange(content, draw)
             if draw.random() < 0.1 and isinstance(content, dict) and isinstance(content.get("model"), dict):
-                content = draw.choice([make for kind, make in CONTENTS.items() if not kind.startswith("all ")])(
-                    content["model"]
-                )
+                content = draw.choice(around)(content["model"])
             torch.save(content, path)
             try:
                 use(path)
