@@ -35,7 +35,8 @@ def differences(left: Path, right: Path) -> list[str]:
 
 def rows(folder: Path) -> list[dict[str, Any]]:
     """Returns the rows of a run's scalars as they stand in the file, less the times."""
-    lines = (folder / "scalars.jsonl").read_text(encoding="utf-8").splitlines()
+    path = folder / "scalars.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return [_lasting(json.loads(line)) for line in lines]
 
 

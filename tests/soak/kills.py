@@ -12,12 +12,14 @@ import json
 import random
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
-from subprocess import Popen
+from subprocess import Popen, TimeoutExpired
 from typing import Any, NamedTuple
 
 from comparing import differences
@@ -117,9 +119,11 @@ def trial(task: str, processes: int, kills: int, draw: random.Random, words: lis
             if number < kills and (one := kill_once(processes, draw, run, mark, work_dir, log)):
                 done.append(one)
             else:
-                run.wait(LONGEST)
-        finally:
+                with suppress(TimeoutExpired):  # what goes on is left over
+                    run.wait(LONGEST)
             faults += [f"left over: {one}" for one in end(run, mark)]
+        finally:
+            kill(marked(mark))
         said = log.read_text(encoding="utf-8", errors="replace")
         if len(done) > killed:
             done[-1]["tracebacks"] = said.count("Traceback (most")
@@ -141,6 +145,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="what is drawn (default 0)")
     parser.add_argument("--output", type=Path, help="JSON file of figures")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # no run is left behind
     draw, began = random.Random(args.seed), time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="convmae-kills-"))
     data = make_data(folder / "data")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -18,7 +19,7 @@ from subprocess import Popen
 
 import numpy as np
 from figures import write_figures
-from processes import GONE, kill, roles
+from processes import GONE, kill, marked, roles
 from runs import TASKS, command, make_data, start
 
 # What may be added over the steps that are looked at, by a line through the samples: MB for memory, else a count.
@@ -83,6 +84,7 @@ def main() -> int:
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS), help="default: all four")
     parser.add_argument("--output", type=Path, help="JSON file of figures")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # no run is left behind
     every = max(1, args.steps // SAMPLES)
     overrides = [
         f"schedule.steps={args.steps}", f"schedule.eval_every={args.steps // 5}", f"schedule.save_every={args.steps // 5}",
@@ -101,7 +103,7 @@ def main() -> int:
             try:
                 steps, held = watch(run, mark, work_dir)
             finally:
-                kill([pid for pids in roles(mark, run.pid).values() for pid in pids])
+                kill(marked(mark))
             if run.returncode:
                 print(log.read_text(encoding="utf-8", errors="replace")[-2000:])
                 return 1

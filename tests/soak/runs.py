@@ -42,7 +42,7 @@ TASKS = {
     ),
 }  # fmt: skip
 SHARED = [
-    "data.batch_size=2", "data.workers=1", "schedule.epochs=null", "schedule.warmup=1", "runtime.precision=fp32",
+    "data.batch_size=4", "data.workers=1", "schedule.epochs=null", "schedule.warmup=1", "runtime.precision=fp32",
     "runtime.device=cpu",
 ]  # fmt: skip
 
