@@ -32,6 +32,15 @@ _ADVICE = {  # by error number
     errno.EMFILE: "Raise the limit on open files (ulimit -n) or take fewer data.workers; a training run goes on with --resume.",
 }
 
+# What PyTorch says: of another process that is gone, of /dev/shm, and of files that can't be opened any more.
+_LOST = (
+    r"closed by|likely closed|pair closure|reset by peer|Broken pipe|Connection refused|Timed out|remote process exited"
+)
+_NO_SHARED_MEMORY = (
+    r"unable to (open|allocate|write|mmap|resize)\b.*shared memory|</torch_\d+|/dev/shm/.*No space left on device"
+)
+_NO_HANDLES = "Too many open files|received 0 items of ancdata"
+
 
 class EndedElsewhereError(Exception):
     """The run ended because another process couldn't go on, which says why."""
@@ -44,7 +53,6 @@ def explain(error: BaseException) -> str | None:
         return said
 
     from torch import OutOfMemoryError
-    from torch.distributed import DistBackendError
 
     from convmae.backbones import CheckpointError
 
@@ -54,7 +62,7 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, OutOfMemoryError):
         return f"{said}\n{_LESS_MEMORY}"
     if is_lost_process(error):
-        reason = f" ({said.splitlines()[0]})" if isinstance(error, DistBackendError) else ""
+        reason = f" ({without_frames(error)})" if said else ""
         return f"Ended, because another process did or no longer answers; its message says why{reason}."
     number = _error_number(error)
     asked = re.search(r"allocate memory: you tried to allocate (\d+) bytes", said)
@@ -62,26 +70,28 @@ def explain(error: BaseException) -> str | None:
         where = " in a loader process" if said.startswith("Caught ") else ""
         size = f" ({int(asked[1]) / 2**30:.1f} GiB were asked for)" if asked else ""
         return f"Memory ended{where}{size}. {_NO_MEMORY} {GO_ON}"
-    if isinstance(error, RuntimeError) and re.search(r"shared memory|</torch_\d+", said):
+    if isinstance(error, RuntimeError) and re.search(_NO_SHARED_MEMORY, said):
         return f"Shared memory (/dev/shm) ended. Enlarge it (docker: --shm-size) or take fewer data.workers. {GO_ON}"
     if number in _ADVICE:
-        reason = (
-            said if isinstance(error, OSError) and error.errno else f"A loader process failed: {os.strerror(number)}"
-        )
+        reason = said if isinstance(error, OSError) and error.errno else f"Loading failed: {os.strerror(number)}"
         return f"{reason}. {_ADVICE[number]}"
     return None
 
 
+def without_frames(error: BaseException) -> str:
+    """Returns what an error of PyTorch's says in one line, without the C++ functions that led to it."""
+    return " ".join(re.split(r"\n(?:Exception raised from|C\+\+ CapturedTraceback|frame #)", str(error))[0].split())
+
+
 def is_lost_process(error: BaseException) -> bool:
     """Whether an error only says that another process of the run is gone."""
-    from torch.distributed import DistBackendError, DistNetworkError
+    from torch.distributed import DistError
 
     if isinstance(error, EndedElsewhereError):
         return True
-    return isinstance(error, RuntimeError) and (
-        "gloo/transport" in str(error)
-        or (isinstance(error, DistBackendError | DistNetworkError) and "invalid usage" not in str(error))
-    )
+    said = str(error)
+    between = isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo/transport" in said)
+    return between and re.search(_LOST, said) is not None
 
 
 def tell(error: BaseException) -> bool:
@@ -103,5 +113,8 @@ def _error_number(error: BaseException) -> int:
     """Returns the number of a system's error, also of one that PyTorch made again from a loader process's text; 0: none."""
     if isinstance(error, OSError) and error.errno:
         return error.errno
-    found = re.search(r"^\w*Error: \[Errno (\d+)\]", str(error), re.M) if str(error).startswith("Caught ") else None
+    said = str(error)
+    if isinstance(error, RuntimeError) and re.search(_NO_HANDLES, said):
+        return errno.EMFILE
+    found = re.search(r"^\w*Error: \[Errno (\d+)\]", said, re.M) if said.startswith("Caught ") else None
     return int(found[1]) if found else 0

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import atexit
-import functools
-import multiprocessing
+import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -17,11 +17,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from convmae.engine.errors import UserError
+from convmae.engine.failures import GO_ON
 from convmae.engine.options import DataOptions
 
 GRACE = 5.0  # seconds in which loader processes end by themselves once they are asked to
 _TICKS = 10  # parts of the time limit
-_GO_ON = "A training run goes on with --resume."
+_started: set[BaseProcess] = set()  # the loader processes of this process that are not ended
 
 
 class LoadingError(UserError):
@@ -43,31 +44,37 @@ class Loader(DataLoader):
         self.seconds = seconds
         super().__init__(dataset, **options)
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        return self._watched() if self.num_workers else super().__iter__()
+    def __iter__(self) -> Generator[Any]:  # type: ignore[override]
+        return self._watched() if self.num_workers else (batch for batch in super().__iter__())
 
-    def _watched(self) -> Iterator[Any]:
-        before, handler = set(multiprocessing.active_children()), signal.getsignal(signal.SIGCHLD)
-        batches = super().__iter__()
-        if _in_main_thread():
-            signal.signal(signal.SIGCHLD, handler)  # PyTorch's own raises wherever the process is
-        workers = set(multiprocessing.active_children()) - before
-        try:
-            while True:
-                try:
-                    batch = self._next(batches, workers)
-                except StopIteration:
-                    return
-                yield batch
-        finally:
-            late = threading.Timer(GRACE, _kill, [workers])
-            if any(
-                worker.is_alive() for worker in workers
-            ):  # none is where the interpreter exits, and no thread may start
-                late.start()
-            del batches  # PyTorch asks them to end, and waits for each
-            late.cancel()
-            _kill(workers)
+    def _watched(self) -> Generator[Any]:
+        batches: Any = super().__iter__()
+        # PyTorch's handler of SIGCHLD would raise wherever this process is.
+        torch._C._remove_worker_pids(id(batches))
+        batches._worker_pids_set = False
+        workers = set(batches._workers)
+        _started.update(workers)
+        with _heard(getattr(batches, "_pin_memory_thread", None)) as unheard:
+            try:
+                while True:
+                    try:
+                        batch = self._next(batches, workers)
+                    except StopIteration:
+                        return
+                    except RuntimeError:
+                        if unheard:
+                            raise unheard[0] from None
+                        raise
+                    yield batch
+            finally:
+                late = threading.Timer(GRACE, _kill, [workers])
+                if any(
+                    worker.is_alive() for worker in workers & _started
+                ):  # none is where the interpreter exits, and no thread may start
+                    late.start()
+                batches._shutdown_workers()  # asks them to end, and waits for each
+                late.cancel()
+                _kill(workers)
 
     def _next(self, batches: Iterator[Any], workers: Iterable[BaseProcess]) -> Any:
         """Returns the next batch. Raises LoadingError where the processes give none, and what a sample raises."""
@@ -79,7 +86,6 @@ class Loader(DataLoader):
             if told is None:
                 raise
         _kill(workers)  # one that is stopped hears nothing else
-        del batches  # an error keeps what its frames hold
         raise told
 
     def _tell(self, error: BaseException, workers: Iterable[BaseProcess]) -> LoadingError | None:
@@ -88,25 +94,27 @@ class Loader(DataLoader):
             return LoadingError(
                 f"The loader processes gave no batch for {self.seconds:g} s (data.timeout): they were stopped, or wait for a "
                 "file system that does not answer. See that the data can be read; if reading is only slow, raise "
-                f"data.timeout (0: no limit). {_GO_ON}"
+                f"data.timeout (0: no limit). {GO_ON}"
             )
         if isinstance(error, UserError | StopIteration):
             return None
-        # A broken socket is that of a process which is about to be gone.
-        ended = wait(
-            [worker.sentinel for worker in workers], timeout=1.0 if isinstance(error, OSError | EOFError) else 0.0
-        )
+        # A broken socket is that of a process which is about to be gone; the thread that pins memory may have met it.
+        broken = isinstance(error, OSError | EOFError) or "Pin memory thread" in str(error)
+        ended = wait([worker.sentinel for worker in workers], timeout=1.0 if broken else 0.0)
         gone = [worker for worker in workers if worker.sentinel in ended]
         for worker in gone:
             worker.join(GRACE)  # its files are closed before its status is known
         return LoadingError(_epitaph(gone[0].pid, gone[0].exitcode)) if gone else None
 
 
-def load(dataset: Dataset, data: DataOptions, device: torch.device, **options: Any) -> Loader:
-    """Returns the loader of a data set in as many processes, and with the time limit, as the options say."""
+def load(dataset: Dataset, data: DataOptions, device: torch.device, *, parts: int = 1, **options: Any) -> Loader:
+    """Returns the loader of a data set in as many processes, and with the time limit, as the options say.
+
+    ``parts`` are the batches that are read at once: as many are made while what was read is computed.
+    """
     if data.workers:
-        options |= {"num_workers": data.workers, "worker_init_fn": _start_worker}
-        _kill_at_exit()
+        ahead = max(2, -(-parts // data.workers))
+        options |= {"num_workers": data.workers, "worker_init_fn": _start_worker, "prefetch_factor": ahead}
     return Loader(dataset, seconds=data.timeout, pin_memory=device.type == "cuda", **options)
 
 
@@ -119,10 +127,10 @@ def _epitaph(pid: int | None, code: int | None) -> str:
     }
     if code is None or code >= 0:
         return (
-            f"Loader process {pid} ended with status {code}; expected it to last. data.workers=0 tells where. {_GO_ON}"
+            f"Loader process {pid} ended with status {code}; expected it to last. data.workers=0 tells where. {GO_ON}"
         )
     reason = reasons.get(signal.Signals(-code), "which it does not do by itself")
-    return f"Loader process {pid} was ended by {signal.Signals(-code).name}, {reason}. {_GO_ON}"
+    return f"Loader process {pid} was ended by {signal.Signals(-code).name}, {reason}. {GO_ON}"
 
 
 @contextmanager
@@ -132,7 +140,9 @@ def _limited(seconds: float) -> Iterator[None]:
     By an alarm, as the wait may be for what PyTorch sets no limit to: the socket by which a stopped process passes its
     memory. In parts, of which one alone passes while the whole run is stopped (Ctrl-Z).
     """
-    if not seconds or not _in_main_thread():
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGALRM)
+    if not seconds or not main or before is None:  # None: a C library's, which can't be put back
         yield
         return
     left = _TICKS
@@ -143,25 +153,44 @@ def _limited(seconds: float) -> Iterator[None]:
         if left <= 0:  # again, should the first be lost in what Python calls back
             raise _NoBatchInTimeError
 
-    before = signal.signal(signal.SIGALRM, tick)
-    signal.setitimer(signal.ITIMER_REAL, seconds / _TICKS, seconds / _TICKS)
+    signal.signal(signal.SIGALRM, tick)
+    due, every = signal.setitimer(signal.ITIMER_REAL, seconds / _TICKS, seconds / _TICKS)
+    began = time.monotonic()
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        if due:  # an alarm of the caller's own
+            signal.setitimer(signal.ITIMER_REAL, max(due - (time.monotonic() - began), 1e-6), every)
 
 
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
+@contextmanager
+def _heard(thread: threading.Thread | None) -> Iterator[list[BaseException]]:
+    """Yields the broken connection that ends the thread which pins memory, whose traceback Python would print beside."""
+    told, unheard = threading.excepthook, []
+
+    def hear(args: threading.ExceptHookArgs) -> None:
+        if args.thread is thread and isinstance(args.exc_value, OSError | EOFError):
+            unheard.append(args.exc_value)
+        else:
+            told(args)
+
+    threading.excepthook = hear
+    try:
+        yield unheard
+    finally:
+        threading.excepthook = told
 
 
 def _kill(workers: Iterable[BaseProcess]) -> None:
-    """Ends processes, those that are stopped too, and waits for that."""
-    for worker in workers:
+    """Ends those of the processes that this one started, stopped ones too, and waits for that."""
+    own = _started.intersection(workers)
+    for worker in own:
         worker.kill()
-    for worker in workers:
+    for worker in own:
         worker.join(GRACE)
+    _started.difference_update(own)
 
 
 def _start_worker(number: int) -> None:
@@ -174,7 +203,6 @@ def _start_worker(number: int) -> None:
     torch.set_num_threads(1)
 
 
-@functools.cache
-def _kill_at_exit() -> None:
-    """Ends the workers that are left once the interpreter exits: multiprocessing would send SIGTERM, and wait for ever."""
-    atexit.register(lambda: _kill([child for child in multiprocessing.active_children() if child.daemon]))
+# At the interpreter's exit multiprocessing would send those that are left SIGTERM, and wait for ever. A fork has none.
+atexit.register(lambda: _kill(_started))
+os.register_at_fork(after_in_child=_started.clear)

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from mmengine.dist import is_distributed, is_main_process
 
 from convmae.engine.errors import UserError
+from convmae.engine.failures import without_frames
 from convmae.engine.precision import resolve_device
 
 # How long processes wait for each other before the run ends: while the first one evaluates, or writes to a slow disk.
@@ -25,7 +26,7 @@ NEEDED = {  # in the environment, by launcher
 
 
 def start_processes(launcher: str, device: str) -> None:
-    """Joins the processes that torchrun or Slurm started; ``none`` is one process. Raises UserError where they are absent."""
+    """Joins the processes that torchrun or Slurm started; ``none`` is one process. Raises UserError where they can't meet."""
     if launcher == "none":
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError("Several processes were started (WORLD_SIZE is set): add --launcher pytorch.")
@@ -42,11 +43,19 @@ def start_processes(launcher: str, device: str) -> None:
     cuda = resolve_device(device).type == "cuda"
     if cuda:  # a task that was given GPUs of its own sees these alone
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    store, rank, world = next(dist.rendezvous("env://"))
-    # Torchrun keeps the store when it starts all again: what was left there leads to processes that are gone.
-    store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-    backend = "nccl" if cuda else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
+    try:
+        store, rank, world = next(dist.rendezvous("env://"))
+        # Torchrun keeps the store when it starts all again: what was left there leads to processes that are gone.
+        store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        backend = "nccl" if cuda else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        place = ":".join(os.environ.get(name, f"({name} is not set)") for name in ("MASTER_ADDR", "MASTER_PORT"))
+        raise UserError(
+            f"The processes can't meet at {place}: {without_frames(error)}. Expected the first node's address and a port that "
+            "is free there (MASTER_ADDR, MASTER_PORT), and the name of a network interface, where one is set "
+            "(GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME)."
+        ) from None
 
 
 def any_process(*flags: bool) -> list[bool]:

@@ -92,7 +92,8 @@ def train(
     pictures = SkippingDataset(train_set, config.runtime.seed, config.data.on_bad_image == "skip")
     unread = UnreadHook(pictures, config.data)
     batches = functools.partial(collate_drawn, collate)
-    loader = load(pictures, config.data, device, batch_sampler=sampler, collate_fn=batches)
+    parts = config.data.accumulate
+    loader = load(pictures, config.data, device, parts=parts, batch_sampler=sampler, collate_fn=batches)
     groups = param_groups(model, config.optim) if groups is None else groups
     recipe = to_yaml(config)
     start = find_whole(work_dir) if resume else None

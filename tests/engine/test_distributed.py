@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from datetime import timedelta
@@ -15,6 +16,7 @@ from launch import forked, two_processes
 from PIL import Image
 
 from convmae.engine.checkpoints import latest_checkpoint
+from convmae.engine.errors import UserError
 from convmae.engine.processes import PATIENCE, start_processes
 from convmae.engine.scalars import read_scalars
 from convmae.tools import pretrain
@@ -208,3 +210,28 @@ def test_processes_wait_for_each_other_as_long_as_an_evaluation_may_take(tmp_pat
         return dist.distributed_c10d._get_default_group()._get_backend(torch.device("cpu")).options._timeout
 
     assert forked(waits, tmp_path) == [PATIENCE, PATIENCE]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("MASTER_PORT", "in use", r"can't meet at 127\.0\.0\.1:\d+: .*(EADDRINUSE|address already in use)"),
+        ("MASTER_PORT", None, r"can't meet at 127\.0\.0\.1:\(MASTER_PORT is not set\): .*expected, but not set"),
+        ("GLOO_SOCKET_IFNAME", "eth9", r"can't meet at 127\.0\.0\.1:0: .*eth9.*GLOO_SOCKET_IFNAME"),
+    ],
+)
+def test_processes_that_cannot_meet_say_why(
+    name: str, value: str | None, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    for key, text in given.items():
+        monkeypatch.setenv(key, text)
+    with socket.create_server(("", 0)) as taken:
+        if value is None:
+            monkeypatch.delenv(name)
+        else:
+            monkeypatch.setenv(name, str(taken.getsockname()[1]) if value == "in use" else value)
+        with pytest.raises(UserError, match=reason) as raised:
+            start_processes("pytorch", "cpu")
+    assert "\n" not in str(raised.value)
+    assert not dist.is_initialized()

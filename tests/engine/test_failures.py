@@ -76,8 +76,9 @@ def test_what_only_says_that_another_process_ended_points_to_it(
     monkeypatch.setenv("RANK", "1")
     assert tell(error)
     said = capsys.readouterr().err
+    reason = f" ({error})" if str(error) else ""
     assert said == (
-        "error in process 1: Ended, because another process did or no longer answers; its message says why.\n"
+        f"error in process 1: Ended, because another process did or no longer answers; its message says why{reason}.\n"
     )
     assert waited  # so that the one that failed speaks first
 
@@ -107,6 +108,50 @@ def test_torchrun_is_told_the_reason_and_of_which_process(
     assert json.loads((tmp_path / "error.json").read_text())["message"]["message"] == "ZeroDivisionError: x"
 
 
-def test_shared_memory_that_ends_is_a_message() -> None:
-    said = "unable to write to file </torch_12_3>: No space left on device (28)"
+GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:545] "
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError(GLOO + "op.preamble.length <= op.nbytes. 8 vs 4"),  # collectives that don't match
+        torch.distributed.DistBackendError("NCCL error: invalid usage (run with NCCL_DEBUG=WARN for details)"),
+        torch.distributed.DistNetworkError("The server socket has failed to listen: EADDRINUSE"),
+        RuntimeError("Timed out"),
+        RuntimeError("out of resource: shared memory, Required: 131072, Hardware limit: 101376"),  # Triton's
+    ],
+)
+def test_what_is_no_other_processs_end_nor_full_memory_keeps_its_traceback(error: Exception) -> None:
+    assert explain(error) is None
+
+
+def test_all_that_is_said_of_another_process_is_told_but_for_the_frames() -> None:
+    said = "NCCL error: remote process exited or there was a network error\nLast error:\nConnection closed by peer"
+    message = explain(
+        torch.distributed.DistBackendError(f"{said}\nException raised from recv at f.cpp:12:\nframe #0: g")
+    )
+    assert str(message).endswith(f"its message says why ({' '.join(said.split())}).")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "unable to write to file </torch_12_3>: No space left on device (28)",
+        "unable to mmap 4096 bytes from shared memory: Cannot allocate memory (12)",
+        "NCCL error: unhandled system error\nLast error:\nError while creating shared memory segment /dev/shm/nccl-Xy1 "
+        "(size 9637888), error: No space left on device (28)",
+    ],
+)
+def test_shared_memory_that_ends_is_a_message(said: str) -> None:
     assert "docker: --shm-size" in str(explain(RuntimeError(said)))
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["Too many open files. Communication with the workers is no longer possible.", "received 0 items of ancdata"],
+)
+def test_file_handles_that_end_in_loading_are_a_message(said: str) -> None:
+    assert explain(RuntimeError(said)) == (
+        "Loading failed: Too many open files. Raise the limit on open files (ulimit -n) or take fewer data.workers; "
+        "a training run goes on with --resume."
+    )
