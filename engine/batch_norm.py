@@ -1,4 +1,4 @@
-"""Batch norm over the pictures of all processes on CPUs, where PyTorch's own refuses to train."""
+"""The statistics of batch norms, and one over the pictures of all processes on CPUs, where PyTorch's own refuses to train."""
 
 from __future__ import annotations
 
@@ -16,6 +16,13 @@ def synchronise_on_cpu(model: nn.Module) -> nn.Module:
         if isinstance(module, nn.SyncBatchNorm):
             module.__class__ = CpuSyncBatchNorm  # type: ignore[assignment]  # the optimiser has its parameters already
     return model
+
+
+def running_statistics(model: nn.Module, of_all: bool = True) -> list[Tensor]:
+    """Returns the means and variances that batch norms keep; without ``of_all`` those of one process's pictures alone."""
+    shared = () if of_all else (nn.SyncBatchNorm, CpuSyncBatchNorm)
+    norms = [one for one in model.modules() if isinstance(one, _BatchNorm) and not isinstance(one, shared)]
+    return [value for norm in norms for value in (norm.running_mean, norm.running_var) if value is not None]
 
 
 class CpuSyncBatchNorm(_BatchNorm):

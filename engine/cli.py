@@ -55,7 +55,8 @@ def run_tool(main: Callable[[], None]) -> int:
             print(stop, file=sys.stderr)
         return 130
     except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
+        if process_rank() == 0:
+            print("Stopped.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

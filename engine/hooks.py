@@ -6,6 +6,7 @@ import itertools
 import math
 import sys
 import time
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +16,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from tqdm import tqdm
 
-from convmae.engine.checkpoints import BEST, latest_checkpoint
+from convmae.engine.checkpoints import BEST
 from convmae.engine.errors import UserError
 from convmae.engine.files import read_meta, save_weights, write_whole
 from convmae.engine.log import duration, log
@@ -160,22 +161,25 @@ class SkippedStepHook(Hook):
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.count = self.in_a_row = 0
-        self.last: tuple[int, torch.Tensor, torch.cuda.Event | None] | None = None
+        self.told: deque[tuple[int, torch.Tensor, torch.cuda.Event | None]] = deque()
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        if len(self.told) > 1:  # here, as a run that ends between two steps leaves a checkpoint of all that were done
+            self._look(runner)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        self._look(runner)
         skipped = cast(AutocastOptimWrapper, runner.optim_wrapper).skipped
         runner.whole.put_back(skipped.bool())
         told = skipped.to("cpu", non_blocking=True)
-        self.last = batch_idx, told, torch.cuda.current_stream().record_event() if skipped.is_cuda else None
+        copied = torch.cuda.current_stream().record_event() if skipped.is_cuda else None
+        self.told.append((batch_idx, told, copied))
 
     def after_train(self, runner: Runner) -> None:
-        self._look(runner)
+        while self.told:
+            self._look(runner)
 
     def _look(self, runner: Runner) -> None:
-        if self.last is None:
-            return
-        (step, skipped, copied), self.last = self.last, None
+        step, skipped, copied = self.told.popleft()
         if copied:
             copied.synchronize()
         if not skipped:
@@ -190,11 +194,9 @@ class SkippedStepHook(Hook):
             f"step {step + 1} skipped: its gradient is not finite ({self.count} so far). Its pictures: {names}{more}"
         )
         if self.in_a_row >= self.limit:
-            path = latest_checkpoint(Path(runner.work_dir))
             raise UserError(
                 f"The gradient was not finite in {self.in_a_row} steps in a row, the last being step {step + 1}; none of them "
-                f"changed the weights. Lower optim.lr, set optim.clip_grad or take runtime.precision=fp32"
-                + (f"; {path} holds the last checkpoint." if path else ".")
+                "changed the weights. Lower optim.lr, set optim.clip_grad or take runtime.precision=fp32."
             )
 
 

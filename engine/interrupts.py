@@ -12,7 +12,7 @@ from contextlib import contextmanager
 def ctrl_c_raises() -> Iterator[None]:
     """Has Ctrl-C raise KeyboardInterrupt, so that what is open is closed; before and after, it may end the program at once."""
     before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or before is signal.SIG_IGN:
+    if threading.current_thread() is not threading.main_thread() or before in (signal.SIG_IGN, None):
         yield
         return
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,27 +68,30 @@ class TrainLoop(BaseLoop):
         with stop_signals() as stop:
             try:
                 self._go(stop)
+                runner.call_hook("after_train")
             except Interrupted:
                 raise
             except Exception as error:
                 keep_whole_step(runner, error, self._kept)
                 raise
-        runner.call_hook("after_train")
         return runner.model
 
     def _go(self, stop: threading.Event) -> None:
         """Repeats: reads a step, agrees with the other processes on what is next, evaluates what is done, computes."""
-        batches = iter(self.dataloader)
-        while True:
-            parts, failure = self._read(batches) if self._iter < self.schedule.total else ([], None)
-            self._settle(failure, stop)
-            if self._iter and self.is_evaluated():  # a resumed run may have ended between a step's checkpoint and this
-                self.runner.val_loop.run()
-                self._begin_steps()
-            if self._iter == self.schedule.total:
-                break
-            self.run_step(parts)
-        del batches  # ends the loader processes now; at the interpreter's exit they would be killed, and say so
+        with closing(
+            iter(self.dataloader)
+        ) as batches:  # else an error, which holds it, would keep the loader processes
+            while True:
+                parts, failure = self._read(batches) if self._iter < self.schedule.total else ([], None)
+                self._settle(failure, stop)
+                if (
+                    self._iter and self.is_evaluated()
+                ):  # a resumed run may have ended between a step's checkpoint and this
+                    self.runner.val_loop.run()
+                    self._begin_steps()
+                if self._iter == self.schedule.total:
+                    break
+                self.run_step(parts)
 
     def _settle(self, failure: Exception | None, stop: threading.Event) -> None:
         """Has all processes write a checkpoint after the steps done if it is time for one, and end together if one has to."""

@@ -103,6 +103,8 @@ def check_average(state: Any, own: Mapping[str, Tensor], path: Path) -> None:
         path, "average", state, "the average that optim.average asks for",
     )  # fmt: skip
     check_tensors(state["values"], own, path, "average")
+    for name, value in state["values"].items():
+        _expect(bool(value.isfinite().all()), path, f"average, {name}:", value, "finite values")
 
 
 def _expect(holds: bool, path: Path, part: str, found: object, expected: str) -> None:

@@ -10,14 +10,13 @@ from typing import Any
 
 import mmengine.runner
 import torch
-from mmengine.dist import all_reduce_params
+from mmengine.dist import all_reduce_params, get_world_size
 from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper, revert_sync_batchnorm
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from convmae.engine.average import WeightAverage
-from convmae.engine.batch_norm import synchronise_on_cpu
+from convmae.engine.batch_norm import running_statistics, synchronise_on_cpu
 from convmae.engine.checkpoints import (
     Found,
     checkpoint_path,
@@ -93,8 +92,10 @@ class Runner(mmengine.runner.Runner):
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         model = model.to(self.device)
+        if get_world_size() == 1:
+            model = revert_sync_batchnorm(model)
         if not self.distributed:
-            return revert_sync_batchnorm(model)
+            return model
         shared: dict[str, Any] = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
         if self.device.type == "cpu":
             return MMDistributedDataParallel(module=synchronise_on_cpu(model), **shared)
@@ -115,14 +116,12 @@ class Runner(mmengine.runner.Runner):
         """Returns why training pictures can't be read, by name."""
         return self.unread.known if self.unread else {}
 
-    def running_statistics(self) -> list[torch.Tensor]:
-        """Returns the means and variances that the model's batch norms keep."""
-        norms = [module for module in self.bare_model.modules() if isinstance(module, _BatchNorm)]
-        return [value for norm in norms for value in (norm.running_mean, norm.running_var) if value is not None]
-
     def average_norms(self) -> None:
-        """Gives every process the mean of their running statistics; plain batch norm counts each process's pictures alone."""
-        running = self.running_statistics()
+        """Gives every process the mean of the running statistics of plain batch norms, which count its own pictures alone.
+
+        Those of the others are equal already, and would not be, to the bit, after a mean.
+        """
+        running = running_statistics(self.bare_model, of_all=False)
         if running:
             all_reduce_params(running, op="mean")
 

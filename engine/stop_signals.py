@@ -19,7 +19,9 @@ def stop_signals() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    # One of a C library's, which is None here, could not be put back.
+    previous = {number: handler for number, handler in found.items() if handler is not None}
 
     def handle(number: int, frame: Any) -> None:
         stop.set()

@@ -10,6 +10,7 @@ from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from torch import Tensor
 
+from convmae.engine.batch_norm import running_statistics
 from convmae.engine.checkpoints import latest_checkpoint
 from convmae.engine.errors import UserError
 from convmae.engine.failures import explain, is_lost_process
@@ -36,7 +37,7 @@ class WholeStepHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         self.step = runner.iter
-        statistics = runner.running_statistics()
+        statistics = running_statistics(runner.bare_model)
         counts = [value for name, value in runner.bare_model.named_buffers() if name.endswith("num_batches_tracked")]
         self.norms = [[value.view(-1) for value in values] for values in (statistics, counts) if values]
         runner.optim_wrapper.optimizer.register_step_pre_hook(self._move)
@@ -54,12 +55,11 @@ class WholeStepHook(Hook):
             kept = before if skipped is None else torch.where(skipped, before, torch.cat(values))
             torch._foreach_copy_(values, kept.split([len(value) for value in values]))
 
-    def take_back(self) -> int | None:
-        """Undoes a step that failed and returns that of the state, None if it was half moved."""
+    def take_back(self) -> None:
+        """Undoes a step that failed, unless weights are half moved."""
         if self.begun and self.step is not None:
             self.put_back()
             self.begun = False
-        return self.step
 
     def _move(self, *_: Any) -> None:
         self.step = None
@@ -68,14 +68,16 @@ class WholeStepHook(Hook):
 def keep_whole_step(runner: Runner, error: Exception, kept: int) -> None:
     """Writes a checkpoint after a failure, unless that of the step is ``kept``, and tells which one continues.
 
-    Other processes can't be asked any more: the first writes what it has, which is what all have. Where it waits for one that
-    is gone, a GPU does too, and no weights can be read from it.
+    Other processes can't be asked any more: the first writes what it has, which is what all have but for the statistics of
+    plain batch norms, which are of its own pictures alone. Where it waits for one that is gone, a GPU does too, and no weights
+    can be read from it.
     """
     runner.call_hook("after_failure")
-    step, folder = runner.whole.take_back(), Path(runner.work_dir)
+    step, folder = runner.whole.step, Path(runner.work_dir)
     stuck = runner.device.type == "cuda" and get_world_size() > 1 and is_lost_process(error)
     if step and step != kept and is_main_process() and not stuck:
         try:
+            runner.whole.take_back()
             if not folder.is_dir():
                 folder.mkdir(parents=True)
                 start_list(folder)

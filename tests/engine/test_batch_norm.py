@@ -6,10 +6,14 @@ from typing import NamedTuple
 import pytest
 import torch
 from launch import forked
+from mmengine.model import BaseModel
+from small_run import Config, Noise
 from torch import Tensor, nn
 
 from convmae.backbones.convvitseg import SyncBatchNorm2d
 from convmae.engine.batch_norm import synchronise_on_cpu
+from convmae.engine.options import ScheduleOptions
+from convmae.engine.train import train
 
 PICTURES = 7  # of which the first processes have the parts below
 
@@ -111,3 +115,36 @@ def test_names_parameters_and_evaluation_stay() -> None:
     assert all(one is other for one, other in zip(synchronised.parameters(), parameters, strict=True))
     x = torch.randn(1, 3, 2, 2)
     torch.testing.assert_close(synchronised.eval()(x), model[0](x), rtol=1e-4, atol=1e-4)
+
+
+class Model(BaseModel):
+    """A model with a batch norm over all processes, and one over each one's own pictures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Linear(3, 32), nn.SyncBatchNorm(32), nn.BatchNorm1d(32))
+
+    def forward(self, x: Tensor, mode: str = "loss") -> dict:
+        return {"loss": (self.layers(x) - 1).square().mean()}
+
+
+def trained(folder: Path, save_every: int) -> tuple[list[str], dict[str, Tensor]]:
+    """Returns the kinds of norm that a run of a few steps has trained, and what it leaves."""
+    config = Config(schedule=ScheduleOptions(steps=4, save_every=save_every))
+    config.data.batch_size = 6
+    folder.mkdir(exist_ok=True)
+    model = train(Model(), Noise(), config=config, work_dir=folder).bare_model
+    return [type(layer).__name__ for layer in model.layers], model.state_dict()
+
+
+def test_checkpoints_change_nothing_that_all_processes_have_alike(tmp_path: Path) -> None:
+    often, seldom = (forked(lambda _: trained(tmp_path / str(n), n), tmp_path, 3)[0][1] for n in (1, 4))  # noqa: B023
+    for name in ("layers.1.running_mean", "layers.1.running_var"):
+        assert torch.equal(often[name], seldom[name])
+    torch.testing.assert_close(often["layers.2.running_var"], seldom["layers.2.running_var"])
+
+
+def test_one_process_that_torchrun_started_has_plain_batch_norm(tmp_path: Path) -> None:
+    ((kinds, _),) = forked(lambda _: trained(tmp_path / "run", 4), tmp_path, 1)
+    assert kinds == ["Linear", "_BatchNormXd", "BatchNorm1d"]

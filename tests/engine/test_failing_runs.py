@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from convmae.engine.log import start_log
 from convmae.engine.options import OptimOptions, ScheduleOptions
 from convmae.engine.runner import Runner
 from convmae.engine.train import train
+from convmae.engine.whole_steps import WholeStepHook
 
 STEPS = 6
 
@@ -157,6 +159,32 @@ def test_what_fails_in_a_step_leaves_the_one_before_with_its_batch_norms(
     with pytest.raises(type(error)):
         go(tmp_path, Normed(2 * 3 + 2, error))
     assert_continues(tmp_path, whole, 3)
+
+
+def test_a_failure_leaves_no_loader_process_though_its_error_is_kept(tmp_path: Path) -> None:
+    config = config_of()
+    config.data.workers = 1
+    with pytest.raises(MemoryError) as kept:
+        go(tmp_path, Normed(4, MemoryError()), config=config)
+    assert kept.tb
+    assert active_children() == []
+
+
+def test_a_device_that_fails_again_hides_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = WholeStepHook.put_back
+
+    def put_back(self: WholeStepHook, skipped: torch.Tensor | None = None) -> None:
+        if skipped is None:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+        plain(self, skipped)
+
+    monkeypatch.setattr(WholeStepHook, "put_back", put_back)
+    with pytest.raises(ZeroDivisionError, match="a defect"):
+        go(tmp_path, Normed(2 * 3 + 2, ZeroDivisionError("a defect")))
+    assert "no checkpoint of step 3 could be written: CUDA error" in caplog.text
+    assert not list_checkpoints(tmp_path)
 
 
 def test_a_failure_in_the_first_step_leaves_nothing(tmp_path: Path) -> None:

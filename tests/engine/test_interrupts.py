@@ -2,10 +2,14 @@
 
 import os
 import signal
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 
 from convmae.engine.cli import run_tool
+from convmae.engine.interrupts import ctrl_c_raises
+from convmae.engine.stop_signals import stop_signals
 
 
 def interrupt() -> None:
@@ -35,6 +39,24 @@ def test_ctrl_c_in_a_tool_closes_what_is_open_and_is_one_line(
         signal.signal(signal.SIGINT, before)
     assert closed
     assert capsys.readouterr().err == "Stopped.\n"
+
+
+def test_one_process_of_several_says_that_they_stopped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert run_tool(interrupt) == 130
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("takes", [ctrl_c_raises, stop_signals])
+def test_a_signal_that_a_c_library_has_stays_its_own(
+    takes: Callable[[], AbstractContextManager], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signal, "getsignal", lambda number: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: pytest.fail("it was taken, and can't be put back"))
+    with takes():
+        pass
 
 
 def test_a_tool_that_ignores_ctrl_c_goes_on_doing_so() -> None:

@@ -133,6 +133,10 @@ HOSTILE: dict[str, tuple[Callable[[Content], Content], str]] = {
     "average's steps": (put("average", "steps", value=-3), "its average is a dict"),
     "average's values": (put("average", "values", value=[1]), "its average is a dict"),
     "average of others": (put("average", "values", value={"a": torch.ones(2)}), r"its average lacks model\.weight"),
+    "average not finite": (
+        put("average", "values", "model.bias", value=torch.full((3,), math.nan)),
+        r"average, model\.bias: is float32 of shape \[3\]; expected finite values",
+    ),
     "average other shape": (put("average", "values", "model.bias", value=torch.ones(2)), r"average, model\.bias: is float32"),
 }  # fmt: skip
 

@@ -19,6 +19,7 @@ from convmae.engine.checkpoints import latest_checkpoint
 from convmae.engine.errors import Interrupted, UserError
 from convmae.engine.log import duration, start_log
 from convmae.engine.options import OptimOptions, RuntimeOptions, ScheduleOptions
+from convmae.engine.runner import Runner
 from convmae.engine.train import train
 
 
@@ -248,12 +249,31 @@ def test_a_log_line_has_the_mean_of_each_loss_over_the_steps_that_have_it(tmp_pa
     assert 0 < row["loss"] < 100
 
 
-def test_a_run_of_steps_that_are_not_finite_stops_the_run(tmp_path: Path) -> None:
-    config = Config()
-    config.runtime.bad_steps, config.schedule.save_every = 3, 1
-    with pytest.raises(UserError, match=r"3 steps in a row, the last being step 3.*step_3\.pth holds"):
+@pytest.mark.parametrize(("steps", "done"), [(6, 4), (3, 3)])  # in the midst, and where the run has ended but for that
+def test_a_run_of_steps_that_are_not_finite_stops_the_run_and_leaves_a_checkpoint(
+    steps: int, done: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config, told = Config(), threading.excepthook
+    config.schedule.steps, config.runtime.bad_steps, config.schedule.save_every = steps, 3, 100
+    with pytest.raises(UserError, match="3 steps in a row, the last being step 3;"):
         train(Unstable(set(range(10))), Numbers(), config=config, work_dir=tmp_path)
+    assert f"step_{done}.pth continues with --resume" in caplog.text
     assert all(value.isfinite().all() for value in weights(tmp_path).values())
+    rows = [json.loads(line) for line in (tmp_path / "scalars.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, done + 1))
+    assert threading.excepthook is told  # TensorBoard's file is closed
+
+
+def test_a_run_loads_a_whole_step_ahead(tmp_path: Path) -> None:
+    class Look(Hook):
+        def before_train(self, runner: Runner) -> None:
+            seen.append(runner.train_dataloader.prefetch_factor)
+
+    seen: list[int] = []
+    config = Config()
+    config.data.accumulate, config.data.workers = 4, 1
+    run(tmp_path, config, hooks=[Look()])
+    assert seen == [4]
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(7, "7 s"), (250, "4 min 10 s"), (7385, "2 h 03 min")])
