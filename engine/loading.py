@@ -68,10 +68,8 @@ class Loader(DataLoader):
                     yield batch
             finally:
                 late = threading.Timer(GRACE, _kill, [workers])
-                if any(
-                    worker.is_alive() for worker in workers & _started
-                ):  # none is where the interpreter exits, and no thread may start
-                    late.start()
+                if any(worker.is_alive() for worker in workers & _started):  # none is at the interpreter's exit
+                    late.start()  # which no thread may do then
                 batches._shutdown_workers()  # asks them to end, and waits for each
                 late.cancel()
                 _kill(workers)
@@ -168,7 +166,8 @@ def _limited(seconds: float) -> Iterator[None]:
 @contextmanager
 def _heard(thread: threading.Thread | None) -> Iterator[list[BaseException]]:
     """Yields the broken connection that ends the thread which pins memory, whose traceback Python would print beside."""
-    told, unheard = threading.excepthook, []
+    told = threading.excepthook
+    unheard: list[BaseException] = []
 
     def hear(args: threading.ExceptHookArgs) -> None:
         if args.thread is thread and isinstance(args.exc_value, OSError | EOFError):
