@@ -6,7 +6,6 @@ Training refuses the first fault that stops it; `tools/check_data.py` collects t
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
@@ -95,7 +94,7 @@ def read_objects(
         isinstance(entry, dict) and entry.get("segmentation") not in _NO_MASKS for entry in content["annotations"]
     )
     known = _some(categories)
-    drawn: Counter[int] = Counter()
+    drawn: dict[int, float] = {}
     seen: set[int] = set()
     objects: dict[int, list[ObjectRecord]] = {}
     for entry in content["annotations"]:
@@ -125,7 +124,7 @@ def read_objects(
 
 
 def _object(
-    entry: dict[str, Any], label: int, image: ImageRecord, where: str, report: Report, drawn: Counter[int]
+    entry: dict[str, Any], label: int, image: ImageRecord, where: str, report: Report, drawn: dict[int, float]
 ) -> ObjectRecord:
     numbers = entry["bbox"]
     if not (isinstance(numbers, list) and len(numbers) == 4 and all(map(_is_number, numbers))):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,9 @@ WINDING = 1000  # times their picture's longer side that outlines are long at mo
 _BYTES = ("b'", 'b"')  # what the text of bytes begins with
 
 
-def read_segmentation(found: Any, image: ImageRecord, where: str, report: Report, drawn: Counter[int]) -> Segmentation:
+def read_segmentation(
+    found: Any, image: ImageRecord, where: str, report: Report, drawn: dict[int, float]
+) -> Segmentation:
     """Returns polygons, or run lengths as a compressed RLE of the picture's size. Raises Fault for anything else.
 
     ``drawn``: pixels along the outlines of each picture so far, by its id.
@@ -80,12 +81,12 @@ def _pixels(counts: list[Any] | str, most: int) -> int:
 
 
 def _polygons(
-    found: list[Any], image: ImageRecord, where: str, report: Report, drawn: Counter[int]
+    found: list[Any], image: ImageRecord, where: str, report: Report, drawn: dict[int, float]
 ) -> list[list[float]]:
     # Drawing takes memory by the length of an outline, so one far away is not drawn.
     reach = max(image.width, image.height)
     longest = min(LONGEST, WINDING * reach)
-    parts, length = [], float(drawn[image.id])
+    parts, length = [], drawn.get(image.id, 0.0)
     for part in found:
         if not (isinstance(part, list) and len(part) % 2 == 0 and set(map(type, part)) <= NUMBERS):
             raise _no_polygons(found, image, where)
