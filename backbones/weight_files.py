@@ -17,6 +17,8 @@ CONTAINERS = ("state_dict", "model", "module", "model_state", "model_state_dict"
 LONGEST_NAME = 1000  # characters
 _SHOWN = 8  # keys that a message tells
 _DEEPEST = 8  # containers that lead to the weights
+_Found = tuple[dict[str, Any], list[str]] | None  # weights, and the keys that lead to them
+_Known = dict[tuple[int, int], _Found]  # what a search found, by the container's id and the levels that were left
 
 
 def split_choice(path: str | Path) -> tuple[Path, str]:
@@ -80,8 +82,8 @@ def find_weights(content: object, source: str, key: str = "") -> tuple[dict[str,
 
 
 def _find_usual(content: object, source: str) -> tuple[dict[str, Any], str]:
-    models = _models(content)
-    found = _search(content)
+    known: _Known = {}
+    models, found = _models(content, known), _search(content, known)
     if found is None and len(models) == 1:
         (only,) = models
         found = models[only], [only]
@@ -100,38 +102,48 @@ def _find_usual(content: object, source: str) -> tuple[dict[str, Any], str]:
 
 def _find_chosen(content: object, source: str, key: str) -> tuple[dict[str, Any], str]:
     chosen = _follow(content, key)
-    if chosen is None and (inner := _search(content)):  # a part of the names that stand under 'state_dict', say
+    if chosen is None and (inner := _search(content, {})):  # a part of the names that stand under 'state_dict', say
         chosen = _follow(inner[0], key)
     if chosen is None:
         above = _follow(content, key.partition(".")[0])
         raise CheckpointError(
             f"{source} has nothing under {key!r}; found {_holds(content if above is None else above)}"
         )
-    found = _search(chosen)
+    found = _search(chosen, {})
     if found is None:
         raise CheckpointError(f"{source} holds {_holds(chosen)} under {key!r}; expected tensors by name")
     return found[0], ", ".join(map(repr, [key, *found[1]]))
 
 
-def _search(content: object, levels: int = _DEEPEST) -> tuple[dict[str, Any], list[str]] | None:
+def _search(content: object, known: _Known, levels: int = _DEEPEST) -> _Found:
     """The weights at the top or under the usual keys, and the keys that lead there, in so many containers at most."""
     if not isinstance(content, Mapping) or not levels:
         return None
+    place = id(content), levels
+    if place not in known:  # else what lies in eight usual keys would be looked at 2^8 times
+        known[place] = _look(content, known, levels)
+    return known[place]
+
+
+def _look(content: Mapping[Any, Any], known: _Known, levels: int) -> _Found:
     for key in CONTAINERS:
-        found = _search(content.get(key), levels - 1)
+        found = _search(content.get(key), known, levels - 1)
         if found is not None:
             return found[0], [key, *found[1]]
     # A number or a generator's state may stand beside a model.
     arrays = sum(isinstance(value, (Tensor, np.ndarray)) for value in content.values())
-    return (dict(content), []) if arrays > max(map(len, _models(content, levels - 1).values()), default=0) else None
+    most = max(map(len, _models(content, known, levels - 1).values()), default=0)
+    return (dict(content), []) if arrays > most else None
 
 
-def _models(content: object, levels: int = _DEEPEST) -> dict[str, dict[str, Any]]:
+def _models(content: object, known: _Known, levels: int = _DEEPEST) -> dict[str, dict[str, Any]]:
     """The weights under each key of a checkpoint that holds a model, the usual ones or not; a loss has fewer tensors."""
     if not isinstance(content, Mapping):
         return {}
     found = {
-        key: part[0] for key, value in content.items() if isinstance(key, str) and (part := _search(value, levels))
+        key: part[0]
+        for key, value in content.items()
+        if isinstance(key, str) and (part := _search(value, known, levels))
     }
     most = max(map(len, found.values()), default=0)
     return {key: state for key, state in found.items() if len(state) > 1 and 2 * len(state) >= most}

@@ -12,6 +12,10 @@ from convmae.engine.errors import UserError
 from convmae.engine.regular import check_regular
 
 PARTS = ("images", "annotations", "categories")
+_READ = {  # keys of the file, its entries and their masks, of which each must stand once
+    *PARTS, "id", "image_id", "category_id", "bbox", "segmentation", "area", "iscrowd", "file_name", "width", "height", "name",
+    "counts", "size",
+}  # fmt: skip
 PREDICT = "tools/predict.py det WEIGHTS FOLDER --annotations FILE"
 _BEGINNINGS = {  # of files that are no JSON
     rb"\s*\Z": "It is empty.",
@@ -49,10 +53,9 @@ def read_json(path: Path, parts: Sequence[str] = PARTS) -> dict[str, Any]:
         raise UserError(f"There is no annotation file {path}; expected a COCO JSON file (instances_*.json).") from None
     except OSError as error:
         raise UserError(f"The annotation file {path} can't be read: {error.strerror}.") from None
+    twice: list[tuple[dict[str, Any], str]] = []
     try:
-        content = json.loads(raw, object_pairs_hook=_once)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        content = json.loads(raw, object_pairs_hook=lambda pairs: _last(pairs, twice))
     except (ValueError, RecursionError) as error:
         likely = _no_json(raw[:10_000], error)
         raise UserError(f"{path} is not JSON ({error}); expected a COCO annotation file.{likely}") from None
@@ -61,6 +64,7 @@ def read_json(path: Path, parts: Sequence[str] = PARTS) -> dict[str, Any]:
             f"{path} holds a JSON {type(content).__name__}; expected COCO's object with {', '.join(parts)}."
             f"{_other_format(content)}"
         )
+    _refuse_twice(content, twice, path)
     for part in parts:
         if not isinstance(content.get(part), list):
             found = ", ".join(list(map(str, content))[:8]) or "nothing"
@@ -77,16 +81,29 @@ def read_json(path: Path, parts: Sequence[str] = PARTS) -> dict[str, Any]:
     return content
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Returns an object of a file, of which Python takes the last value where a key stands twice."""
+def _last(pairs: list[tuple[str, Any]], twice: list[tuple[dict[str, Any], str]]) -> dict[str, Any]:
+    """Returns an object with the last value of each key; adds it to ``twice`` with a read key that has two values."""
     found = dict(pairs)
     if len(found) < len(pairs):
         first: dict[str, Any] = {}
         for key, value in pairs:
-            if first.setdefault(key, value) != value:
-                of = f" of the object with id {found['id']!r:.40}" if "id" in found and key != "id" else ""
-                raise UserError(f"the key {key!r:.60}{of} stands twice with different values; expected each key once.")
+            if key in _READ and first.setdefault(key, value) != value:
+                twice.append((found, key))
+                break
     return found
+
+
+def _refuse_twice(content: dict[str, Any], twice: list[tuple[dict[str, Any], str]], path: Path) -> None:
+    """Raises UserError where a key stands twice in the file's object, an entry or its mask; others' objects are not read."""
+    if not twice:
+        return
+    lists = [found for part in PARTS if isinstance(found := content.get(part), list)]
+    entries = [entry for found in lists for entry in found if isinstance(entry, dict)]
+    read = {id(one) for one in (content, *entries, *(entry.get("segmentation") for entry in entries))}
+    for found, key in twice:
+        if id(found) in read:
+            of = f" of the object with id {found['id']!r:.40}" if "id" in found and key != "id" else ""
+            raise UserError(f"{path}: the key {key!r}{of} stands twice with different values; expected each key once.")
 
 
 def _no_json(raw: bytes, error: Exception) -> str:

@@ -8,6 +8,7 @@ from convmae.detection.config import DetectionConfig
 from convmae.engine.errors import UserError
 from convmae.engine.faults import UNREADABLE, Fault, Report, as_fault, refuse, spread
 from convmae.engine.images import Look, look_at, read_image
+from convmae.engine.limits import in_turn
 from convmae.engine.ranges import check_ranges
 
 
@@ -46,7 +47,8 @@ def check_picture(data: CocoData, record: ImageRecord, decode: bool = False) -> 
     try:
         look = look_at(data.path(record), data.reading)
         if decode:
-            read_image(data.path(record), data.reading)
+            with in_turn(look.size):
+                read_image(data.path(record), data.reading)
     except UserError as error:
         kind = as_fault(error, UNREADABLE).kind
         raise Fault(kind, f"{error} It is image {record.id} of {data.annotations}.", image=record) from None

@@ -144,16 +144,16 @@ def read_coco(annotations: Path, folder: Path, masks: bool = True, reading: Read
     are read, or has a mask of another size than its picture. Objects without area are left out and counted. What a large file
     says is kept in the user's cache folder until the file changes.
     """
-    path = cache_path(annotations)
     before = _stamp(annotations, reading)
-    kept = load_arrays(path, before) if path and before else None
+    path = cache_path(annotations) if before else None
+    kept = load_arrays(path, before) if path else None
     data = _from_arrays(kept, annotations, folder) if kept else parse_coco(annotations, folder, refuse, reading)
     data.reading = reading
     check_files(data, refuse)
     if masks:
         check_masks(data, refuse)
     # A file that changed while it was read is not kept: the stamp would be of one state, the content of another.
-    if path and before and not kept and process_rank() == 0 and _stamp(annotations, reading) == before:
+    if path and not kept and process_rank() == 0 and _stamp(annotations, reading) == before:
         save_arrays(path, _to_arrays(data), before)
     return data
 
@@ -270,7 +270,7 @@ def _stamp(annotations: Path, reading: Reading) -> str:
     """Returns the stamp of a file that is worth keeping, or "" for a small one or none."""
     try:
         return stamp(annotations, f"{_code()} {reading.max_pixels}") if annotations.stat().st_size >= _LARGE else ""
-    except OSError:
+    except (OSError, ValueError):  # what can't be a path among them
         return ""
 
 

@@ -78,7 +78,7 @@ def check_data(config: DetectionConfig, count: int = 0) -> list[SplitCheck]:
     reports = [split.faults.append for split in splits]
     if train is not None:
         let_skip(splits[0].faults, options, len(train.images))
-        check_samples(train, options, reports[0])
+        check_samples(train, options, reports[0], config.model.masks)
     if val is not None:
         check_evaluation(val, options.img_size, config.model.detections, reports[1])
         if not any(fault.effect is Effect.STOPS for fault in splits[1].faults):

@@ -91,7 +91,7 @@ def read_splits(
     detections: how many a detector keeps of a picture; channels: of the pictures that it sees.
     """
     train = _read_split(options, options.train_annotations, options.train_images, masks, channels)
-    train.check(lambda data, report: check_samples(data, options, report))
+    train.check(lambda data, report: check_samples(data, options, report, masks))
     if options.limit:
         train = val = train.subset(options.limit)
     else:

@@ -63,8 +63,8 @@ def read_images(entries: list[Any], path: Path, report: Report, max_pixels: int 
                 raise Fault("pictures without a name", message)
             if leads_out(str(name)):
                 message = (
-                    f"{path}: image {entry['id']}: its file_name {told(name)} leads out of the picture folder; expected the "
-                    "name of a file below it, as train/1.jpg."
+                    f"{path}: image {entry['id']}: its file_name {told(name)} leads out of the picture folder; write the "
+                    "names relative to it (data.train_images, data.val_images), as train/1.jpg, or give a folder further up."
                 )
                 raise Fault("names that lead out of the picture folder", message)
             # Links in the folder are followed, but not from where they lead back up.
@@ -93,6 +93,8 @@ def read_objects(
     masked = any(
         isinstance(entry, dict) and entry.get("segmentation") not in _NO_MASKS for entry in content["annotations"]
     )
+    known = _some(categories)
+    drawn: dict[int, float] = {}
     seen: set[int] = set()
     objects: dict[int, list[ObjectRecord]] = {}
     for entry in content["annotations"]:
@@ -111,18 +113,19 @@ def read_objects(
                 message = f"{where} belongs to image {entry['image_id']}, which the file's 'images' don't list."
                 raise Fault("objects of unknown pictures", message)
             if label is None:
-                known = _some(categories)
                 message = f"{where} has category {entry['category_id']}; the file's 'categories' list {known}."
                 raise Fault("objects of unknown classes", message, image=image)
             if not masked:
                 entry = {**entry, "segmentation": None}
-            objects.setdefault(image.id, []).append(_object(entry, label, image, where, report))
+            objects.setdefault(image.id, []).append(_object(entry, label, image, where, report, drawn))
         except Fault as fault:
             report(fault)
     return objects
 
 
-def _object(entry: dict[str, Any], label: int, image: ImageRecord, where: str, report: Report) -> ObjectRecord:
+def _object(
+    entry: dict[str, Any], label: int, image: ImageRecord, where: str, report: Report, drawn: dict[int, float]
+) -> ObjectRecord:
     numbers = entry["bbox"]
     if not (isinstance(numbers, list) and len(numbers) == 4 and all(map(_is_number, numbers))):
         raise Fault(
@@ -143,7 +146,7 @@ def _object(entry: dict[str, Any], label: int, image: ImageRecord, where: str, r
         raise Fault("odd crowd flags", f"{where}: its iscrowd is {told(crowd)}; expected 0 or 1.", image=image)
     segmentation = entry.get("segmentation") or None
     if segmentation is not None:
-        segmentation = read_segmentation(segmentation, image, where, report)
+        segmentation = read_segmentation(segmentation, image, where, report, drawn)
     area = entry.get("area")
     if _is_number(area) and area <= 0:
         message = f"{where}: its area is {area}; it is taken from its {'box' if segmentation is None else 'mask'}."

@@ -12,15 +12,25 @@ from convmae.detection.forms import NUMBERS, form, told, whole
 from convmae.detection.records import ImageRecord, Segmentation, run_lengths
 from convmae.engine.faults import Effect, Fault, Report
 
-LONGEST = 10_000_000  # pixels along an outline, of which drawing takes some hundred bytes each
-WINDING = 1000  # times its picture's longer side that an outline is long at most; samples enlarge small pictures
+LARGEST = 2**32 - 1  # pixels of a picture with masks, whose runs have 32 bits
+LONGEST = 10_000_000  # pixels along a picture's outlines, of which drawing takes some hundred bytes each
+WINDING = 1000  # times their picture's longer side that outlines are long at most; samples enlarge small pictures
 _BYTES = ("b'", 'b"')  # what the text of bytes begins with
 
 
-def read_segmentation(found: Any, image: ImageRecord, where: str, report: Report) -> Segmentation:
-    """Returns polygons, or run lengths as a compressed RLE of the picture's size. Raises Fault for anything else."""
+def read_segmentation(
+    found: Any, image: ImageRecord, where: str, report: Report, drawn: dict[int, float]
+) -> Segmentation:
+    """Returns polygons, or run lengths as a compressed RLE of the picture's size. Raises Fault for anything else.
+
+    ``drawn``: pixels along the outlines of each picture so far, by its id.
+    """
+    pixels = image.height * image.width
+    if pixels > LARGEST:
+        message = f"{where}: its picture {image.file_name} has {pixels} pixels; expected {LARGEST} at most: cut it up."
+        raise Fault("masks of too many pixels", message, image=image)
     if isinstance(found, list):
-        return _polygons(found, image, where, report)
+        return _polygons(found, image, where, report, drawn)
     if not (isinstance(found, dict) and isinstance(found.get("counts"), (list, str)) and "size" in found):
         raise Fault(
             "segmentations of no known form",
@@ -39,7 +49,6 @@ def read_segmentation(found: Any, image: ImageRecord, where: str, report: Report
     counts = found["counts"]
     if isinstance(counts, list) and float in set(map(type, counts)):  # 3.0 is 3, as for ids
         counts = [value if (number := whole(value)) is None else number for value in counts]
-    pixels = image.height * image.width
     try:
         total = _pixels(counts, pixels)
     except ValueError as error:
@@ -71,11 +80,13 @@ def _pixels(counts: list[Any] | str, most: int) -> int:
     return int(runs.sum())
 
 
-def _polygons(found: list[Any], image: ImageRecord, where: str, report: Report) -> list[list[float]]:
+def _polygons(
+    found: list[Any], image: ImageRecord, where: str, report: Report, drawn: dict[int, float]
+) -> list[list[float]]:
     # Drawing takes memory by the length of an outline, so one far away is not drawn.
     reach = max(image.width, image.height)
     longest = min(LONGEST, WINDING * reach)
-    parts = []
+    parts, length = [], drawn.get(image.id, 0.0)
     for part in found:
         if not (isinstance(part, list) and len(part) % 2 == 0 and set(map(type, part)) <= NUMBERS):
             raise _no_polygons(found, image, where)
@@ -92,12 +103,19 @@ def _polygons(found: list[Any], image: ImageRecord, where: str, report: Report) 
                 Effect.LEFT_OUT,
                 image,
             )
-        if len(part) * (high - low) > longest and (length := _length(part)) > longest:
-            message = f"{where}: the outline of its polygon is {length:.3g} pixels long; expected {longest} at most."
+        most = len(part) / 2 * (high - low)
+        # To measure takes longer than the rest, so what is surely short counts as at most.
+        length += most if length + most <= longest / 2 else _length(part)
+        if length > longest:
+            message = (
+                f"{where}: with its polygons the outlines in {image.file_name} are {length:.3g} pixels long; expected "
+                f"{longest} at most."
+            )
             raise Fault("polygons without end", message, Effect.LEFT_OUT, image)
         parts.append(part)
     if len(found) > 2 and all(len(part) == 2 for part in found):
         raise _no_polygons(found, image, where)
+    drawn[image.id] = length
     if not parts:
         message = f"{where}: its segmentation is {told(found)}."
         raise Fault("polygons of less than three points", message, Effect.LEFT_OUT, image)

@@ -11,6 +11,7 @@ from convmae.detection.config import DetectionDataOptions
 from convmae.detection.contradictions import check_contradictions
 from convmae.engine.faults import Effect, Fault, Report
 
+MASKS = 2**33  # bytes that the masks of one sample take at most
 COUNTED = 100  # detections of a class on a picture that COCO's evaluation looks at
 
 
@@ -21,8 +22,13 @@ def check_split(data: CocoData, report: Report, masks: bool = True) -> None:
     check_contradictions(data, report, masks)
 
 
-def check_samples(data: CocoData, options: DetectionDataOptions, report: Report) -> None:
-    """Reports how many objects of a training split are lost on the way into a sample; one that loses all stops training."""
+def check_samples(data: CocoData, options: DetectionDataOptions, report: Report, masks: bool = True) -> None:
+    """Reports how many objects of a training split are lost on the way into a sample; one that loses all stops training.
+
+    With ``masks`` so does a picture of more objects than a sample can hold masks of.
+    """
+    if masks:
+        _check_masks(data, options.img_size, report)
     smallest, largest = options.jitter
     if (lost := _lost(data, options.img_size, largest)).size and lost.all():
         kind, effect, factor = "splits without an object of a pixel", Effect.STOPS, largest
@@ -32,6 +38,18 @@ def check_samples(data: CocoData, options: DetectionDataOptions, report: Report)
     _report_lost(
         data, options.img_size, factor, f"{jitter}: left out of samples, or a pixel at most", kind, effect, report
     )
+
+
+def _check_masks(data: CocoData, img_size: int, report: Report) -> None:
+    counts = np.bincount(data.packed.owners()[~data.packed.columns["crowd"]], minlength=1)
+    for number in np.flatnonzero(counts > MASKS // img_size**2).tolist():
+        image = data.images[number]
+        message = (
+            f"{data.annotations}: image {image.id} ({image.file_name}) has {counts[number]} objects, whose masks take "
+            f"{counts[number] * img_size**2 / 2**30:.0f} GiB in a sample of data.img_size={img_size}; expected "
+            f"{MASKS // img_size**2} at most. Cut the picture into tiles, or train without masks: model.masks=false."
+        )
+        report(Fault("pictures with more masks than a sample holds", message, image=image))
 
 
 def check_evaluation(data: CocoData, img_size: int, detections: int, report: Report) -> None:

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from pycocotools import mask as mask_api
 from torch import Tensor
 
-from convmae.detection.records import ObjectRecord, Segmentation, to_rle
+from convmae.detection.records import ObjectRecord, Segmentation, run_lengths, to_rle
 from convmae.engine.images import Picture, channel_statistics, to_tensor
 
 GREY = 128
@@ -102,9 +102,13 @@ class Geometry:
         """Returns masks [N, size, size] of zeros and ones; polygons are drawn at the new scale, so they stay sharp."""
         height, width = self.content
         masks = np.zeros((len(segmentations), self.size, self.size), dtype=np.uint8)
+        places = None
         for mask, found in zip(masks, segmentations, strict=True):
-            if isinstance(found, dict):
-                mask[:height, :width] = self._resample(mask_api.decode(found))
+            if isinstance(found, dict):  # decoded at these places alone: a picture may have a hundred times as many
+                places = places or self._places()
+                ends = np.searchsorted(places[0], run_lengths(found["counts"]).cumsum())
+                pixels = np.repeat((np.arange(len(ends)) % 2).astype(np.uint8), np.diff(ends, prepend=0))
+                mask[:height, :width] = pixels.reshape(-1, height)[places[1]].T
             else:
                 mask[:height, :width] = mask_api.decode(to_rle(self._polygons(found), height, width))
         return masks
@@ -118,13 +122,13 @@ class Geometry:
             moved.append((points * self.scale - (self.left, self.top)).ravel().tolist())
         return moved
 
-    def _resample(self, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        if self.flip:
-            mask = mask[:, ::-1]
-        (scale_x, scale_y), (height, width) = self.scale, self.content
-        rows = ((np.arange(height) + self.top + 0.5) / scale_y).astype(np.int64).clip(max=mask.shape[0] - 1)
-        columns = ((np.arange(width) + self.left + 0.5) / scale_x).astype(np.int64).clip(max=mask.shape[1] - 1)
-        return mask[rows[:, None], columns]
+    def _places(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where in the runs of a mask, column by column, the square's pixels lie, each column once; and which is whose."""
+        (scale_x, scale_y), (height, width), (columns, rows) = self.scale, self.content, self.source
+        down = ((np.arange(height) + self.top + 0.5) / scale_y).astype(np.int64).clip(max=rows - 1)
+        across = ((np.arange(width) + self.left + 0.5) / scale_x).astype(np.int64).clip(max=columns - 1)
+        shown, numbers = np.unique(columns - 1 - across if self.flip else across, return_inverse=True)
+        return (shown[:, None] * rows + down).ravel(), numbers
 
 
 def fit(width: int, height: int, size: int) -> Geometry:

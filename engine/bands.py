@@ -22,6 +22,7 @@ from convmae.engine.limits import check_pixels
 from convmae.engine.orientation import turned
 from convmae.engine.reading import Reading
 from convmae.engine.regular import check_regular
+from convmae.engine.tiff_codecs import bound_codecs
 
 ARRAYS, TIFFS = (".npy",), (".tif", ".tiff")
 OTHER_BANDS = "pictures of other bands than the model has channels"
@@ -29,6 +30,7 @@ _FORMS = {"b": "unsigned", "u": "unsigned", "i": "signed", "f": "float"}  # by N
 _COLOURS = {0: 1, 1: 1, 3: 1, 2: 3, 6: 3, 8: 3, 5: 4}  # samples of TIFF's photometric interpretations
 _ORIENTATION = 274  # TIFF's tag
 _PREMULTIPLIED = 1
+_TILE = 2**24  # pixels of a tile, which may be larger than its picture
 # What tifffile and NumPy raise on damaged files.
 _DAMAGED = (
     tifffile.TiffFileError,
@@ -49,6 +51,7 @@ _DAMAGED = (
     lzma.LZMAError,
     tokenize.TokenError,
 )
+bound_codecs()
 
 
 class Bands(NamedTuple):
@@ -147,6 +150,7 @@ def _tiff(path: Path, channels: int) -> Bands | None:
             orientation = int(page.tags.valueof(_ORIENTATION, 1))
             dtype, bits = series.dtype, int(page.bitspersample)
             premultiplied = _PREMULTIPLIED in page.extrasamples
+            tile = page.tilelength * page.tilewidth * page.tiledepth if page.is_tiled else 0
     except _DAMAGED:
         return None  # Pillow says what is wrong with it, or reads it after all
     others = [axis for axis in sides if axis not in "YX"]
@@ -155,6 +159,12 @@ def _tiff(path: Path, channels: int) -> Bands | None:
         raise UserError(f"{path} holds {dtype} of {shape}; expected numbers of height, width and bands.")
     if not whole:
         raise UserError(f"{path} can't be read as a picture (it is cut off); replace or remove the file.")
+
+    if tile > max(_TILE, sides["X"] * sides["Y"]):
+        raise UserError(
+            f"{path} is {sides['X']} x {sides['Y']} pixels in tiles of {tile}; expected {_TILE} at most. Save it anew in "
+            "strips."
+        )
 
     def read() -> NDArray[Any]:
         values = _decode(path, premultiplied).reshape(tuple(sides.values()))

@@ -19,7 +19,7 @@ from torchvision.transforms.v2.functional import resize
 from convmae.engine.bands import check_count, count_bands, read_bands, stored_bands
 from convmae.engine.depth import Kind, kind_of, read_deep, samples, scale
 from convmae.engine.errors import UserError
-from convmae.engine.limits import check_pixels, own_limits
+from convmae.engine.limits import check_pixels, in_turn, own_limits
 from convmae.engine.orientation import orientation, upright, upright_size
 from convmae.engine.png import pixels_alone
 from convmae.engine.reading import MAX_PIXELS, RGB, Reading
@@ -91,7 +91,8 @@ def look_at(path: str | Path, reading: Reading = RGB) -> Look:
         check_bands(image, path, reading)
         look, ending = Look(image.mode, upright_size(image), orientation(image) != 1), _ENDINGS.get(image.format or "")
     if ending is None or not _ends_with(path, ending):
-        read_image(path, reading)
+        with in_turn(look.size):
+            read_image(path, reading)
     return look
 
 

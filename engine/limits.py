@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ _OURS: tuple[tuple[Any, str, int | None], ...] = (
     (PngImagePlugin, "MAX_TEXT_CHUNK", TEXT),
     (PngImagePlugin, "MAX_TEXT_MEMORY", TEXT),
 )
-_lock = threading.Lock()
+LARGE = 50_000_000  # pixels of a picture that threads decode one after the other
+_lock, _large = threading.Lock(), threading.Lock()
 _inside = 0  # threads that read pictures
 _theirs: list[int | None] = []
 
@@ -43,6 +44,11 @@ def own_limits() -> Iterator[None]:
             if _inside == 0:
                 for (module, name, _), value in zip(_OURS, _theirs, strict=True):
                     setattr(module, name, value)
+
+
+def in_turn(size: tuple[int, int]) -> AbstractContextManager[Any]:
+    """Keeps other threads from decoding a large picture while this one does: dozens would take the memory of a machine."""
+    return _large if size[0] * size[1] > LARGE else nullcontext()
 
 
 def check_pixels(path: str | Path, size: tuple[int, int], max_pixels: int) -> None:

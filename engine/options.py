@@ -25,9 +25,7 @@ class ReadingOptions:
         "all that a file of its kind can hold",
         length=2,
     )
-    max_pixels: int = option(
-        MAX_PIXELS, "width times height beyond which a picture or label map is refused", low=1, high=2**31 - 1
-    )
+    max_pixels: int = option(MAX_PIXELS, "width times height beyond which a picture or label map is refused", low=1)
 
     def reading(self, channels: int = 3) -> Reading:
         """Returns how a run with these options reads its pictures. Raises UserError for a range that is none."""

@@ -15,6 +15,7 @@ from convmae.engine.data_report import describe_range
 from convmae.engine.errors import UserError
 from convmae.engine.faults import UNREADABLE, Effect, Fault, as_fault, spread
 from convmae.engine.images import Look, look_at, read_image
+from convmae.engine.limits import in_turn
 from convmae.engine.ranges import check_ranges
 from convmae.engine.reading import RGB, Reading
 
@@ -66,7 +67,8 @@ def _looks(paths: Sequence[Path], reading: Reading) -> Iterator[Look | Fault]:
     def examine(path: Path) -> Look | Fault:
         try:
             look = look_at(path, reading)
-            read_image(path, reading)
+            with in_turn(look.size):
+                read_image(path, reading)
         except UserError as error:
             fault = as_fault(error, UNREADABLE)
             fault.image = path

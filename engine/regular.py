@@ -18,8 +18,14 @@ _KINDS = (
 
 
 def kind_of_file(path: str | Path) -> str:
-    """Returns what a path leads to, links followed: "folder", "pipe", "socket" or "device"; "" for a file. Raises OSError."""
-    mode = os.stat(path).st_mode
+    """Returns what a path leads to, links followed: "folder", "pipe", "socket" or "device"; "" for a file.
+
+    Raises OSError where nothing is there, and UserError for what can't be a path.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except ValueError as error:
+        raise UserError(f"{str(path)!r} is no name of a file ({error}); give another path.") from None
     return next((name for test, name in _KINDS if test(mode)), "")
 
 

@@ -15,6 +15,7 @@ from convmae.engine.duplicates import check_repeated
 from convmae.engine.errors import UserError
 from convmae.engine.faults import UNREADABLE, Effect, Fault, as_fault, spread
 from convmae.engine.images import Look, look_at, read_image
+from convmae.engine.limits import in_turn
 from convmae.engine.ranges import check_ranges
 from convmae.engine.reading import RGB, Reading
 from convmae.segmentation.config import SegmentationDataOptions
@@ -109,9 +110,10 @@ def check_split(
     def examine(pair: Pair) -> tuple[Look, Look, LabelValues] | Fault:
         try:
             image, label = _look(pair, reading)
-            if pair in chosen:
-                _decode(pair.image, reading)
-            return image, label, measure(*read_values(pair.label, reading.max_pixels))
+            with in_turn(image.size):
+                if pair in chosen:
+                    _decode(pair.image, reading)
+                return image, label, measure(*read_values(pair.label, reading.max_pixels))
         except Fault as fault:
             fault.image = pair
             return fault

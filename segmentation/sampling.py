@@ -5,6 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
+from convmae.engine.images import open_image
+from convmae.engine.limits import in_turn
 from convmae.engine.reading import MAX_PIXELS
 from convmae.segmentation.layout import Pair, count_values, read_label
 
@@ -15,8 +17,11 @@ def find_classes(
     """Returns which classes each picture's label map holds, [P, N]. Raises UserError naming a label map that is broken."""
 
     def held(pair: Pair) -> NDArray[np.bool_]:
-        labels = read_label(pair.label, num_classes, reduce_zero_label, max_pixels)
-        return count_values(labels)[:num_classes] > 0
+        with open_image(pair.label, max_pixels) as image:
+            size = image.size
+        with in_turn(size):
+            labels = read_label(pair.label, num_classes, reduce_zero_label, max_pixels)
+            return count_values(labels)[:num_classes] > 0
 
     with ThreadPoolExecutor() as pool:
         return np.array(list(pool.map(held, pairs)))

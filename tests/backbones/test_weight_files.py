@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from convmae.backbones.weight_files import CheckpointError, read_weights, split_choice
+from convmae.backbones.weight_files import CheckpointError, find_weights, read_weights, split_choice
 
 STATE = {"a.weight": torch.arange(12.0).view(3, 4), "a.bias": torch.ones(3), "count": torch.tensor(3)}
 ARGS = argparse.Namespace(lr=1e-4, output_dir=Path("runs"), betas=(0.9, 0.95))
@@ -278,3 +278,20 @@ def test_a_file_without_sums_is_read(tmp_path: Path) -> None:
     finally:
         torch.serialization.set_crc32_options(True)
     assert set(read_weights(tmp_path / "a.pth")[0]) == set(STATE)
+
+
+def test_containers_in_containers_are_looked_into_a_few_times_alone() -> None:
+    class Numbers(dict):
+        looked = 0
+
+        def items(self):  # type: ignore[override]
+            self.looked += 1
+            return super().items()
+
+    inner = Numbers({str(number): number for number in range(9)})
+    content: dict = inner
+    for _ in range(6):
+        content = {"model": content}
+    with pytest.raises(CheckpointError, match="holds 'model'; expected tensors by name"):
+        find_weights(content, "a.pth")
+    assert inner.looked <= 4

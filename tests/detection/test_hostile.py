@@ -1,5 +1,6 @@
 """COCO files that are bombs or nothing: named with file and id, never a traceback, a memory fault or a long wait."""
 
+import json
 import os
 import subprocess
 import sys
@@ -15,14 +16,14 @@ from hypothesis import given, settings
 from pycocotools import mask as mask_api
 from tiny_detector import tiny_config
 
-from convmae.detection import perfect
+from convmae.detection import entries, perfect
 from convmae.detection.coco import CocoData, parse_coco, read_coco
 from convmae.detection.data_check import check_data
 from convmae.detection.records import ObjectRecord, to_rle
 from convmae.detection.segmentations import WINDING
 from convmae.detection.split_check import check_split
 from convmae.engine.errors import UserError
-from convmae.engine.faults import Effect, Fault
+from convmae.engine.faults import Effect, Fault, refuse
 from convmae.engine.reading import Reading
 
 Change = Callable[[Callable[[dict], Any]], Path]
@@ -115,7 +116,10 @@ def test_an_outline_without_end_is_left_out(split: Path, change: Change) -> None
     change(first("annotations", segmentation=zigzag))
     (fault,) = [one for one in faults_of(split) if one.kind == "polygons without end"]
     assert fault.effect is Effect.LEFT_OUT
-    assert "annotation 1: the outline of its polygon is 9.64e+04 pixels long; expected 96000 at most" in str(fault)
+    assert (
+        "annotation 1: with its polygons the outlines in 0.png are 9.64e+04 pixels long; expected 96000 at most"
+        in str(fault)
+    )
     change(first("annotations", segmentation=[zigzag[0][:1000]]))
     assert "polygons without end" not in {one.kind for one in faults_of(split)}
 
@@ -157,6 +161,75 @@ def test_a_key_that_stands_twice_is_named(split: Path) -> None:
     assert len(read_coco(path, split / "images").images) == 4
 
 
+def test_a_key_that_stands_twice_where_nobody_reads_it_is_passed_over(split: Path) -> None:
+    path = split / "instances.json"
+    whole = path.read_text()
+    for more in ('"attributes": {"id": 1, "id": 2, "x": 1, "x": 2}, ', '"note": 1, "note": 2, '):
+        path.write_text(whole.replace('"bbox":', more + '"bbox":', 1))
+        assert len(read_coco(path, split / "images").images) == 4
+    path.write_text('{"info": {"name": 1, "name": 2}, "info": 3, ' + whole[1:])
+    assert len(read_coco(path, split / "images").images) == 4
+    runs = '"segmentation": {"size": [64, 96], "counts": [6000, 144], "counts": [144, 6000]}, "bbox":'
+    path.write_text(whole.replace('"bbox":', runs, 1))
+    assert "the key 'segmentation' of the object with id 1 stands twice" in refused(split)
+    rows = json.loads(whole)
+    rows["annotations"][0]["segmentation"] = "@"
+    path.write_text(json.dumps(rows).replace('"@"', '{"size": [64, 96], "counts": "0", "counts": "1"}'))
+    assert "the key 'counts' stands twice" in refused(split)
+
+
+def test_what_is_no_name_of_a_file_is_refused(split: Path) -> None:
+    config = tiny_config(split)
+    config.data.train_annotations = "a\0b.json"
+    with pytest.raises(UserError, match=r"a\\x00b.json' is no name of a file \(embedded null byte\)"):
+        read_coco(split / "a\0b.json", split / "images")
+    (fault,) = check_data(config)[0].faults
+    assert "is no name of a file" in str(fault)
+
+
+def test_pixels_beyond_the_32_bits_of_masks_are_refused_where_data_has_masks(split: Path, change: Change) -> None:
+    vast = Reading(max_pixels=10**12)
+    path = change(
+        lambda content: [
+            first("images", width=2**16, height=2**16)(content),
+            first("annotations", segmentation={"size": [2**16] * 2, "counts": [2**32]})(content),
+        ]
+    )
+    with pytest.raises(
+        UserError, match=r"annotation 1: its picture 0.png has 4294967296 pixels; expected 4294967295 at"
+    ):
+        parse_coco(path, split / "images", refuse, vast)
+
+
+def test_the_classes_of_a_file_are_told_once_however_many_objects_are_of_others(
+    split: Path, change: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(entries, "_some", lambda categories: calls.append(1) or "1, 2")
+    change(lambda content: [one.update(category_id=99) for one in content["annotations"]])
+    assert sum("has category 99; the file's 'categories' list 1, 2" in str(fault) for fault in faults_of(split)) > 1
+    assert calls == [1]
+
+
+@pytest.mark.parametrize("together", ["objects", "parts"])
+def test_many_outlines_of_a_picture_have_one_limit(split: Path, change: Change, together: str) -> None:
+    """Each of them would be drawn alone."""
+    winding = [0, 0, 96, 64] * (WINDING // 4)
+
+    def edit(content: dict) -> None:
+        model = {**content["annotations"][0], "iscrowd": 0, "segmentation": [winding]}
+        if together == "parts":
+            content["annotations"][0]["segmentation"] = [winding] * 3
+        else:
+            content["annotations"] += [{**model, "id": 1000 + number} for number in range(3)]
+
+    change(edit)
+    faults = [one for one in faults_of(split) if one.kind == "polygons without end"]
+    assert faults
+    assert len(faults) < 3
+    assert all(one.effect is Effect.LEFT_OUT and "expected 96000 at most" in str(one) for one in faults)
+
+
 @pytest.mark.parametrize(
     "name", ["../0.png", "/etc/passwd", "deep/../../0.png", "C:\\data\\0.png", "c:/0.png", "..", "//host/a"]
 )
@@ -165,7 +238,7 @@ def test_a_name_that_leads_out_of_the_picture_folder_is_refused(split: Path, cha
     change(first("images", file_name=name))
     assert (
         f"{split / 'instances.json'}: image 10: its file_name the text {name!r} leads out of the picture folder"
-        in refused(split)
+        "; write the names relative to it (data.train_images, data.val_images)" in refused(split)
     )
 
 

@@ -12,6 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tiny_detector import tiny_config
 
+from convmae.detection import split_check
 from convmae.detection.class_check import check_learnt, check_names
 from convmae.detection.coco import parse_coco
 from convmae.detection.config import DetectionConfig
@@ -23,7 +24,7 @@ from convmae.detection.train import test as run_test
 from convmae.detection.train import train
 from convmae.engine.data_report import summary
 from convmae.engine.errors import UserError
-from convmae.engine.faults import Effect, Fault
+from convmae.engine.faults import Effect, Fault, refuse
 
 Edit = Callable[[dict[str, Any]], Any]
 Change = Callable[[Edit], Path]
@@ -327,3 +328,20 @@ def test_classes_of_the_same_name_are_doubted(tmp_path: Path, names: tuple[str, 
     found: list[Fault] = []
     check_names(categories(tmp_path, [{"id": 1, "name": names[0]}, {"id": 2, "name": names[1]}]), found.append)
     assert [fault.effect for fault in found] == [Effect.DOUBTFUL] * doubted
+
+
+def test_a_picture_of_more_masks_than_a_sample_holds_stops(split: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = two_files(split, lambda content: None)
+    data = parse_coco(split / "train.json", split / "images", refuse)
+    most = max(data.packed.learnable(image) for image in data.images)
+    for room, masks, kinds in ((most, True, 0), (most - 1, True, 1), (most - 1, False, 0)):
+        monkeypatch.setattr(split_check, "MASKS", room * config.data.img_size**2)
+        config.model.masks = masks
+        faults = [str(fault) for fault in check_data(config)[0].faults if "more masks" in fault.kind]
+        assert bool(faults) == bool(kinds)
+        for fault in faults:
+            assert f"has {most} objects, whose masks take" in fault
+            assert f"in a sample of data.img_size={config.data.img_size}; expected {room} at most" in fault
+        if kinds:
+            with pytest.raises(UserError, match="whose masks take"):
+                read_splits(config.data, masks)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask as mask_api
 
 from convmae.detection.records import ObjectRecord, Segmentation
 from convmae.detection.transforms import GREY, Geometry, fit, large_scale_jitter, place_objects
@@ -21,8 +22,6 @@ def polygon() -> Segmentation:
 
 
 def runs() -> Segmentation:
-    from pycocotools import mask as mask_api
-
     mask = np.zeros((HEIGHT, WIDTH), dtype=np.uint8, order="F")
     mask[BOX[1] : BOX[3], BOX[0] : BOX[2]] = 1
     found = mask_api.encode(mask)
@@ -121,3 +120,27 @@ def test_extreme_pictures_pass(width: int, height: int) -> None:
         *(large_scale_jitter(width, height, 64, (0.1, 2.0), 0.5) for _ in range(9)),
     ):
         assert geometry.image(image).shape == (3, 64, 64)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("size", [(40, 30), (96, 64), (300, 200), (1, 7)])
+def test_a_mask_is_decoded_at_the_squares_pixels_alone(
+    size: tuple[int, int], flip: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    width, height = size
+    masks = np.random.default_rng(0).integers(0, 2, (4, height, width)).astype(np.uint8)
+    masks[2], masks[3] = 0, 1
+    runs = [mask_api.encode(np.asfortranarray(mask)) for mask in masks]
+    found: list[Segmentation] = [{"size": [height, width], "counts": run["counts"].decode()} for run in runs]
+    monkeypatch.setattr(mask_api, "decode", None)  # which would take the memory of the whole picture for each mask
+    for scale in (0.4, 1.0, 2.7):
+        across, down = max(1, round(scale * width)), max(1, round(scale * height))
+        geometry = Geometry(size, across, down, 96, max(0, across - 96) // 2, max(0, down - 96) // 3, flip)
+        rows = (
+            ((np.arange(geometry.content[0]) + geometry.top + 0.5) / geometry.scale[1]).astype(int).clip(max=height - 1)
+        )
+        columns = ((np.arange(geometry.content[1]) + geometry.left + 0.5) / geometry.scale[0]).astype(int)
+        shown = (masks[:, :, ::-1] if flip else masks)[:, rows[:, None], columns.clip(max=width - 1)]
+        placed = geometry.masks(found)
+        assert np.array_equal(placed[:, : geometry.content[0], : geometry.content[1]], shown)
+        assert placed.sum() == shown.sum()

@@ -97,10 +97,15 @@ def test_what_is_no_text_in_utf8_is_refused_by_name(tmp_path: Path, content: byt
 def test_a_text_that_is_not_there_or_a_folder_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.txt can't be read: No such file"):
         read_text(tmp_path / "none.txt")
-    with pytest.raises(UserError, match="can't be read: Is a directory"):
+    with pytest.raises(UserError, match="is a folder; expected a file"):
         read_text(tmp_path)
 
 
 def test_half_a_character_is_written_as_an_escape(tmp_path: Path) -> None:
     write_whole(tmp_path / "a.txt", "ü \ud800 \udcfc")
     assert (tmp_path / "a.txt").read_bytes() == "ü \\ud800 \\udcfc".encode()
+
+
+def test_a_name_with_a_zero_in_it_is_refused() -> None:
+    with pytest.raises(UserError, match=r"'a\\x00b' is no name of a file \(embedded null byte\); give another path"):
+        read_text(Path("a\0b"))

@@ -152,6 +152,7 @@ def test_given_pictures_are_read_as_the_run_did(folder: Path, tmp_path: Path) ->
 def test_a_recipe_takes_both_options_and_checks_them() -> None:
     config = load_config(PretrainingConfig, None, ["data.range=[-1024,3071]", "data.max_pixels=500000000"])
     assert (config.data.reading().range, config.data.reading().max_pixels) == ((-1024, 3071), 500_000_000)
+    assert load_config(PretrainingConfig, None, ["data.max_pixels=10000000000"]).data.reading().max_pixels == 10**10
     for wrong in ("data.range=[0]", "data.range=[0,.inf]", "data.range=[a,b]", "data.max_pixels=0"):
         with pytest.raises(UserError, match=wrong.partition("=")[0]):
             load_config(PretrainingConfig, None, [wrong])
