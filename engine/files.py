@@ -17,6 +17,7 @@ from convmae.backbones.safe_files import CheckpointError, read_file
 from convmae.backbones.weight_files import split_choice
 from convmae.engine.classes import check_class_lists
 from convmae.engine.errors import UserError
+from convmae.engine.regular import check_regular
 from convmae.engine.run_files import claim, partial_name
 from convmae.engine.weights import check_finite
 
@@ -57,9 +58,8 @@ def read_text(path: Path) -> str:
 
     Raises UserError for a file that can't be read or is no such text.
     """
-    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
-        raise UserError(f"{path} is a pipe or a device; expected a file.")
     try:
+        check_regular(path)
         content = path.read_bytes()
         encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
         text = content.decode(encoding)

@@ -34,7 +34,7 @@ class Unreadable(UserError):
 
 @contextmanager
 def reading_picture() -> Iterator[None]:
-    """Has a UserError of reading a picture be Unreadable, but for a Fault that says it can be read and is not as options ask."""
+    """Has a UserError of reading a picture be Unreadable, but for a Fault of one that is not as the options ask."""
     try:
         yield
     except UserError as error:

@@ -85,8 +85,9 @@ def let_skip(faults: list[Fault], options: DataOptions, pictures: int, count: in
         fault.effect = Effect.SKIPPED
     if count and len(found) > options.bad_share * count:
         message = (
-            f"{len(found)} of {count} training pictures that were read can't be, more than data.bad_share={options.bad_share:g}; "
-            f"a run stops where that holds of all {pictures}. Read them all, without --pictures"
+            f"{len(found)} of {count} training pictures that were read can't be, more than "
+            f"data.bad_share={options.bad_share:g}; a run stops where that holds of all {pictures}. Read "
+            "them all, without --pictures"
         )
         faults.append(Fault("samples with many unreadable pictures", message, Effect.DOUBTFUL))
 

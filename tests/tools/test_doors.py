@@ -28,7 +28,7 @@ DEEP = [
     for kind in CONTENTS
     if kind.startswith(("classes of", "average of other")) or kind.removeprefix("all ") in SHAPES
 ]
-LONGEST = 20.0  # seconds; a bomb takes hours
+LONGEST = 2.0  # seconds; a bomb takes hours
 
 
 def check(door: str, files: dict[str, Path]) -> None:
@@ -90,7 +90,7 @@ def test_pipes_devices_and_links_to_themselves_are_not_waited_for(name: str, tmp
     for path in (tmp_path / name, Path("/dev/zero"), Path("/dev/stdin")):
         with pytest.raises(CheckpointError, match="a pipe or device at"):
             read_file(path)
-        with pytest.raises(UserError, match="is a pipe or a device"):
+        with pytest.raises(UserError, match=r"is a (pipe|socket|device); expected a file"):
             read_text(path)
     for path in (tmp_path / "loop", tmp_path / ("x" * 5000), Path("a\0b")):
         with pytest.raises(CheckpointError, match="no file at"):
