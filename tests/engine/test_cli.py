@@ -156,7 +156,7 @@ def test_a_defect_of_ours_keeps_its_traceback() -> None:
         (["--resume", "--overwrite"], "give one of them"),
         (["--work-dir", "text.pth/run"], "can't be written"),
         (["--launcher", "pytorch"], "torchrun"),
-        (["--cfg-options", "model.decoder_dim=-512"], "model.decoder_dim is -512; expected at least 4"),
+        (["--cfg-options", "model.decoder_dim=-512"], "model.decoder_dim is -512; expected from 4 to 8192"),
         (["--cfg-options", "model.decoder_dim=1000000000"], "model.decoder_dim is 1e+09; expected from 4 to 8192"),
         (["--overwrite", "--cfg-options", "model.init=loop.pth", "data.root=one"], "loop.pth"),
         (["--overwrite", "--work-dir", "loop.pth", "--cfg-options", "model.init=text.pth"], "can't be written"),

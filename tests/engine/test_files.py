@@ -97,7 +97,7 @@ def test_what_is_no_text_in_utf8_is_refused_by_name(tmp_path: Path, content: byt
 def test_a_text_that_is_not_there_or_a_folder_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.txt can't be read: No such file"):
         read_text(tmp_path / "none.txt")
-    with pytest.raises(UserError, match="can't be read: Is a directory"):
+    with pytest.raises(UserError, match="is a folder; expected a file"):
         read_text(tmp_path)
 
 
