@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from types import NoneType
 from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from convmae.backbones.stand_ins import Array, Refused
 
 DEEPEST = 64  # containers within each other
 _MOST_SHARED = 16  # values for each one that is there, where a container stands in several others
 _FREE = 1000
+_LEAVES = {int, float, str, bool, NoneType, Tensor}
 
 
 class _Made(NamedTuple):
@@ -31,10 +35,8 @@ def plain(content: Any) -> Any:
 
 
 def _make(value: Any, known: dict[int, _Made | None], depth: int) -> _Made:
-    if isinstance(value, Array):
-        return _Made(value.values, 1, 0)
     if not isinstance(value, dict) and type(value) not in (list, tuple):
-        return _Made(value, 1, 0)
+        return _Made(value.values if isinstance(value, Array) else value, 1, 0)
     place = id(value)
     if place not in known:
         known[place] = None
@@ -42,6 +44,10 @@ def _make(value: Any, known: dict[int, _Made | None], depth: int) -> _Made:
             raise Refused(f"has more than {DEEPEST} containers within each other; expected weights")
         values, size, height = [], 1, 0
         for part in _parts(value):
+            if type(part) in _LEAVES:  # most of what lists hold, which can be millions
+                values.append(part)
+                size += 1
+                continue
             made = _make(part, known, depth + 1)
             values.append(made.value)
             size, height = size + made.size, max(height, made.height)

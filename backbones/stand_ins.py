@@ -141,7 +141,16 @@ class Storages:
         return self._known[key]
 
 
-def _tensor(storage: object, offset: object, size: object, stride: object, *_: object) -> Tensor:
+def _tensor(
+    storage: object,
+    offset: object,
+    size: object,
+    stride: object,
+    grad: object = False,
+    hooks: object = None,
+    metadata: object = None,
+    *_: object,
+) -> Tensor:
     """A tensor from its place in a storage, which it may not leave."""
     if not (isinstance(storage, Storage) and _is_whole(offset) and _are_whole(size) and _are_whole(stride)):
         raise Refused("has a tensor of no known form")
@@ -149,8 +158,18 @@ def _tensor(storage: object, offset: object, size: object, stride: object, *_: o
     if len(size) != len(stride) or len(size) > 64:
         raise Refused(f"has a tensor of the size {size} with the strides {stride}")
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True)) if count else offset - 1
-    if last >= len(values) or count > max(len(values), _REPEATED):
+    if last >= len(values):
         raise Refused(f"has a tensor of {size} beyond its storage of {len(values)} values")
+    if count > max(len(values), _REPEATED):
+        raise Refused(
+            f"has a tensor of {size} that makes {count:,} values of the {len(values):,} in its storage; expected "
+            f"{_REPEATED:,} at most: save it by .contiguous()"
+        )
+    if isinstance(metadata, dict) and (metadata.get("neg") or metadata.get("conj")):
+        raise Refused(
+            "has a tensor whose values are those of its storage with another sign; expected the values themselves: save it by "
+            ".resolve_neg() and .resolve_conj()"
+        )
     return values.as_strided(size, stride, offset if count else 0)
 
 
@@ -162,13 +181,14 @@ def _tensor_of_dtype(
     grad: object,
     hooks: object,
     dtype: object,
+    metadata: object = None,
     *_: object,
 ) -> Tensor:
     """A tensor of a dtype that has no storage type of its own; its storage is of bytes."""
     if not (isinstance(storage, Storage) and isinstance(dtype, torch.dtype) and storage.values.dtype == torch.uint8):
         raise Refused("has a tensor of no known form")
     whole = len(storage.values) // dtype.itemsize * dtype.itemsize
-    return _tensor(Storage(storage.values[:whole].view(dtype)), offset, size, stride)
+    return _tensor(Storage(storage.values[:whole].view(dtype)), offset, size, stride, metadata=metadata)
 
 
 def _without_values(dtype: object, size: object, stride: object, *_: object) -> Tensor:

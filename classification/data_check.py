@@ -30,7 +30,7 @@ def check_data(options: FolderOptions, count: int = 0, channels: int = 3) -> lis
         _check_split(name, options, part, count, channels)
         for name, part in (("training", options.train), ("validation", options.val))
     )
-    let_skip(training.faults, options, len(training.paths))
+    let_skip(training.faults, options, len(training.paths), count)
     if training.folders and validation.folders:
         try:
             check_same_folders(training.folder, training.folders, validation.folder, validation.folders)

@@ -27,7 +27,7 @@ def cache_path(source: Path) -> Path | None:
     """Returns where the arrays of a file are kept, under XDG_CACHE_HOME or ~/.cache; None for a user without a home."""
     given = os.environ.get("XDG_CACHE_HOME", "")
     folder = Path(given if os.path.isabs(given) else os.path.expanduser("~/.cache"))
-    name = f"{source.stem}-{hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:16]}.safetensors"
+    name = f"{source.stem}-{hashlib.sha256(os.fsencode(os.path.realpath(source))).hexdigest()[:16]}.safetensors"
     return folder / "convmae" / name if folder.is_absolute() else None
 
 
@@ -35,7 +35,7 @@ def stamp(source: Path, code: str) -> str:
     """Returns a text that is another when the file or the code that reads it has changed. Raises OSError for no file."""
     state = source.stat()
     # ctime too: copying tools set a file's old mtime, no tool sets its ctime.
-    return json.dumps([str(source.resolve()), state.st_size, state.st_mtime_ns, state.st_ctime_ns, code])
+    return json.dumps([os.path.realpath(source), state.st_size, state.st_mtime_ns, state.st_ctime_ns, code])
 
 
 def load_arrays(path: Path, expected: str) -> dict[str, NDArray] | None:

@@ -17,7 +17,7 @@ class ModelOptions:
     )
     in_chans: int = channels_option()
     window_size: int = option(
-        7, "side of the attention windows of stage 3, in tokens; the released detector has 16", low=1
+        7, "side of the attention windows of stage 3, in tokens; the released detector has 16", low=1, high=512
     )
     global_blocks: List[int] = option(  # noqa: UP006
         list, "blocks of stage 3, from 0, that attend globally instead; empty spreads four of them: [0, 3, 6, 10] of 11"
@@ -29,7 +29,10 @@ class ModelOptions:
         ("shared", "decomposed"),
     )
     pretrain_img_size: int = option(
-        0, "side of the pictures whose grid the absolute positions are kept at, in pixels; 0: data.img_size", low=0
+        0,
+        "side of the pictures whose grid the absolute positions are kept at, in pixels; 0: data.img_size",
+        low=0,
+        high=8192,
     )
     pyramid: str = option(
         "fpn", "feature pyramid: a network on four maps of the encoder, or ViTDet's on its last", ("fpn", "simple")
@@ -43,7 +46,9 @@ class ModelOptions:
         "norm in pyramid and heads: bn counts each process's pictures, syncbn those of all; gn and ln suit small batches",
         ("syncbn", "bn", "gn", "ln", "none"),
     )
-    fpn_channels: int = option(256, "channels of the pyramid; the heads' cost grows with their square", low=1)
+    fpn_channels: int = option(
+        256, "channels of the pyramid; the heads' cost grows with their square", low=1, high=8192
+    )
     anchor_sizes: List[float] = option(  # noqa: UP006
         lambda: [32.0, 64.0, 128.0, 256.0, 512.0], "side of the square anchor on p2..p6, in pixels", low=1, length=5
     )
@@ -53,7 +58,7 @@ class ModelOptions:
     canonical_size: float = option(
         224.0, "side of a box that is pooled from p4, in pixels; half of it goes to p3", low=1
     )
-    rpn_convs: int = option(2, "3x3 convolutions before the proposals", low=1)
+    rpn_convs: int = option(2, "3x3 convolutions before the proposals", low=1, high=64)
     rpn_sampled: int = option(256, "anchors a picture that the proposals learn from", low=1)
     pre_nms_train: int = option(2000, "proposals of each level that enter suppression in training", low=1)
     post_nms_train: int = option(1000, "proposals that leave it in training", low=1)
@@ -62,9 +67,9 @@ class ModelOptions:
     roi_sampled: int = option(
         512, "proposals a picture that the heads learn from, a quarter of them objects at most", low=1
     )
-    box_convs: List[int] = option(lambda: [256] * 4, "channels of the box head's convolutions", low=1)  # noqa: UP006
-    box_hidden: List[int] = option(lambda: [1024], "channels of the box head's linear layers", low=1)  # noqa: UP006
-    mask_convs: List[int] = option(lambda: [256] * 4, "channels of the mask head's convolutions", low=1)  # noqa: UP006
+    box_convs: List[int] = option(lambda: [256] * 4, "channels of the box head's convolutions", low=1, high=8192)  # noqa: UP006
+    box_hidden: List[int] = option(lambda: [1024], "channels of the box head's linear layers", low=1, high=8192)  # noqa: UP006
+    mask_convs: List[int] = option(lambda: [256] * 4, "channels of the mask head's convolutions", low=1, high=8192)  # noqa: UP006
     score_threshold: float = option(0.05, "detections of less confidence are dropped", low=0, high=1)
     nms_threshold: float = option(
         0.5, "overlap (IoU) above which the less sure of two detections of a class is dropped", low=0, high=1

@@ -77,7 +77,7 @@ def check_data(config: DetectionConfig, count: int = 0) -> list[SplitCheck]:
     train, val = (split.data for split in splits)
     reports = [split.faults.append for split in splits]
     if train is not None:
-        let_skip(splits[0].faults, options, len(train.images))
+        let_skip(splits[0].faults, options, len(train.images), count)
         check_samples(train, options, reports[0], config.model.masks)
     if val is not None:
         check_evaluation(val, options.img_size, config.model.detections, reports[1])

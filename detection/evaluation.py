@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +20,10 @@ from numpy.typing import NDArray
 from pycocotools import mask as mask_api
 
 from convmae.detection.coco import CocoData
+from convmae.detection.records import to_rle
+from convmae.detection.segmentations import read_segmentation
 from convmae.engine.errors import UserError
+from convmae.engine.faults import refuse
 from convmae.engine.files import write_whole
 from convmae.engine.log import log
 from convmae.engine.memory import collector_paused
@@ -127,19 +131,26 @@ def read_results(path: Path, data: CocoData) -> list[dict[str, Any]]:
     try:
         rows = json.loads(path.read_bytes())
         labels = {category.id: label for label, category in enumerate(data.categories)}
-        by_image: dict[int, list[dict[str, Any]]] = {image.id: [] for image in data.images}
-        for row in rows:
-            left, top, width, height = row["bbox"]
-            box = (left, top, left + width, top + height)
-            by_image[row["image_id"]].append({**row, "box": box, "label": labels[row["category_id"]]})
+        images = {image.id: image for image in data.images}
+        by_image: dict[int, list[dict[str, Any]]] = {image: [] for image in images}
+        masked = any("segmentation" in row for row in rows)
+        for number, row in enumerate(rows):
+            left, top, width, height, score = (float(value) for value in [*row["bbox"], row["score"]])
+            if not math.isfinite(left + top + width + height + score):
+                raise ValueError(f"row {number} has a number that is not finite")
+            image = images[row["image_id"]]
+            one = {"box": (left, top, left + width, top + height), "score": score, "label": labels[row["category_id"]]}
+            if masked:
+                outline = read_segmentation(row["segmentation"], image, f"{path}, row {number}", refuse)
+                one["mask"] = to_rle(outline, image.height, image.width)
+            by_image[image.id].append(one)
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror}; expected COCO's result rows.") from None
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise UserError(
             f"{path} doesn't hold detections on {data.annotations} ({type(error).__name__}: {error}); expected COCO's result "
             "rows, of that file's images and categories."
         ) from None
-    masked = any("segmentation" in row for row in rows)
     return [
         {
             "image_id": image,
@@ -147,7 +158,7 @@ def read_results(path: Path, data: CocoData) -> list[dict[str, Any]]:
             "scores": torch.tensor([row["score"] for row in found], dtype=torch.float64),
             "labels": torch.tensor([row["label"] for row in found], dtype=torch.int64),
             # None at all of a detector without masks.
-            **({"masks": [row["segmentation"] for row in found if "segmentation" in row]} if masked else {}),
+            **({"masks": [row["mask"] for row in found]} if masked else {}),
         }
         for image, found in by_image.items()
     ]

@@ -36,9 +36,9 @@ def check_class_lists(meta: Mapping[str, Any], source: str | Path) -> None:
             continue
         if not isinstance(names, (list, tuple)):
             raise UserError(f"{source}: its class list ({key}) is a {type(names).__name__}; expected a list of names.")
-        strange = next((name for name in names if not isinstance(name, (str, int))), None)
-        if strange is not None or len(names) > MOST:
-            found = f"holds a {type(strange).__name__}" if strange is not None else f"has {len(names):,} entries"
+        strange = [type(name).__name__ for name in names if not isinstance(name, (str, int))]
+        if strange or len(names) > MOST:
+            found = f"holds a {strange[0]}" if strange else f"has {len(names):,} entries"
             raise UserError(f"{source}: its class list ({key}) {found}; expected names, {MOST:,} at most.")
 
 

@@ -98,7 +98,7 @@ def train_tool(
             **{f"teachers.weights.{name}": file for name, file in teachers.items()},
         }
         for name, file in given.items() if args.overwrite else ():
-            if file and split_choice(file)[0].resolve().parent == work_dir.resolve():
+            if file and os.path.dirname(os.path.realpath(split_choice(file)[0])) == os.path.realpath(work_dir):
                 raise UserError(f"{name}={file} lies in {work_dir}, which --overwrite clears; move it first.")
         if config.runtime.compile:
             from convmae.engine.compilation import check_compiler

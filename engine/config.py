@@ -15,7 +15,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from convmae.engine.errors import UserError
 from convmae.engine.files import read_config, read_text, write_whole
-from convmae.engine.safe_yaml import one_line, parse_yaml
+from convmae.engine.safe_yaml import one_line, parse_yaml, write_yaml
 
 _DEEPEST = 30  # recipes on top of each other
 Schema = TypeVar("Schema")
@@ -99,7 +99,7 @@ def save_config(config: Any, path: Path) -> None:
 
 def to_yaml(config: Any) -> str:
     """Returns a dataclass tree as YAML text."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    return write_yaml(OmegaConf.to_container(OmegaConf.structured(config)))
 
 
 def differing_options(one: Any, other: Any) -> list[tuple[str, str, str]]:
@@ -154,7 +154,7 @@ def describe(schema: type) -> str:
 
 def _read_with_bases(path: Path, above: tuple[Path, ...], known: dict[Path, dict[str, Any]]) -> dict[str, Any]:
     """Returns a recipe over its bases; ``known`` are the files read so far, each of which is read once."""
-    place = path.resolve()
+    place = Path(os.path.realpath(path))  # Path.resolve raises for links that lead to themselves, before Python 3.13
     if place in above:
         raise UserError(f"{path}: its _base_ leads back to itself; expected a chain that ends.")
     if len(above) == _DEEPEST:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import sys
@@ -37,7 +38,6 @@ _OWN = {
     frozenset({"config.yaml", "scalars.jsonl"}): {"reconstructions.png"},
     frozenset({"legend.json", "legend.png"}): {"legend.png", "overlays", "labels"},
 }
-_NOTHING = "link that leads nowhere"
 _HIDDEN = "hidden"  # stands for the ending of a hidden file
 _LOOKED_INTO = 8  # files of an ending, to see whether they are pictures
 _NAMED = 5  # endings that a message names
@@ -106,25 +106,26 @@ def list_images(folder: str | Path, report: Report = refuse, once: bool = False)
 def _folders(top: Path, faults: list[Fault]) -> Iterator[tuple[Path, list[os.DirEntry[str]], tuple[str, ...]]]:
     """Yields the folders with their entries and, for each link on the way there, the real folder that the link lies in."""
     pending: list[tuple[Path, tuple[str, ...]]] = [(top, ())]
-    reached: set[str] = set()  # targets of links
+    reached: set[tuple[str, str]] = set()  # targets of links, by the folder of the top that they are met in
     while pending:
         folder, chain = pending.pop()
         try:
             with os.scandir(folder) as listed:
                 entries = sorted(listed, key=lambda entry: entry.name)
+            folders = {entry.name for entry in entries if _is_folder(entry)}  # some file systems tell only when asked
         except OSError as error:
             message = f"{folder} can't be read ({error.strerror}); allow it, or move the folder away."
             faults.append(Fault("folders that can't be read", message))
             continue
         names = {entry.name for entry in entries}
         own = {name for marks, drawn in _OWN.items() if marks <= names for name in drawn & names}
-        yield folder, [entry for entry in entries if entry.name not in own and not _is_folder(entry)], chain
+        yield folder, [entry for entry in entries if entry.name not in own | folders], chain
         if own:
             message = f"{folder}: {', '.join(sorted(own))} passed over, which a tool of this project drew"
             faults.append(Fault("drawings of this project's tools", message, Effect.NOTE))
         below = []
         for entry in entries:
-            if entry.name in own or not _is_folder(entry):
+            if entry.name in own or entry.name not in folders:
                 continue
             path = Path(entry.path)
             if is_hidden(entry.name):
@@ -133,12 +134,16 @@ def _folders(top: Path, faults: list[Fault]) -> Iterator[tuple[Path, list[os.Dir
                 below.append((path, chain))
             else:
                 target, way = os.path.realpath(path), (*chain, os.path.realpath(folder))
-                # Links within what a link leads to could lead to one another without end, so they are followed once.
-                if any(_holds(target, one) for one in way) or (chain and target in reached):
+                met = path.relative_to(top).parts[0], target
+                if any(_holds(target, one) for one in way):
                     message = f"{path} leads back to {target}, which is listed already, and is not followed"
                     faults.append(Fault("links that lead back", message, Effect.NOTE))
+                # Links within what a link leads to could lead to one another without end; a class needs them once.
+                elif chain and met in reached:
+                    message = f"{path} leads to {target}, as another link in {top / met[0]} does, and is not followed"
+                    faults.append(Fault("links that another leads to", message, Effect.NOTE))
                 else:
-                    reached.add(target)
+                    reached.add(met)
                     below.append((path, way))
         pending += reversed(below)
 
@@ -161,14 +166,13 @@ def _sort_files(folder: Path, entries: Iterable[os.DirEntry[str]], linked: bool,
             if must_open is False and not entry.name.startswith("._"):  # macOS keeps what its disks don't in ._a.jpg
                 found.others.setdefault(_HIDDEN, []).append(path)
         elif not entry.is_file(follow_symlinks=False) and (kind := _no_file(path)):
-            if kind != _NOTHING:
+            if isinstance(kind, str):
                 if ending in (*endings, *ARRAYS):
                     message = f"{path} is a {kind}, not a file, and is passed over"
                     found.faults.append(Fault("pictures that are no files", message, Effect.DOUBTFUL))
             elif must_open is False:
                 found.pictures.append(path)
-                message = f"{path} is a link to {os.readlink(path)}, which is not there; restore it or remove the link."
-                found.faults.append(Fault("links that lead nowhere", message))
+                found.faults.append(_out_of_reach(path, kind))
             else:
                 found.others.setdefault(ending, []).append(path)
         elif must_open is False or (must_open and _kind(path)):
@@ -179,12 +183,21 @@ def _sort_files(folder: Path, entries: Iterable[os.DirEntry[str]], linked: bool,
             found.others.setdefault(ending, []).append(path)
 
 
-def _no_file(path: Path) -> str:
-    """Returns what a path that is no plain file leads to in its place, "" for a file."""
+def _no_file(path: Path) -> str | OSError:
+    """Returns what a path that is no plain file leads to in its place, "" for a file, or why that can't be told."""
     try:
         return kind_of_file(path)
-    except OSError:  # of a link that leads nowhere, or to itself
-        return _NOTHING
+    except OSError as error:
+        return error
+
+
+def _out_of_reach(path: Path, error: OSError) -> Fault:
+    """Returns the fault of a picture of which nothing can be told."""
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP) and path.is_symlink():
+        message = f"{path} is a link to {os.readlink(path)}, which is not there; restore it or remove the link."
+        return Fault("links that lead nowhere", message)
+    message = f"{path} can't be read ({error.strerror}); allow it, or move it away."
+    return Fault("pictures that can't be reached", message)
 
 
 def _once(folder: Path, pictures: list[Path], found: _Contents) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -62,9 +63,9 @@ def name_drawings(pictures: Mapping[Path, Path], output: Path) -> dict[Path, Pat
     """
     drawings: dict[Path, Path] = {}
     taken: set[Path] = set()
-    top = output.resolve()
+    top = os.path.realpath(output)
     for path, name in pictures.items():
-        if path.resolve().is_relative_to(top):
+        if Path(os.path.realpath(path)).is_relative_to(top):
             raise UserError(f"{path} lies in {output}, where the drawings go; give another folder by --output.")
         name = Path(*(part for part in name.parts if part not in ("..", name.anchor)))
         stem, number = name.with_suffix(""), 2

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from convmae.engine.errors import UserError
+from convmae.engine.faults import UNREADABLE, as_fault
 
 MAX_PIXELS = 180_000_000  # no fewer than Pillow refuses by itself
 
@@ -33,8 +34,10 @@ class Unreadable(UserError):
 
 @contextmanager
 def reading_picture() -> Iterator[None]:
-    """Has a UserError of reading a picture be Unreadable."""
+    """Has a UserError of reading a picture be Unreadable, but for a Fault of one that is not as the options ask."""
     try:
         yield
     except UserError as error:
+        if as_fault(error, UNREADABLE).kind != UNREADABLE:
+            raise
         raise Unreadable(str(error)) from None

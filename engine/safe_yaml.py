@@ -43,6 +43,26 @@ _Loader.add_implicit_resolver(
 )
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes what ``_Loader`` reads back as it was."""
+
+    yaml_implicit_resolvers: typing.ClassVar[dict[str, Any]] = _Loader.yaml_implicit_resolvers
+
+
+def _write_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    # Quoted as usual what YAML takes for the end of a line would be read as one of another kind.
+    style = '"' if re.search("[\x85\u2028\u2029]", text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _write_text)
+
+
+def write_yaml(content: Any) -> str:
+    """Returns plain containers as a text that ``parse_yaml`` reads back."""
+    return yaml.dump(content, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
+
+
 def parse_yaml(text: str, source: str) -> Any:
     """Returns what a text holds, in plain containers. Raises UserError, naming its ``source``, for what is not YAML.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -89,6 +90,8 @@ def train(
     except ValueError as error:
         raise UserError(f"{error}: change data.batch_size, data.accumulate or the number of processes.") from None
     schedule = Schedule.build(config.schedule, length, config.data.batch_size)
+    if val_set is None:
+        schedule = dataclasses.replace(schedule, eval_every=0)
     pictures = SkippingDataset(train_set, config.runtime.seed, config.data.on_bad_image == "skip")
     unread = UnreadHook(pictures, config.data)
     batches = functools.partial(collate_drawn, collate)

@@ -73,12 +73,23 @@ def collate_drawn(collate: Callable[[list[Any]], Any], drawn: Sequence[Drawn]) -
     return Batch(collate([one.sample for one in drawn]), unread)
 
 
-def let_skip(faults: Sequence[Fault], options: DataOptions, pictures: int) -> None:
-    """Has the training pictures that can't be read stop nothing, if a run is to skip them and they are few enough of all."""
+def let_skip(faults: list[Fault], options: DataOptions, pictures: int, count: int = 0) -> None:
+    """Has the training pictures that can't be read stop nothing, if a run is to skip them and they are few enough of all.
+
+    Adds a fault where they are many of the ``count`` that were read (0: all).
+    """
     found = [fault for fault in faults if fault.kind == UNREADABLE]
-    if options.on_bad_image == "skip" and len(found) <= options.bad_share * pictures:
-        for fault in found:
-            fault.effect = Effect.SKIPPED
+    if options.on_bad_image != "skip" or len(found) > options.bad_share * pictures:
+        return
+    for fault in found:
+        fault.effect = Effect.SKIPPED
+    if count and len(found) > options.bad_share * count:
+        message = (
+            f"{len(found)} of {count} training pictures that were read can't be, more than "
+            f"data.bad_share={options.bad_share:g}; a run stops where that holds of all {pictures}. Read "
+            "them all, without --pictures"
+        )
+        faults.append(Fault("samples with many unreadable pictures", message, Effect.DOUBTFUL))
 
 
 class UnreadHook(Hook):

@@ -24,10 +24,10 @@ class PretrainingModelOptions:
     groups: int | None = option(
         None, "complementary masks, for fastconvmae alone; null: as many as the ratio leaves room for", low=2
     )
-    decoder_dim: Optional[int] = option(None, "width of the decoder; null: the size's own", low=4)  # noqa: UP045
-    decoder_depth: Optional[int] = option(None, "blocks of the decoder; null: the size's own", low=0)  # noqa: UP045
+    decoder_dim: Optional[int] = option(None, "width of the decoder; null: the size's own", low=4, high=8192)  # noqa: UP045
+    decoder_depth: Optional[int] = option(None, "blocks of the decoder; null: the size's own", low=0, high=256)  # noqa: UP045
     decoder_heads: Optional[int] = option(None, "heads of the decoder; null: the size's own", low=1)  # noqa: UP045
-    branch_depth: int = option(1, "of the decoder's blocks, the last that each target has for itself", low=0)
+    branch_depth: int = option(1, "of the decoder's blocks, the last that each target has for itself", low=0, high=256)
     init: str = option("", "weights to start from, FILE or FILE:KEY; empty: none")
 
 

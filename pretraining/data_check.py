@@ -25,5 +25,5 @@ def check_data(options: PretrainingDataOptions, count: int = 0, channels: int = 
     check_label_maps(split.paths, split.faults.append)
     read_all(split, count)
     check_repeated(split.paths, split.faults.append, complete=not count)
-    let_skip(split.faults, options, len(split.paths))
+    let_skip(split.faults, options, len(split.paths), count)
     return [split]

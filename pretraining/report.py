@@ -33,7 +33,6 @@ def write_report(
     paths: Sequence[Path],
     device: torch.device,
     work_dir: Path,
-    seconds: float,
     remarks: Sequence[Remark] = (),
     unread: Mapping[str, str] | None = None,
 ) -> tuple[Page, list[Path]]:
@@ -46,6 +45,9 @@ def write_report(
         raise UserError(
             f"No step of this run had a finite loss ({work_dir / 'log.txt'}); its weights are those it began with."
         )
+    # Of all starts of the run, as a clock would not tell.
+    before = [0, *(row["step"] for row in rows)]
+    seconds = sum(row["seconds_per_step"] * (row["step"] - step) for step, row in zip(before, rows, strict=False))
     metrics: dict[str, Any] = {
         "first_loss": rows[0]["loss"],
         "last_loss": rows[-1]["loss"],

@@ -142,12 +142,9 @@ def train(config: PretrainingConfig, work_dir: Path, resume: bool) -> Page | Non
     if not is_main_process():
         return None
     files = export(model, work_dir, to_yaml(config))
-    seconds = time.perf_counter() - started
     unread = runner.unread_pictures()
-    page, written = write_report(
-        model, config, pictures.paths, runner.device, work_dir, seconds, pictures.remarks, unread
-    )
-    log_done({}, [*files, *written], seconds)
+    page, written = write_report(model, config, pictures.paths, runner.device, work_dir, pictures.remarks, unread)
+    log_done({}, [*files, *written], time.perf_counter() - started)
     return page
 
 

@@ -23,13 +23,13 @@ class ModelOptions:
         "conv", "E4 from E3 by a strided convolution, which learns, or by 2x2 max-pooling", ("conv", "max_pool")
     )
     decode_channels: int = option(
-        768, "channels of UPerNet; cost grows with their square, 64 to 128 suit a laptop", low=1
+        768, "channels of UPerNet; cost grows with their square, 64 to 128 suit a laptop", low=1, high=8192
     )
     pool_scales: List[int] = option(  # noqa: UP006
-        lambda: [1, 2, 3, 6], "grids that the pyramid pooling averages over", low=1
+        lambda: [1, 2, 3, 6], "grids that the pyramid pooling averages over", low=1, high=512
     )
     dropout: float = option(0.1, "rate of dropped channels before the classifiers", low=0, high=0.99)
-    aux_channels: int = option(256, "channels of the auxiliary head on E3", low=1)
+    aux_channels: int = option(256, "channels of the auxiliary head on E3", low=1, high=8192)
     aux_weight: float = option(0.4, "weight of the auxiliary loss; 0 leaves the head out", low=0)
 
 

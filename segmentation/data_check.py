@@ -23,6 +23,6 @@ def check_data(options: SegmentationDataOptions, classes: ClassList, count: int 
     check_fit(validation, classes, options.reduce_zero_label, training, whole)
     for split in (training, validation):
         check_repeated_pairs(split, complete=not count)
-    let_skip(training.faults, options, len(training.pairs))
+    let_skip(training.faults, options, len(training.pairs), count)
     check_shared(training.paths(), validation.paths(), validation.faults.append, complete=not count)
     return [training, validation]

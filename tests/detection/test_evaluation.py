@@ -139,6 +139,10 @@ def test_results_are_written_as_pycocotools_reads_them_and_come_back(split: Path
         ('[{"image_id": 1}]', "KeyError: 'bbox'"),
         ('[{"image_id": 5, "bbox": [0, 0, 1, 1], "category_id": 7, "score": 1}]', "KeyError: 5"),
         ('[{"image_id": 10, "bbox": [0, 0, 1, 1], "category_id": 1, "score": 1}]', "KeyError: 1"),
+        ('[{"image_id": 10, "bbox": [0, 0, 1, 1e400], "category_id": 7, "score": 1}]', "not finite"),
+        ('[{"image_id": 10, "bbox": [0, 0, 1, 1], "category_id": 7, "score": "much"}]', "ValueError"),
+        ('[{"image_id": 10, "bbox": [0, 0, 1, 1], "category_id": 7}]', "KeyError: 'score'"),
+        ("[" * 100_000, "RecursionError"),
     ],
 )
 def test_a_file_that_holds_no_results_on_the_data_is_refused(split: Path, text: str, message: str) -> None:
@@ -148,6 +152,32 @@ def test_a_file_that_holds_no_results_on_the_data_is_refused(split: Path, text: 
         read_results(split / "detections.json", data)
     with pytest.raises(UserError, match="can't be read"):
         read_results(split / "gone.json", data)
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        ({"size": [10**9, 10**9], "counts": [10**18]}, "row 1: its mask is"),
+        ({"size": [64, 96], "counts": "PPo0"}, "row 1: the (counts|runs) of its mask"),
+        ({"size": [64, 96], "counts": [6145, -1]}, "row 1: the counts of its mask are broken"),
+        ([[0, 0, 1e9, 0, 1e9, 1e9]], "row 1: its polygon reaches"),
+        ("text", "row 1: its segmentation is neither"),
+        (None, "row 1: its segmentation is neither"),
+    ],
+)
+def test_masks_that_results_can_not_have_reach_no_library(split: Path, segmentation: object, message: str) -> None:
+    data = read_coco(split / "instances.json", split / "images")
+    row = {"image_id": 10, "bbox": [0, 0, 1, 1], "category_id": 7, "score": 1}
+    size = [data.images[0].height, data.images[0].width]
+    whole = {**row, "segmentation": {"size": size, "counts": [size[0] * size[1]]}}
+    (split / "detections.json").write_text(json.dumps([whole, {**row, "segmentation": segmentation}]))
+    with pytest.raises(UserError, match=message):
+        read_results(split / "detections.json", data)
+    (split / "detections.json").write_text(json.dumps([whole, row]))
+    with pytest.raises(UserError, match="KeyError: 'segmentation'"):
+        read_results(split / "detections.json", data)
+    (split / "detections.json").write_text(json.dumps([whole]))
+    assert len(read_results(split / "detections.json", data)[0]["masks"]) == 1
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])

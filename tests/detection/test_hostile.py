@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from coco_cases import CASES, Case
+from fuzzing import check_script
 from hypothesis import given, settings
 from pycocotools import mask as mask_api
 from tiny_detector import tiny_config
@@ -299,7 +298,4 @@ def test_polygons_of_many_parts_are_merged_as_pycocotools_does() -> None:
 
 def test_files_changed_at_random_are_read_or_refused() -> None:
     """More of them by the script itself: each is checked, and trained on where that is not refused."""
-    script = Path(__file__).with_name("fuzz_coco.py")
-    done = subprocess.run([sys.executable, script, "40", "0"], capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert int(done.stdout.split()[-2]) < 2000  # MB, of which most are the libraries'
+    check_script(Path(__file__).with_name("fuzz_coco.py"), 40, 0, 2000)

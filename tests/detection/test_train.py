@@ -89,7 +89,7 @@ def test_mistakes_stop_a_run_before_its_first_step(split: Path) -> None:
         ("data.img_size=100000", "data.img_size is 100000"),
         ("data.img_size=8", "data.img_size is 8"),
         ("model.pre_nms_test=0", "pre_nms_test is 0; expected at least 1"),
-        ("model.box_convs=[8,0]", "box_convs is [8, 0]; expected at least 1"),
+        ("model.box_convs=[8,0]", "box_convs is [8, 0]; expected from 1 to 8192"),
         ("data.limit=-1", "data.limit is -1"),
     ):
         with pytest.raises(UserError, match=said.replace("[", r"\[")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import sys
@@ -18,6 +19,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import fuzzing
 
+from convmae.engine.errors import UserError
 from convmae.engine.images import Box, look_at, read_crop, read_image, resize_crop
 from convmae.engine.ranges import check_ranges
 from convmae.engine.reading import Reading
@@ -66,15 +68,29 @@ def files() -> Iterator[tuple[str, bytes]]:
             yield ending, file.getvalue()
 
 
+def fitting(ending: str, raw: bytes, folder: Path) -> list[Reading]:
+    """Returns the readings that take a file as it is."""
+    path, found = folder / f"whole.{ending}", []
+    path.write_bytes(raw)
+    for reading in READINGS:
+        with contextlib.suppress(UserError):
+            read_image(path, reading)
+            found.append(reading)
+    return found
+
+
 def main() -> None:
     logging.disable()  # tifffile tells of each tag
     warnings.simplefilter("ignore")  # Pillow's of broken metadata
-    known = list(files())
     with tempfile.TemporaryDirectory() as folder:
+        known = [(ending, raw, fitting(ending, raw, Path(folder))) for ending, raw in files()]
+
+        def whole() -> None:
+            assert {ending for ending, _, fit in known if fit} == {ending for ending, _, _ in known}
 
         def read(draw: random.Random) -> None:
-            ending, raw = draw.choice(known)
-            path, reading = Path(folder, f"a.{ending}"), draw.choice(READINGS)
+            ending, raw, fit = draw.choice(known)
+            path, reading = Path(folder, f"a.{ending}"), draw.choice([*fit, *READINGS])
             path.write_bytes(fuzzing.change(raw, draw))
             match draw.randrange(3):
                 case 0:
@@ -86,7 +102,7 @@ def main() -> None:
                     crop = read_crop(path, lambda height, width: Box(0, 0, height, width), 8, reading)
                     resize_crop(*crop, 8)
 
-        fuzzing.run(read)
+        fuzzing.run(read, whole)
 
 
 if __name__ == "__main__":

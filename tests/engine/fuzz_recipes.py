@@ -1,31 +1,31 @@
 """Reads recipes that were changed at random, their bytes or their parts, and values of --cfg-options.
 
-python fuzz_recipes.py COUNT SEED: exit status 0 if each gave options or a UserError in time; prints how many of each and the
-memory at most in MB.
+python fuzz_recipes.py COUNT SEED (see tests/fuzzing.py).
 """
 
 from __future__ import annotations
 
-import faulthandler
+import contextlib
 import random
-import resource
 import sys
 import tempfile
-from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from convmae.classification.config import FinetuningConfig
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import fuzzing
+
+from convmae.classification.config import FinetuningConfig, ProbeConfig
 from convmae.detection.config import DetectionConfig
 from convmae.engine.config import find_recipe, load_config, shipped_recipes
 from convmae.engine.errors import UserError
 from convmae.pretraining.config import PretrainingConfig
 from convmae.segmentation.config import SegmentationConfig
 
-SECONDS = 10  # for a recipe, before the process is ended for hanging
-SCHEMAS = (PretrainingConfig, FinetuningConfig, DetectionConfig, SegmentationConfig)
+SCHEMAS = (PretrainingConfig, FinetuningConfig, ProbeConfig, DetectionConfig, SegmentationConfig)
 TEXTS = [
     "1e400", "-1", ".nan", "-.inf", "null", "~", "[]", "{}", "[[[[", "}}", "'", '"', "&a [*a]", "*a", "!!python/name:os.system",
     "!!binary ab", "!!set {a, b}", "? a", "- -", "${a}", "${oc.env:HOME}", "???", "0x" + "f" * 400, "1" * 5000, "1_0", "0b1",
@@ -51,6 +51,15 @@ ODD: list[Any] = [
 ]
 
 
+def schema_of(name: str) -> type:
+    """Returns what a shipped recipe is of."""
+    for schema in SCHEMAS:
+        with contextlib.suppress(UserError):
+            load_config(schema, name)
+            return schema
+    raise AssertionError(f"{name} is no recipe")
+
+
 def change(text: str, draw: random.Random) -> str:
     """Returns a text with characters cut out, doubled, or hostile ones put in."""
     for _ in range(draw.choice((1, 1, 2, 4))):
@@ -72,6 +81,8 @@ def change(text: str, draw: random.Random) -> str:
 
 def exchange(tree: Any, draw: random.Random) -> Any:
     """Returns a recipe's values with one of them, at any depth, or its key exchanged."""
+    if type(tree) in (int, float) and draw.random() < 0.5:
+        return tree * draw.choice((0.5, 1, 2))
     if not isinstance(tree, dict) or not tree or draw.random() < 0.1:
         return draw.choice(ODD)
     key = draw.choice(list(tree))
@@ -86,15 +97,14 @@ def leaves(tree: Any, above: str = "") -> list[str]:
     return [name for key, value in tree.items() for name in leaves(value, f"{above}.{key}" if above else str(key))]
 
 
-def main(count: int, seed: int) -> None:
-    faulthandler.enable()
-    draw, fates = random.Random(seed), Counter[str]()
-    texts = [find_recipe(name).read_text() for name in shipped_recipes()]
+def main() -> None:
+    recipes = [(find_recipe(name).read_text(), schema_of(name)) for name in shipped_recipes()]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "changed.yaml")
-        for _ in range(count):
-            faulthandler.dump_traceback_later(SECONDS, exit=True)
-            text, overrides = draw.choice(texts), []
+
+        def read(draw: random.Random) -> None:
+            text, schema = draw.choice(recipes)
+            overrides = []
             match draw.randrange(3):
                 case 0:
                     text = change(text, draw)
@@ -102,16 +112,15 @@ def main(count: int, seed: int) -> None:
                     text = yaml.safe_dump(exchange(yaml.safe_load(text), draw))
                 case _:
                     names = leaves(yaml.safe_load(text))
-                    overrides = [f"{draw.choice(names)}={draw.choice(TEXTS)}" for _ in range(2)]
+                    overrides = [f"{draw.choice(names)}={draw.choice(TEXTS)}" for _ in range(draw.randrange(1, 3))]
+            take(text, schema if draw.random() < 0.9 else draw.choice(SCHEMAS), overrides)
+
+        def take(text: str, schema: type, overrides: Sequence[str] = ()) -> None:
             path.write_bytes(text.encode("utf-8", "surrogatepass"))
-            try:
-                load_config(draw.choice(SCHEMAS), path, overrides)
-                fates["read"] += 1
-            except UserError:
-                fates["refused"] += 1
-    faulthandler.cancel_dump_traceback_later()
-    print(dict(fates), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "MB")
+            load_config(schema, path, overrides)
+
+        fuzzing.run(read, lambda: [take(*one) for one in recipes])
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main()

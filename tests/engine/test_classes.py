@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from convmae.engine.classes import check_classes, class_difference, known_classes
+from convmae.engine.classes import check_class_lists, check_classes, class_difference, known_classes
 from convmae.engine.errors import UserError
 
 
@@ -48,3 +48,10 @@ def test_weights_that_name_no_classes_pass() -> None:
 )
 def test_the_list_is_found_as_each_framework_writes_it(meta: dict, names: list[str]) -> None:
     assert known_classes(meta) == names
+
+
+@pytest.mark.parametrize("names", [["a", None], [None], ["a", 1.5]])
+def test_a_list_of_what_is_no_name_is_refused(names: list) -> None:
+    with pytest.raises(UserError, match=r"its class list \(classes\) holds a (NoneType|float); expected names"):
+        check_class_lists({"dataset_meta": {"classes": names}}, "weights.pth")
+    check_class_lists({"dataset_meta": {"classes": ["a", 1]}}, "weights.pth")

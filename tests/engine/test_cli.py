@@ -156,7 +156,10 @@ def test_a_defect_of_ours_keeps_its_traceback() -> None:
         (["--resume", "--overwrite"], "give one of them"),
         (["--work-dir", "text.pth/run"], "can't be written"),
         (["--launcher", "pytorch"], "torchrun"),
-        (["--cfg-options", "model.decoder_dim=-512"], "model.decoder_dim is -512; expected at least 4"),
+        (["--cfg-options", "model.decoder_dim=-512"], "model.decoder_dim is -512; expected from 4 to 8192"),
+        (["--cfg-options", "model.decoder_dim=1000000000"], "model.decoder_dim is 1e+09; expected from 4 to 8192"),
+        (["--overwrite", "--cfg-options", "model.init=loop.pth", "data.root=one"], "loop.pth"),
+        (["--overwrite", "--work-dir", "loop.pth", "--cfg-options", "model.init=text.pth"], "can't be written"),
         (["--cfg-options", "model.decoder_heads=0"], "model.decoder_heads is 0; expected at least 1"),
         (["--cfg-options", "model.img_size=100000"], "model.img_size is 100000; expected from 32 to"),
         (["--cfg-options", "model.groups=4", "data.root=one"], "model.groups is for fastconvmae, not for convmae"),
@@ -170,6 +173,7 @@ def test_pretraining_refuses_before_it_starts(
         (tmp_path / name).mkdir()
     Image.new("RGB", (64, 64)).save(tmp_path / "one" / "a.png")
     (tmp_path / "text.pth").write_text("no weights")
+    (tmp_path / "loop.pth").symlink_to("loop.pth")
     if "--config" not in argv:
         argv = ["--config", "convmae_tiny_96px.yaml", *argv]
     assert pretrain.main(argv) == 2

@@ -8,7 +8,16 @@ import pytest
 import torch
 from names import NASTY
 
-from convmae.engine.config import describe, find_recipe, load_config, option, run_config, save_config, shipped_recipes
+from convmae.engine.config import (
+    describe,
+    differing_options,
+    find_recipe,
+    load_config,
+    option,
+    run_config,
+    save_config,
+    shipped_recipes,
+)
 from convmae.engine.errors import UserError
 from convmae.engine.files import save_weights
 from convmae.engine.options import OptimOptions, ScheduleOptions
@@ -68,6 +77,14 @@ def test_a_text_is_taken_as_it_stands(text: str, tmp_path: Path) -> None:
     config = load_config(Small, None, [f"init={text}"])
     assert config.init == text
     assert load_config(Small, None, [f"init='{text}'"]) == config
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(Small, tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize("text", ["a\x85b", "\u2028", "a \u2029b"])
+def test_what_yaml_takes_for_the_end_of_a_line_is_kept(text: str, tmp_path: Path) -> None:
+    config = load_config(Small, None, [f"init={text}"])
+    assert config.init == text
     save_config(config, tmp_path / "config.yaml")
     assert load_config(Small, tmp_path / "config.yaml") == config
 
@@ -147,6 +164,14 @@ def test_bases_that_are_named_again_and_again_are_read_once(tmp_path: Path) -> N
         (tmp_path / f"b{n}.yaml").write_text(f"_base_: b{n - 1}.yaml\n")
     with pytest.raises(UserError, match="recipes on top of each other"):
         load_config(Small, tmp_path / "b39.yaml")
+
+
+def test_links_that_lead_to_themselves_are_no_recipe(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").symlink_to("a.yaml")
+    with pytest.raises(UserError, match=r"No recipe .*a\.yaml"):
+        load_config(Small, tmp_path / "a.yaml")
+    with pytest.raises(UserError, match=r"a\.yaml can't be read: Too many levels"):
+        differing_options(load_config(Small, None), tmp_path / "a.yaml")
 
 
 def test_a_tree_is_read_back_as_it_was_written(tmp_path: Path) -> None:

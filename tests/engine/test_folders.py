@@ -206,6 +206,20 @@ def test_folders_that_link_to_one_another_end(tmp_path: Path) -> None:
     assert listed(tmp_path, once=True)[0] == [f"{name}/a.png" for name in names]
 
 
+def test_what_linked_classes_share_is_listed_in_each(tmp_path: Path) -> None:
+    write(tmp_path / "store" / "more" / "1.png")
+    for name in ("a", "b"):
+        write(tmp_path / "store" / name / "2.png")
+        for link in ("more", "again"):
+            (tmp_path / "store" / name / link).symlink_to("../more")
+        (tmp_path / "top").mkdir(exist_ok=True)
+        (tmp_path / "top" / name).symlink_to(f"../store/{name}")
+    names, said = listed(tmp_path / "top")
+    assert names == ["a/2.png", "a/again/1.png", "b/2.png", "b/again/1.png"]
+    assert list(said) == ["links that another leads to"]
+    assert f"{tmp_path / 'top/b/more'} leads to {tmp_path / 'store/more'}, as another link" in str(*said.values())
+
+
 def test_what_two_links_lead_to_counts_once_where_that_is_asked_for(tmp_path: Path) -> None:
     write(tmp_path / "z" / "1.png")
     write(tmp_path / "store" / "2.png")
@@ -228,6 +242,24 @@ def test_a_link_that_leads_nowhere_is_named_at_the_start(tmp_path: Path) -> None
     write(tmp_path / "a.png")
     (tmp_path / "b.png").symlink_to("gone.png")
     with pytest.raises(UserError, match=r"b\.png is a link to gone\.png, which is not there"):
+        list_images(tmp_path)
+
+
+@pytest.mark.parametrize("link", [True, False])
+def test_what_may_not_be_looked_at_is_named_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: bool
+) -> None:
+    write(tmp_path / "a.png")
+    if link:
+        (tmp_path / "b.png").symlink_to("a.png")
+    else:
+        os.mkfifo(tmp_path / "b.png")
+
+    def refused(path: Path) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("convmae.engine.folders.kind_of_file", refused)
+    with pytest.raises(UserError, match=r"b\.png can't be read \(Permission denied\); allow it"):
         list_images(tmp_path)
 
 

@@ -54,3 +54,8 @@ def test_a_drawing_that_cant_be_written_is_named(tmp_path: Path) -> None:
     for place, picture in (("file/a.png", Image.new("L", (4, 3))), ("a.webp", Image.new("L", (16384, 1)))):
         with pytest.raises(UserError, match=r"can't be written: (?!None).+ Give another place by --output"):
             save_picture(picture, tmp_path / place)
+
+
+def test_a_folder_for_drawings_that_links_to_itself_is_no_traceback(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    assert len(name_drawings(find_pictures([folder]), tmp_path / "loop")) == 4

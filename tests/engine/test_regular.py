@@ -2,13 +2,12 @@
 
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fuzzing import check_script
 from PIL import Image
 
 from convmae.engine.errors import UserError
@@ -87,9 +86,4 @@ def test_an_array_that_claims_more_than_its_file_has_allocates_nothing(tmp_path:
 
 def test_pictures_changed_at_random_are_read_or_refused() -> None:
     """More of them by the script itself."""
-    script = Path(__file__).with_name("fuzz_pictures.py")
-    done = subprocess.run(
-        [sys.executable, script, "400", "0"], capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert int(done.stdout.split()[-2]) < 1500  # MB, of which most are the libraries'
+    check_script(Path(__file__).with_name("fuzz_pictures.py"), 400, 0, 1500)

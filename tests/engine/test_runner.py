@@ -299,3 +299,14 @@ def test_a_refused_checkpoint_leaves_the_recipe_of_its_run(tmp_path: Path) -> No
     with pytest.raises(UserError, match="longer run"):
         run(tmp_path / "run", shorter, resume=True)
     assert (tmp_path / "run" / "config.yaml").read_text() == before
+
+
+def test_an_evaluation_is_announced_where_there_is_something_to_evaluate_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    config = Config()
+    config.schedule.eval_every = 3
+    start_log(tmp_path)
+    train(Unstable(set()), Numbers(), config=config, work_dir=tmp_path)
+    assert "a checkpoint every" in (said := capsys.readouterr().out)
+    assert "an evaluation every" not in said

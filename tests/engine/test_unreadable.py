@@ -33,10 +33,10 @@ class Config:
 
 
 class Pictures(Dataset):
-    """Ten pictures, of which some can't be read; ``wrong`` have no label."""
+    """Ten pictures, of which some can't be read; ``wrong`` has no label, ``other`` is not as options ask."""
 
-    def __init__(self, *unread: int, wrong: int = -1) -> None:
-        self.unread, self.wrong = set(unread), wrong
+    def __init__(self, *unread: int, wrong: int = -1, other: int = -1) -> None:
+        self.unread, self.wrong, self.other = set(unread), wrong, other
 
     def __len__(self) -> int:
         return 10
@@ -48,6 +48,8 @@ class Pictures(Dataset):
         with reading_picture():
             if index in self.unread:
                 raise UserError(f"{index}.jpg is cut off.")
+            if index == self.other:
+                raise Fault("pictures of other bands", f"{index}.jpg has 4 bands.")
         if index == self.wrong:
             raise UserError(f"{index}.jpg has no label.")
         return {"x": torch.randn(3) + index}
@@ -158,6 +160,14 @@ def test_what_labels_lack_is_not_skipped(tmp_path: Path) -> None:
         run(tmp_path / "run", Pictures(wrong=4))
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_that_can_be_read_and_is_not_as_options_ask_stops_the_run(tmp_path: Path, workers: int) -> None:
+    config = Config()
+    config.data.workers = workers
+    with pytest.raises(UserError, match=r"4\.jpg has 4 bands"):
+        run(tmp_path / "run", Pictures(other=4), config)
+
+
 def test_pictures_that_are_evaluated_are_not_skipped(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"4\.jpg is cut off"):
         run(tmp_path / "run", Pictures(), val_set=Pictures(4), metrics=[Count()])
@@ -186,3 +196,12 @@ def test_a_check_before_the_run_says_what_the_run_does(way: str, count: int, eff
     faults = [Fault(UNREADABLE) for _ in range(count)]
     let_skip(faults, DataOptions(on_bad_image=way, bad_share=0.2), 10)
     assert {fault.effect for fault in faults} == {effect}
+
+
+@pytest.mark.parametrize(("read", "doubted"), [(0, False), (5, True), (10, False), (20, False)])
+def test_a_sample_of_which_many_cant_be_read_is_doubted(read: int, doubted: bool) -> None:
+    """As 2 of 5 where a fifth may be; whether all have more is not known."""
+    faults = [Fault(UNREADABLE) for _ in range(2)]
+    let_skip(faults, DataOptions(on_bad_image="skip", bad_share=0.2), 10, read)
+    assert [fault.effect for fault in faults] == [Effect.SKIPPED] * 2 + [Effect.DOUBTFUL] * doubted
+    assert not doubted or "2 of 5 training pictures that were read can't be" in str(faults[-1])

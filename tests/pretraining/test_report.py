@@ -34,7 +34,8 @@ def test_the_report_shows_what_the_model_can_show(kind: str, expected: dict[str,
     paths = [tmp_path / f"{number}.png" for number in range(SHOWN + 2)]
     for path in paths:
         Image.fromarray(rng.integers(0, 255, (40, 50, 3), np.uint8)).save(path)
-    (tmp_path / "scalars.jsonl").write_text(json.dumps({"step": 1, "loss": 1.0, "lr": 0.1, "seconds_per_step": 0.1}))
+    rows = [{"step": step, "loss": 1.0, "lr": 0.1, "seconds_per_step": time} for step, time in ((10, 0.1), (30, 0.2))]
+    (tmp_path / "scalars.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     decoder = {"decoder_dim": 32, "decoder_depth": 1}
     model: MaskedAutoencoder
     if kind == "mae":
@@ -45,7 +46,8 @@ def test_the_report_shows_what_the_model_can_show(kind: str, expected: dict[str,
         model.remove_pixel_branch(1)
     config = PretrainingConfig()
     config.model.img_size = 32
-    page, written = write_report(model, config, paths, torch.device("cpu"), tmp_path, 1.0)
+    page, written = write_report(model, config, paths, torch.device("cpu"), tmp_path)
+    assert json.loads((tmp_path / "metrics.json").read_text())["seconds"] == pytest.approx(5.0)  # whoever started it
     shown = {block["title"]: len(block["content"]) for block in page._blocks if block["kind"] == "pictures"}
     assert shown == expected
     assert all(path.is_file() for path in written)

@@ -50,15 +50,18 @@ def main() -> None:
 
         def read(draw: random.Random) -> None:
             ending, raw = draw.choice(known)
+            take(ending, fuzzing.change(raw, draw))
+
+        def take(ending: str, raw: bytes) -> None:
             path = labels / f"a.{ending}"
-            path.write_bytes(fuzzing.change(raw, draw))
+            path.write_bytes(raw)
             try:
                 check_split("training", options, 4, None)  # which reports all, and refuses nothing
                 read_label(path, 4, reduce_zero_label=False, max_pixels=options.max_pixels)
             finally:
                 path.unlink()
 
-        fuzzing.run(read)
+        fuzzing.run(read, lambda: [take(*one) for one in known])
 
 
 if __name__ == "__main__":

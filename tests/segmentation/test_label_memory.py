@@ -1,13 +1,12 @@
 """What a label map takes in memory, and label maps that were changed at random."""
 
-import subprocess
-import sys
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fuzzing import check_script
 from PIL import Image
 
 from convmae.engine.drawing import draw_labels, palette
@@ -55,9 +54,4 @@ def test_labels_are_counted_as_numpy_does() -> None:
 
 def test_label_maps_changed_at_random_are_read_or_refused() -> None:
     """More of them by the script itself."""
-    script = Path(__file__).with_name("fuzz_label_maps.py")
-    done = subprocess.run(
-        [sys.executable, script, "200", "0"], capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert int(done.stdout.split()[-2]) < 1500  # MB, of which most are the libraries'
+    check_script(Path(__file__).with_name("fuzz_label_maps.py"), 200, 0, 1500)
