@@ -134,6 +134,7 @@ def read_results(path: Path, data: CocoData) -> list[dict[str, Any]]:
         images = {image.id: image for image in data.images}
         by_image: dict[int, list[dict[str, Any]]] = {image: [] for image in images}
         masked = any("segmentation" in row for row in rows)
+        drawn: dict[int, float] = {}
         for number, row in enumerate(rows):
             left, top, width, height, score = (float(value) for value in [*row["bbox"], row["score"]])
             if not math.isfinite(left + top + width + height + score):
@@ -141,7 +142,7 @@ def read_results(path: Path, data: CocoData) -> list[dict[str, Any]]:
             image = images[row["image_id"]]
             one = {"box": (left, top, left + width, top + height), "score": score, "label": labels[row["category_id"]]}
             if masked:
-                outline = read_segmentation(row["segmentation"], image, f"{path}, row {number}", refuse)
+                outline = read_segmentation(row["segmentation"], image, f"{path}, row {number}", refuse, drawn)
                 one["mask"] = to_rle(outline, image.height, image.width)
             by_image[image.id].append(one)
     except OSError as error:
