@@ -5,15 +5,17 @@ from __future__ import annotations
 import ast
 import faulthandler
 import random
-import resource
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from convmae.backbones import CheckpointError
 from convmae.engine.errors import UserError
+from convmae.engine.memory import peak_bytes
 
 SECONDS = 60  # for a file, before the process is ended for hanging
 _WORDS = (
@@ -44,7 +46,7 @@ def run(read: Callable[[random.Random], object], whole: Callable[[], object]) ->
         except (UserError, CheckpointError):
             fates["refused"] += 1
     faulthandler.cancel_dump_traceback_later()
-    print(dict(fates), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "MB")
+    print(dict(fates), peak_bytes(torch.device("cpu")) // 2**20, "MB")
 
 
 def check_script(script: Path, count: int, seed: int, megabytes: int) -> None:
