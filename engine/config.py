@@ -223,6 +223,8 @@ def _merge(tree: DictConfig, update: Any, source: str) -> DictConfig:
     except OmegaConfBaseException as error:
         where = f" ({error.full_key})" if error.full_key else ""
         raise UserError(f"{source}{where}: {one_line(error.msg or error)}.") from None
+    except OverflowError as error:  # of an integer with more than 308 digits; OmegaConf adds lines of its own
+        raise UserError(f"{source}: {str(error).partition(chr(10))[0]}.") from None
 
 
 def _plain(value: Any, source: str) -> Any:

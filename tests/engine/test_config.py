@@ -36,6 +36,7 @@ class Small:
     [
         ("optim.lrr=1", "no option 'optim.lrr'. Did you mean 'lr'"),
         ("optm.lr=1", "no option 'optm'. Did you mean 'optim'"),
+        ("optim.lr=" + 400 * "1", "int too large to convert to float"),
         ("optim.lr=abc", "'abc' of type 'str' could not be converted to Float"),
         ("optim.lr=-1", "optim.lr is -1; expected at least 0"),
         ("optim.layer_decay=2", "expected from 0 to 1"),
