@@ -1,6 +1,5 @@
 """Ctrl-C while a tool runs."""
 
-import os
 import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -13,7 +12,7 @@ from convmae.engine.stop_signals import stop_signals
 
 
 def interrupt() -> None:
-    os.kill(os.getpid(), signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)  # in this thread, before the next line
 
 
 def test_ctrl_c_in_a_tool_closes_what_is_open_and_is_one_line(
