@@ -69,8 +69,8 @@ class LogHook(Hook):
         self.first = runner.iter
         if not is_main_process():
             return
-        if self.first:
-            cut_scalars(self.work_dir, self.first, runner.train_loop.is_evaluated())
+        # From step 0 too: a run that was killed before its first checkpoint has left rows.
+        cut_scalars(self.work_dir, self.first, runner.train_loop.is_evaluated())
         folder = self.work_dir / "tensorboard"
         before = set(folder.glob("*"))
         self.writer = Curves(folder, self.first + 1)

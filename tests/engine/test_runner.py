@@ -87,6 +87,20 @@ def test_a_resumed_run_logs_every_step_once(tmp_path: Path) -> None:
     assert [row.get("loss") for row in rows] == [json.loads(line).get("loss") for line in whole]
 
 
+def test_a_run_that_died_before_its_first_checkpoint_logs_every_step_once(tmp_path: Path) -> None:
+    run(tmp_path, Config())
+    path = tmp_path / "scalars.jsonl"
+    whole = path.read_text().splitlines()
+    path.write_text("\n".join(whole[:3]) + "\n")
+    for checkpoint in tmp_path.glob("step_*.pth"):
+        checkpoint.unlink()
+    run(tmp_path, Config(), resume=True)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(row["step"], row["loss"]) for row in rows] == [
+        (row["step"], row["loss"]) for row in map(json.loads, whole)
+    ]
+
+
 def test_the_best_weights_outlive_a_run_that_is_killed_and_resumed(tmp_path: Path) -> None:
     class Given(Mean):
         def __init__(self, value: float) -> None:
