@@ -73,7 +73,7 @@ def watch(run: Popen, mark: str, work_dir: Path) -> tuple[list[int], list[dict[s
 
 
 def growth(steps: list[int], values: list[float], total: int) -> float:
-    """Returns by how much the median of the last fifth of the steps is above the second's: evaluations make single ones jump."""
+    """Returns how far the median of the last fifth is above that of the second: evaluations make single samples jump."""
     parts = [
         [value for step, value in zip(steps, values, strict=True) if part < 5 * step / total <= part + 1]
         for part in (1, 4)
