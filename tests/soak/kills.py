@@ -70,7 +70,9 @@ def wait_for(moment: Moment, run: Popen, work_dir: Path, log: Path) -> bool:
             return True
         if moment.kind == "step":
             return steps_logged(log) >= moment.count
-        seen.update((path.name, path.lstat().st_ino) for path in parts(work_dir))
+        for path in parts(work_dir):
+            with suppress(FileNotFoundError):  # it is whole by now
+                seen.add((path.name, path.lstat().st_ino))
         return len(seen) >= moment.count
 
     wait_until(reached, LONGEST, 0.002 if moment.kind == "file" else 0.02)
