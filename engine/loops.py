@@ -78,15 +78,13 @@ class TrainLoop(BaseLoop):
 
     def _go(self, stop: threading.Event) -> None:
         """Repeats: reads a step, agrees with the other processes on what is next, evaluates what is done, computes."""
-        with closing(
-            iter(self.dataloader)
-        ) as batches:  # else an error, which holds it, would keep the loader processes
+        # Closed, as an error, whose frames hold it, would keep the loader processes.
+        with closing(iter(self.dataloader)) as batches:
             while True:
                 parts, failure = self._read(batches) if self._iter < self.schedule.total else ([], None)
                 self._settle(failure, stop)
-                if (
-                    self._iter and self.is_evaluated()
-                ):  # a resumed run may have ended between a step's checkpoint and this
+                # Before the next step, as a resumed run may have ended between a step's checkpoint and its evaluation.
+                if self._iter and self.is_evaluated():
                     self.runner.val_loop.run()
                     self._begin_steps()
                 if self._iter == self.schedule.total:

@@ -5,10 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
-from mmengine.model import BaseModel
-from torch import nn
+from small_run import Mean, Regression
 from torch.utils.data import Dataset
 
 from convmae.engine.checkpoints import latest_checkpoint
@@ -53,26 +51,6 @@ class Pictures(Dataset):
         if index == self.wrong:
             raise UserError(f"{index}.jpg has no label.")
         return {"x": torch.randn(3) + index}
-
-
-class Regression(BaseModel):
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.model = nn.Linear(3, 3)
-
-    def forward(self, x: torch.Tensor, mode: str = "loss") -> dict | list:
-        if mode == "predict":
-            return [{"value": row.sum()} for row in self.model(x)]
-        return {"loss": (self.model(x) - 1).square().mean()}
-
-
-class Count(BaseMetric):
-    def process(self, data_batch: dict, data_samples: list) -> None:
-        self.results += data_samples
-
-    def compute_metrics(self, results: list) -> dict:
-        return {"count": len(results)}
 
 
 class Killed(BaseException):
@@ -170,7 +148,7 @@ def test_a_picture_that_can_be_read_and_is_not_as_options_ask_stops_the_run(tmp_
 
 def test_pictures_that_are_evaluated_are_not_skipped(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"4\.jpg is cut off"):
-        run(tmp_path / "run", Pictures(), val_set=Pictures(4), metrics=[Count()])
+        run(tmp_path / "run", Pictures(), val_set=Pictures(4), metrics=[Mean()])
 
 
 def test_a_set_of_which_nothing_can_be_read_ends_the_run() -> None:
