@@ -124,7 +124,12 @@ def test_the_reason_of_one_process_is_said_and_what_was_learnt_kept(
         assert said.count(f"error in process 1: {reason}") == 1, failed.stderr
     assert ("Traceback" in said) == (fault == "evaluate"), failed.stderr  # of a defect, one
     assert said.count("Traceback") <= 1, failed.stderr
-    assert "Connection" not in failed.stderr
+    # The other one may still say, once and after it, that it lost the first: if torchrun's signal finds it writing.
+    lost = [line for line in failed.stderr.splitlines() if "Connection" in line]
+    assert [line.partition(" (")[0] for line in lost] in (
+        [],
+        ["error in process 0: Ended, because another process did or no longer answers; its message says why"],
+    )
     root = failed.stderr.partition("Root Cause")[2]  # torchrun's summary
     assert re.search(r"rank +: 1", root), failed.stderr
     assert reason in root
