@@ -63,8 +63,8 @@ def read_images(entries: list[Any], path: Path, report: Report, max_pixels: int 
                 raise Fault("pictures without a name", message)
             if leads_out(str(name)):
                 message = (
-                    f"{path}: image {entry['id']}: its file_name {told(name)} leads out of the picture folder; write the "
-                    "names relative to it (data.train_images, data.val_images), as train/1.jpg, or give a folder further up."
+                    f"{path}: image {entry['id']}: its file_name {str(name)!r} leads out of the picture folder; "
+                    "write the names relative to that folder, as train/1.jpg, or give a folder further up."
                 )
                 raise Fault("names that lead out of the picture folder", message)
             # Links in the folder are followed, but not from where they lead back up.

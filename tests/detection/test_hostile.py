@@ -236,8 +236,8 @@ def test_a_name_that_leads_out_of_the_picture_folder_is_refused(split: Path, cha
     (split / "0.png").write_bytes((split / "images" / "0.png").read_bytes())
     change(first("images", file_name=name))
     assert (
-        f"{split / 'instances.json'}: image 10: its file_name the text {name!r} leads out of the picture folder"
-        "; write the names relative to it (data.train_images, data.val_images)" in refused(split)
+        f"{split / 'instances.json'}: image 10: its file_name {name!r} leads out of the picture folder"
+        "; write the names relative to that folder" in refused(split)
     )
 
 

@@ -146,7 +146,7 @@ def test_names_that_lead_away_are_refused_and_nothing_is_written(
     Path("test.json").write_text(json.dumps(content))
     before = sorted(run_dir.rglob("*"))
     assert predict.main([*LISTED, "--output", "out/deep"]) == 2
-    assert "leads out of the picture folder; expected the name of a file below it" in capsys.readouterr().err
+    assert "leads out of the picture folder; write the names relative to that folder" in capsys.readouterr().err
     assert sorted(run_dir.rglob("*")) == before
 
 
