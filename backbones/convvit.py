@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from convmae.backbones.checkpoint import load_checkpoint
 from convmae.backbones.encoder import Classifier, Encoder, checked_channels
 from convmae.backbones.layers import ConvBlock, PatchEmbed, TransformerBlock
 from convmae.backbones.position import Grid, resample_pos_embed, sincos_pos_embed
-from convmae.backbones.shapes import STRIDE
-from convmae.backbones.weight_files import CheckpointError
+from convmae.backbones.weights.checkpoint import load_checkpoint
+from convmae.backbones.weights.shapes import STRIDE
+from convmae.backbones.weights.weight_files import CheckpointError
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convmae.backbones.biased_attention import biased_attention
+from convmae.backbones.attention.biased import biased_attention
 from convmae.backbones.convvit import ConvViTEncoder, Dims
 from convmae.backbones.layers import Attention
 from convmae.backbones.position import Grid, bias_at_grid
-from convmae.backbones.shapes import bias_tables
+from convmae.backbones.weights.shapes import bias_tables
 
 
 class BiasedAttention(Attention):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from convmae.backbones.position import Grid
-from convmae.backbones.shapes import FromCheckpoint
+from convmae.backbones.weights.shapes import FromCheckpoint
 
 
 def checked_channels(in_chans: int) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from convmae.backbones.convvit import ConvViT
 from convmae.backbones.encoder import Classifier
 from convmae.backbones.vit import ViT
-from convmae.backbones.weight_files import CheckpointError, read_weights
+from convmae.backbones.weights.weight_files import CheckpointError, read_weights
 
 FAMILIES: dict[str, type[Classifier]] = {"convvit": ConvViT, "vit": ViT}
 

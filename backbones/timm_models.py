@@ -12,8 +12,8 @@ from typing import Any
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
-from convmae.backbones.checkpoint import fit_state
 from convmae.backbones.convvit import SIZES, ConvViT
+from convmae.backbones.weights.checkpoint import fit_state
 
 default_cfgs = generate_default_cfgs(
     {

@@ -16,8 +16,8 @@ from convmae.backbones.convvit import default_heads
 from convmae.backbones.encoder import Classifier, Encoder, checked_channels
 from convmae.backbones.layers import PatchConv, TransformerBlock
 from convmae.backbones.position import Grid, resample_pos_embed, sincos_pos_embed
-from convmae.backbones.shapes import STRIDE, block_count
-from convmae.backbones.weight_files import CheckpointError
+from convmae.backbones.weights.shapes import STRIDE, block_count
+from convmae.backbones.weights.weight_files import CheckpointError
 
 
 class ViTDims(NamedTuple):

@@ -9,11 +9,11 @@ from typing import Any, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convmae.backbones.biased_attention import biased_attention, decomposed_attention
+from convmae.backbones.attention.biased import biased_attention, decomposed_attention
 from convmae.backbones.convvit import ConvViTEncoder, Dims, grid_of
 from convmae.backbones.layers import Attend, Attention, TransformerBlock
 from convmae.backbones.position import Grid, RelativePositionBias, resample_offsets
-from convmae.backbones.shapes import STRIDE, bias_tables, image_size, rel_pos_grids, window_size
+from convmae.backbones.weights.shapes import STRIDE, bias_tables, image_size, rel_pos_grids, window_size
 
 
 def spread_blocks(depth: int) -> tuple[int, ...]:

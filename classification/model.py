@@ -9,10 +9,10 @@ from mmengine.model import BaseDataPreprocessor, BaseModel
 from torch import Tensor
 
 from convmae.backbones import Classifier
-from convmae.classification.erasing import erase
-from convmae.classification.evaluation import Prediction
-from convmae.classification.mixing import mix as mix_neighbours
-from convmae.engine.images import normalize
+from convmae.classification.data.erasing import erase
+from convmae.classification.data.mixing import mix as mix_neighbours
+from convmae.classification.evaluation.accuracy import Prediction
+from convmae.engine.pictures.images import normalize
 
 
 class ClassificationModel(BaseModel):

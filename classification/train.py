@@ -11,26 +11,26 @@ from torch.utils.data import default_collate
 
 from convmae.backbones import FAMILIES, Classifier, load_checkpoint
 from convmae.classification.config import FinetuningConfig, ProbeConfig
-from convmae.classification.data import ClassFolder, EvalSet, TrainSet, read_split, read_splits
-from convmae.classification.erasing import collate
-from convmae.classification.evaluation import ClassificationMetric, Details, Prediction, score
-from convmae.classification.features import Features, probed_encoder, read_features
-from convmae.classification.knn import knn_scores
-from convmae.classification.linear_probe import train_probes
-from convmae.classification.mixing import check_pairs
+from convmae.classification.data.dataset import ClassFolder, EvalSet, TrainSet, read_split, read_splits
+from convmae.classification.data.erasing import collate
+from convmae.classification.data.mixing import check_pairs
+from convmae.classification.evaluation.accuracy import ClassificationMetric, Details, Prediction, score
+from convmae.classification.evaluation.report import start_page, write_report
 from convmae.classification.model import ClassificationModel
-from convmae.classification.report import start_page, write_report
-from convmae.engine.classes import check_classes, class_difference, known_classes
+from convmae.classification.probes.features import Features, probed_encoder, read_features
+from convmae.classification.probes.knn import knn_scores
+from convmae.classification.probes.linear_probe import train_probes
+from convmae.engine.class_lists import check_classes, class_difference, known_classes
 from convmae.engine.config import save_config, to_yaml
 from convmae.engine.errors import UserError
 from convmae.engine.files import read_meta, save_weights
 from convmae.engine.log import log, log_done
-from convmae.engine.precision import resolve_device
-from convmae.engine.report import Page
+from convmae.engine.machine.precision import resolve_device
 from convmae.engine.seeding import INIT, seed_all
-from convmae.engine.train import evaluate
-from convmae.engine.train import train as run_training
-from convmae.engine.weights import check_encoder, check_filled
+from convmae.engine.training.train import evaluate
+from convmae.engine.training.train import train as run_training
+from convmae.engine.whole_weights import check_encoder, check_filled
+from convmae.reports.page import Page
 
 _FOLDERS = "class folders"
 

@@ -9,14 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from convmae.detection.coco import CocoData
 from convmae.detection.config import DetectionConfig
-from convmae.detection.dataset import read_split
-from convmae.detection.errors import CONFIDENT, ERRORS, judge, overlaps, sure
-from convmae.detection.evaluation import STANDARD, CocoMetric, read_results
-from convmae.detection.pictures import Rated, draw, rate
-from convmae.detection.report import KINDS, MEANINGS, known
-from convmae.engine.comparison import (
+from convmae.detection.data.coco import CocoData
+from convmae.detection.data.dataset import read_split
+from convmae.detection.evaluation.coco_metric import STANDARD, CocoMetric, read_results
+from convmae.detection.evaluation.error_kinds import CONFIDENT, ERRORS, judge, overlaps, sure
+from convmae.detection.evaluation.rated_pictures import Rated, draw, rate
+from convmae.detection.evaluation.report import KINDS, MEANINGS, known
+from convmae.engine.config import load_config
+from convmae.engine.errors import UserError
+from convmae.engine.log import log, log_done
+from convmae.reports.comparison import (
     Rows,
     Run,
     add_curves,
@@ -26,11 +29,8 @@ from convmae.engine.comparison import (
     most_changed,
     read_runs,
 )
-from convmae.engine.config import load_config
-from convmae.engine.errors import UserError
-from convmae.engine.log import log, log_done
-from convmae.engine.plots import lines
-from convmae.engine.report import Page, Picture, write_metrics
+from convmae.reports.page import Page, Picture, write_metrics
+from convmae.reports.plots import lines
 
 PICTURES = 6  # of those that one run does better, and as many of the others
 

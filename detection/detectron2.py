@@ -14,7 +14,7 @@ from torch import Tensor
 
 from convmae import backbones
 from convmae.backbones import load_checkpoint
-from convmae.detection.transforms import GREY
+from convmae.detection.data.transforms import GREY
 
 FEATURES = ("E1", "E2", "E3", "E4")
 

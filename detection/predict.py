@@ -10,25 +10,25 @@ from typing import Any
 import torch
 from pycocotools import mask as mask_api
 
-from convmae.backbones.weight_files import read_weights
-from convmae.detection.annotation_file import read_json
-from convmae.detection.check import check_size
-from convmae.detection.coco import CocoData, check_files
+from convmae.backbones.weights.weight_files import read_weights
+from convmae.detection.checks.run_checks import check_size
 from convmae.detection.config import DetectionConfig
-from convmae.detection.dataset import Sample
-from convmae.detection.entries import read_categories as parse_categories
-from convmae.detection.entries import read_images
-from convmae.detection.evaluation import coco_results
-from convmae.detection.model import DetectionModel
-from convmae.detection.records import Category, ImageRecord
-from convmae.detection.transforms import fit
-from convmae.detection.weights import known_categories, load_detector
+from convmae.detection.data.annotation_entries import read_categories as parse_categories
+from convmae.detection.data.annotation_entries import read_images
+from convmae.detection.data.annotation_file import read_json
+from convmae.detection.data.coco import CocoData, check_files
+from convmae.detection.data.coco_records import Category, ImageRecord
+from convmae.detection.data.dataset import Sample
+from convmae.detection.data.transforms import fit
+from convmae.detection.evaluation.coco_metric import coco_results
+from convmae.detection.model.detection_model import DetectionModel
+from convmae.detection.model.weights import known_categories, load_detector
 from convmae.engine.errors import UserError
 from convmae.engine.faults import refuse
-from convmae.engine.images import Picture, read_image, size_of
 from convmae.engine.log import log
-from convmae.engine.precision import autocast, set_up
-from convmae.engine.reading import RGB, Reading
+from convmae.engine.machine.precision import autocast, set_up
+from convmae.engine.pictures.images import Picture, read_image, size_of
+from convmae.engine.pictures.reading import RGB, Reading
 
 
 class Predictor:

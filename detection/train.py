@@ -7,10 +7,10 @@ from pathlib import Path
 
 from mmengine.dist import is_main_process
 
-from convmae.detection.check import check_options, check_pictures
-from convmae.detection.coco import CocoData
+from convmae.detection.checks.run_checks import check_options, check_pictures
 from convmae.detection.config import DetectionConfig
-from convmae.detection.dataset import (
+from convmae.detection.data.coco import CocoData
+from convmae.detection.data.dataset import (
     EvalSet,
     TrainSet,
     collate_test,
@@ -18,18 +18,18 @@ from convmae.detection.dataset import (
     read_split,
     read_splits,
 )
-from convmae.detection.evaluation import CocoMetric
-from convmae.detection.model import DetectionModel
-from convmae.detection.report import write_report
-from convmae.detection.weights import init_weights, load_detector
+from convmae.detection.evaluation.coco_metric import CocoMetric
+from convmae.detection.evaluation.report import write_report
+from convmae.detection.model.detection_model import DetectionModel
+from convmae.detection.model.weights import init_weights, load_detector
 from convmae.engine.config import save_config, to_yaml
 from convmae.engine.faults import log_remarks
 from convmae.engine.files import save_weights
 from convmae.engine.log import log, log_done
-from convmae.engine.report import Page
 from convmae.engine.seeding import INIT, seed_all
-from convmae.engine.train import evaluate
-from convmae.engine.train import train as run_training
+from convmae.engine.training.train import evaluate
+from convmae.engine.training.train import train as run_training
+from convmae.reports.page import Page
 
 
 def train(config: DetectionConfig, work_dir: Path, resume: bool) -> Page | None:

@@ -13,13 +13,13 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from convmae.backbones.safe_files import CheckpointError, read_file
-from convmae.backbones.weight_files import split_choice
-from convmae.engine.classes import check_class_lists
+from convmae.backbones.weights.safe_files import CheckpointError, read_file
+from convmae.backbones.weights.weight_files import split_choice
+from convmae.engine.class_lists import check_class_lists
 from convmae.engine.errors import UserError
-from convmae.engine.regular import check_regular
+from convmae.engine.regular_files import check_regular
 from convmae.engine.run_files import claim, partial_name
-from convmae.engine.weights import check_finite
+from convmae.engine.whole_weights import check_finite
 
 # Marks that Windows' editors begin a file with.
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}

@@ -5,7 +5,7 @@ from typing import List, Optional, Tuple  # noqa: UP035  (the spelling that Omeg
 
 from convmae.engine.config import option
 from convmae.engine.errors import UserError
-from convmae.engine.reading import MAX_PIXELS, Reading
+from convmae.engine.pictures.reading import MAX_PIXELS, Reading
 
 
 def channels_option() -> int:

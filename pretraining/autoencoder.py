@@ -15,7 +15,7 @@ from convmae.backbones.encoder import Encoder
 from convmae.backbones.layers import TransformerBlock
 from convmae.backbones.masked import VisiblePatches
 from convmae.backbones.position import resample_pos_embed, sincos_pos_embed
-from convmae.backbones.shapes import block_count
+from convmae.backbones.weights.shapes import block_count
 from convmae.pretraining.decoder import DecoderDims, decoder_heads, insert_mask_tokens
 from convmae.pretraining.masking import random_masking
 from convmae.pretraining.patches import PATCH, pad_to_patches, patch_statistics, patchify

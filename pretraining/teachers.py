@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convmae.backbones.checkpoint import load_checkpoint
 from convmae.backbones.position import Grid
+from convmae.backbones.weights.checkpoint import load_checkpoint
 from convmae.engine.errors import UserError
-from convmae.engine.images import IMAGENET_MEAN, IMAGENET_STD
+from convmae.engine.pictures.images import IMAGENET_MEAN, IMAGENET_STD
 from convmae.pretraining.autoencoder import MaskedAutoencoder
 from convmae.pretraining.patches import PATCH, patchify
 from convmae.pretraining.targets import EMA, PIXELS

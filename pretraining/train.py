@@ -18,19 +18,19 @@ from convmae.engine.config import to_yaml
 from convmae.engine.errors import UserError
 from convmae.engine.faults import log_remarks
 from convmae.engine.files import save_weights
-from convmae.engine.images import normalize
 from convmae.engine.log import log, log_done
-from convmae.engine.report import Page
-from convmae.engine.runner import Runner
-from convmae.engine.train import train as run_training
+from convmae.engine.pictures.images import normalize
+from convmae.engine.training.runner import Runner
+from convmae.engine.training.train import train as run_training
 from convmae.pretraining import METHODS, MaskedAutoencoder
 from convmae.pretraining.config import PretrainingConfig, TeacherOptions
-from convmae.pretraining.data import PictureFolder
+from convmae.pretraining.data.dataset import PictureFolder
+from convmae.pretraining.evaluation.report import write_report
 from convmae.pretraining.patches import PATCH
 from convmae.pretraining.reconstructors import MixtureOfReconstructors
-from convmae.pretraining.report import write_report
 from convmae.pretraining.targets import EMA, PIXELS, check_targets
 from convmae.pretraining.teachers import build_teacher
+from convmae.reports.page import Page
 
 
 class PretrainingModel(BaseModel):
@@ -45,7 +45,7 @@ class PretrainingModel(BaseModel):
         """Returns ``{"loss": [], ...}`` for bytes [B, in_chans, S, S] and noise [B, L]."""
         if mode != "loss":
             raise ValueError(
-                f"mode is {mode!r}, expected 'loss': pretraining predicts through convmae.pretraining.pictures"
+                f"mode is {mode!r}, expected 'loss': pretraining predicts by pretraining/evaluation/reconstructions.py"
             )
         return self.mixture(normalize(images), self.mask_ratio, noise)
 

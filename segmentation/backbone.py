@@ -11,9 +11,9 @@ from torch import nn
 
 from convmae import backbones
 from convmae.backbones import load_checkpoint
-from convmae.engine.optim import param_groups
 from convmae.engine.options import OptimOptions
-from convmae.engine.weights import check_encoder
+from convmae.engine.training.optim import param_groups
+from convmae.engine.whole_weights import check_encoder
 from convmae.segmentation.mmseg_parts import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 
 

@@ -10,7 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from convmae.engine.comparison import (
+from convmae.engine.config import load_config
+from convmae.engine.errors import UserError
+from convmae.engine.log import log, log_done
+from convmae.reports.comparison import (
     Rows,
     Run,
     add_curves,
@@ -20,16 +23,13 @@ from convmae.engine.comparison import (
     most_changed,
     read_runs,
 )
-from convmae.engine.config import load_config
-from convmae.engine.errors import UserError
-from convmae.engine.log import log, log_done
-from convmae.engine.report import Page, write_metrics
+from convmae.reports.page import Page, write_metrics
 from convmae.segmentation.config import SegmentationConfig, SegmentationDataOptions
-from convmae.segmentation.evaluation import Details, Result, total_scores
-from convmae.segmentation.layout import Pair, find_pairs, read_label, split_folders
-from convmae.segmentation.pictures import Shown, add_pictures
-from convmae.segmentation.predictions import decode, read_predictions
-from convmae.segmentation.report import MEANINGS
+from convmae.segmentation.data.layout import Pair, find_pairs, read_label, split_folders
+from convmae.segmentation.evaluation.drawn_pairs import Shown, add_pictures
+from convmae.segmentation.evaluation.predictions_file import decode, read_predictions
+from convmae.segmentation.evaluation.report import MEANINGS
+from convmae.segmentation.evaluation.scores import Details, Result, total_scores
 
 PICTURES = 6  # of those that one run does better, and as many of the others
 

@@ -7,14 +7,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from convmae.engine.drawing import palette
 from convmae.engine.errors import UserError
-from convmae.engine.images import Picture, to_tensor
-from convmae.engine.precision import autocast, set_up
-from convmae.segmentation.class_list import read_classes
+from convmae.engine.machine.precision import autocast, set_up
+from convmae.engine.pictures.images import Picture, to_tensor
+from convmae.reports.drawing import palette
 from convmae.segmentation.config import SegmentationConfig
-from convmae.segmentation.model import build_model, check_options
-from convmae.segmentation.weights import load_weights, read_class_names
+from convmae.segmentation.data.class_list import read_classes
+from convmae.segmentation.model.upernet import build_model, check_options
+from convmae.segmentation.model.weights import load_weights, read_class_names
 
 
 class Predictor:

@@ -9,29 +9,29 @@ from mmengine.dist import is_main_process
 
 from convmae.backbones import load_checkpoint
 from convmae.engine.config import save_config, to_yaml
-from convmae.engine.duplicates import check_shared
 from convmae.engine.faults import Fault, Tally, log_remarks, refuse_all
 from convmae.engine.files import save_weights
 from convmae.engine.log import log, log_done
-from convmae.engine.report import Page
+from convmae.engine.pictures.duplicates import check_shared
 from convmae.engine.seeding import INIT, seed_all
-from convmae.engine.train import evaluate
-from convmae.engine.train import train as run_training
-from convmae.engine.unreadable import let_skip
-from convmae.engine.weights import check_encoder
-from convmae.segmentation.batches import stack_crops
-from convmae.segmentation.check import Found, check_repeated_pairs, check_split
-from convmae.segmentation.class_fit import check_fit
-from convmae.segmentation.class_list import read_class_list
+from convmae.engine.training.train import evaluate
+from convmae.engine.training.train import train as run_training
+from convmae.engine.training.unreadable import let_skip
+from convmae.engine.whole_weights import check_encoder
+from convmae.reports.page import Page
+from convmae.segmentation.checks.class_fit import check_fit
+from convmae.segmentation.checks.splits import Found, check_repeated_pairs, check_split
 from convmae.segmentation.config import SegmentationConfig
-from convmae.segmentation.data import SegmentationDataset
-from convmae.segmentation.evaluation import SegmentationMetric
-from convmae.segmentation.layout import Pair
-from convmae.segmentation.losses import weigh_pixels
-from convmae.segmentation.model import build_model, check_options, heads
-from convmae.segmentation.report import write_report
-from convmae.segmentation.sampling import find_classes, repeat_rare
-from convmae.segmentation.weights import check_numbering, load_weights
+from convmae.segmentation.data.batches import stack_crops
+from convmae.segmentation.data.class_list import read_class_list
+from convmae.segmentation.data.dataset import SegmentationDataset
+from convmae.segmentation.data.layout import Pair
+from convmae.segmentation.data.rare_classes import find_classes, repeat_rare
+from convmae.segmentation.evaluation.report import write_report
+from convmae.segmentation.evaluation.scores import SegmentationMetric
+from convmae.segmentation.model.losses import weigh_pixels
+from convmae.segmentation.model.upernet import build_model, check_options, heads
+from convmae.segmentation.model.weights import check_numbering, load_weights
 
 
 def train(config: SegmentationConfig, work_dir: Path, resume: bool) -> Page | None:

@@ -9,8 +9,8 @@ import torch
 from hypothesis import strategies as st
 from pycocotools import mask as mask_api
 
-from convmae.detection.coco import CocoData
-from convmae.detection.records import Category, ImageRecord, ObjectRecord
+from convmae.detection.data.coco import CocoData
+from convmae.detection.data.coco_records import Category, ImageRecord, ObjectRecord
 
 WIDTH, HEIGHT = 150, 130
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from convmae.engine import precision
+from convmae.engine.machine import precision
 
 # The models are tiny: on a shared machine two threads spend their time waiting for each other.
 torch.set_num_threads(1)

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from convmae.engine.hooks import LogHook
-from convmae.engine.loops import TrainLoop
-from convmae.tools.host_waits import Wait, host_waits
+from convmae.benchmarks.counting.host_waits import Wait, host_waits
+from convmae.engine.training.hooks import LogHook
+from convmae.engine.training.loops import TrainLoop
 
 
 class _Event:

@@ -14,22 +14,22 @@ import torch
 from tiny_detector import CLASSES, small_config
 
 from convmae.backbones import ConvViT, ConvViTDet, ConvViTSeg, ViT, load_checkpoint, load_encoder
-from convmae.backbones.checkpoint import fit_state
-from convmae.backbones.weight_files import read_weights
+from convmae.backbones.weights.checkpoint import fit_state
+from convmae.backbones.weights.weight_files import read_weights
 from convmae.classification.config import FinetuningConfig
 from convmae.detection.config import DetectionConfig
-from convmae.detection.model import DetectionModel
+from convmae.detection.model.detection_model import DetectionModel
+from convmae.detection.model.weights import init_weights, load_detector, to_detectron2
 from convmae.detection.predict import read_classes
-from convmae.detection.weights import init_weights, load_detector, to_detectron2
-from convmae.engine.classes import known_classes
+from convmae.engine.class_lists import known_classes
+from convmae.engine.commands.given_pictures import kept_reading
 from convmae.engine.config import run_config
 from convmae.engine.files import read_config, read_meta
-from convmae.engine.prediction import kept_reading
 from convmae.pretraining import METHODS, teachers
 from convmae.pretraining.weights import load_pretrained
 from convmae.segmentation.config import SegmentationConfig
-from convmae.segmentation.model import build_model
-from convmae.segmentation.weights import load_weights
+from convmae.segmentation.model.upernet import build_model
+from convmae.segmentation.model.weights import load_weights
 from convmae.tools import convert_checkpoint, export
 
 DIMS = {"embed_dims": (8, 8, 16), "depths": (1, 1, 1), "num_heads": 2}

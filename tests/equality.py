@@ -8,9 +8,9 @@ import pytest
 import torch
 from launch import forked
 
-from convmae.engine.checkpoints import latest_checkpoint
-from convmae.engine.scalars import read_scalars
 from convmae.engine.seeding import INIT, seed_all
+from convmae.engine.training.checkpoints import latest_checkpoint
+from convmae.engine.training.scalars import read_scalars
 
 
 def assert_processes_equal_one(train: Callable[[Path], Any], folder: Path, world: int = 2) -> None:

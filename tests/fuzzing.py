@@ -15,7 +15,7 @@ import torch
 
 from convmae.backbones import CheckpointError
 from convmae.engine.errors import UserError
-from convmae.engine.memory import peak_bytes
+from convmae.engine.machine.memory import peak_bytes
 
 SECONDS = 60  # for a file, before the process is ended for hanging
 _WORDS = (

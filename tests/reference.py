@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from convmae.tools.gpu.reference import (
+from convmae.benchmarks.gpu.agreement.reference import (
     OWN_VALUES,
     difference,
     image,

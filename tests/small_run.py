@@ -9,9 +9,9 @@ from mmengine.model import BaseModel
 from torch import nn
 from torch.utils.data import Dataset
 
-from convmae.engine.checkpoints import latest_checkpoint
 from convmae.engine.options import DataOptions, OptimOptions, RuntimeOptions, ScheduleOptions
-from convmae.engine.train import train
+from convmae.engine.training.checkpoints import latest_checkpoint
+from convmae.engine.training.train import train
 
 
 @dataclass

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 
-from convmae.detection.coco import read_coco
 from convmae.detection.config import DetectionConfig, DetectionDataOptions, ModelOptions
-from convmae.detection.dataset import TrainSet, collate_train
-from convmae.detection.model import DetectionModel
-from convmae.detection.records import Category
+from convmae.detection.data.coco import read_coco
+from convmae.detection.data.coco_records import Category
+from convmae.detection.data.dataset import TrainSet, collate_train
+from convmae.detection.model.detection_model import DetectionModel
 from convmae.engine.config import load_config, save_config, to_yaml
 from convmae.engine.files import save_weights
 

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from convmae.backbones import SIZES, ConvViT, ConvViTDet, ConvViTEncoder, ConvViTSeg
+from convmae.benchmarks.complexity import Part, analyze
 from convmae.detection.config import DetectionConfig
-from convmae.detection.mask_rcnn import MaskRCNN
-from convmae.engine.cli import read_size, run_tool
-from convmae.engine.complexity import Part, analyze
+from convmae.detection.model.mask_rcnn import MaskRCNN
+from convmae.engine.commands.cli import read_size, run_tool
 from convmae.engine.errors import UserError
 from convmae.pretraining import METHODS, MaskedAutoencoder
 from convmae.segmentation.config import SegmentationConfig
-from convmae.segmentation.model import build_model
+from convmae.segmentation.model.upernet import build_model
 
 CLASSES = {"classifier": 1000, "detection": 80, "segmentation": 150}
 BOXES, MASKS = 1000, 100  # a test picture's proposals and detections

@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 
-from convmae.engine.cli import run_tool
+from convmae.engine.commands.cli import run_tool
 from convmae.engine.errors import UserError
 
 # What each compares. The module bench_<name> adds its options and returns its rows; those of the same keys make a table.
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if [name] != list(asked):  # its module may need packages that the one asked for does not
             commands.add_parser(name, help=summary)
             continue
-        module = import_module(f"convmae.tools.bench_{name}")
+        module = import_module(f"convmae.benchmarks.bench_{name}")
         text = inspect.cleandoc(module.__doc__ or "")
         command = commands.add_parser(name, help=summary, description=text, formatter_class=formatter)
         module.add_options(command)
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.repeats < 1 or args.threads < 1:
             raise UserError(f"--repeats {args.repeats} --threads {args.threads}: expected 1 or more of each.")
         torch.set_num_threads(args.threads)
-        rows = import_module(f"convmae.tools.bench_{args.comparison}").run(args)
+        rows = import_module(f"convmae.benchmarks.bench_{args.comparison}").run(args)
         if not rows:  # it printed and wrote them as they came
             return
         print("\n\n".join(table(list(same)) for _, same in itertools.groupby(rows, key=list)))

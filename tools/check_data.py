@@ -22,10 +22,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from convmae.engine.cli import add_overrides, prepare_report_dir, run_tool
+from convmae.engine.commands.cli import add_overrides, prepare_report_dir, run_tool
 from convmae.engine.config import load_config
-from convmae.engine.data_report import Split, stopping, summary
 from convmae.engine.errors import UserError
+from convmae.reports.data_report import Split, stopping, summary
 
 
 class Format(NamedTuple):
@@ -41,19 +41,19 @@ class Format(NamedTuple):
 
 
 def _check_coco(args: argparse.Namespace, work_dir: Path) -> tuple[Sequence[Split], list[Path]]:
+    from convmae.detection.checks.data_check import check_data
+    from convmae.detection.checks.data_report import write_data_report
     from convmae.detection.config import DetectionConfig
-    from convmae.detection.data_check import check_data
-    from convmae.detection.data_report import write_data_report
 
     splits = check_data(_config(DetectionConfig, args), args.pictures)
     return splits, write_data_report(splits, work_dir)
 
 
 def _check_seg(args: argparse.Namespace, work_dir: Path) -> tuple[Sequence[Split], list[Path]]:
-    from convmae.segmentation.class_list import read_class_list
+    from convmae.segmentation.checks.data_check import check_data
+    from convmae.segmentation.checks.data_report import write_data_report
     from convmae.segmentation.config import SegmentationConfig
-    from convmae.segmentation.data_check import check_data
-    from convmae.segmentation.data_report import write_data_report
+    from convmae.segmentation.data.class_list import read_class_list
 
     config = _config(SegmentationConfig, args)
     options = config.data
@@ -64,8 +64,8 @@ def _check_seg(args: argparse.Namespace, work_dir: Path) -> tuple[Sequence[Split
 
 def _check_cls(args: argparse.Namespace, work_dir: Path) -> tuple[Sequence[Split], list[Path]]:
     from convmae.classification.config import FinetuningConfig
-    from convmae.classification.data_check import check_data
-    from convmae.engine.picture_report import write_data_report
+    from convmae.classification.data.data_check import check_data
+    from convmae.reports.picture_report import write_data_report
 
     config = _config(FinetuningConfig, args)
     splits = check_data(config.data, args.pictures, config.model.in_chans)
@@ -73,9 +73,9 @@ def _check_cls(args: argparse.Namespace, work_dir: Path) -> tuple[Sequence[Split
 
 
 def _check_pictures(args: argparse.Namespace, work_dir: Path) -> tuple[Sequence[Split], list[Path]]:
-    from convmae.engine.picture_report import write_data_report
     from convmae.pretraining.config import PretrainingConfig
-    from convmae.pretraining.data_check import check_data
+    from convmae.pretraining.data.data_check import check_data
+    from convmae.reports.picture_report import write_data_report
 
     config = _config(PretrainingConfig, args)
     splits = check_data(config.data, args.pictures, config.model.in_chans)

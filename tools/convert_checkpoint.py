@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convmae.backbones.weight_files import read_weights, split_choice
+from convmae.backbones.weights.weight_files import read_weights, split_choice
 from convmae.detection.config import DetectionConfig
-from convmae.detection.convert import Converted, detector_from_detectron2, detector_to_detectron2
-from convmae.engine.cli import add_overrides, run_tool
+from convmae.detection.model.convert import Converted, detector_from_detectron2, detector_to_detectron2
+from convmae.engine.commands.cli import add_overrides, run_tool
 from convmae.engine.config import load_config, to_yaml
 from convmae.engine.errors import UserError
 from convmae.engine.files import save_weights

@@ -18,16 +18,16 @@ from typing import Any
 
 from convmae.detection.config import DetectionConfig
 from convmae.detection.train import train as train_detection
-from convmae.engine.cli import prepare_work_dir, run_tool
+from convmae.engine.commands.cli import prepare_work_dir, run_tool
 from convmae.engine.config import load_config
 from convmae.engine.errors import UserError
 from convmae.engine.log import duration, log, start_log
+from convmae.engine.machine.precision import precision_name, resolve_device, resolve_precision
 from convmae.engine.options import ScheduleOptions
-from convmae.engine.precision import precision_name, resolve_device, resolve_precision
-from convmae.engine.report import Number, Page, environment
 from convmae.engine.seeding import INIT, seed_all
 from convmae.pretraining.config import PretrainingConfig
 from convmae.pretraining.train import train as pretrain
+from convmae.reports.page import Number, Page, environment
 from convmae.segmentation.config import SegmentationConfig
 from convmae.segmentation.train import train as train_segmentation
 from convmae.tools.scenes import CLASSES, generate

@@ -25,12 +25,12 @@ from torch import Tensor, nn
 
 from convmae.backbones import ConvViT
 from convmae.backbones.convvit import STRIDE
-from convmae.backbones.weight_files import split_choice
-from convmae.engine.classes import known_classes
-from convmae.engine.cli import read_size, run_tool
+from convmae.backbones.weights.weight_files import split_choice
+from convmae.engine.class_lists import known_classes
+from convmae.engine.commands.cli import read_size, run_tool
 from convmae.engine.errors import UserError
 from convmae.engine.files import read_meta
-from convmae.engine.images import channel_statistics
+from convmae.engine.pictures.images import channel_statistics
 from convmae.engine.text import visible
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")

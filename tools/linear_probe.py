@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from convmae.classification.config import ProbeConfig
 from convmae.classification.train import linear_probe
-from convmae.engine.cli import probe_tool
+from convmae.engine.commands.cli import probe_tool
 
 
 def main(argv: Sequence[str] | None = None) -> int:

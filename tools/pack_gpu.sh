@@ -19,7 +19,7 @@ PACKAGES=(
     onedl-mmengine==0.10.12 omegaconf==2.3.1 pycocotools==2.0.11 faster-coco-eval==1.8.0 yapf==0.43.0 prettytable==3.18.0
     wcwidth platformdirs ftfy iopath yacs termcolor addict tifffile==2026.11.8
 )
-PARTS=(backbones pretraining classification detection segmentation engine configs tools tests docs setup.cfg pyproject.toml)
+PARTS=(backbones pretraining classification detection segmentation reports engine benchmarks configs tools tests docs setup.cfg pyproject.toml)
 
 fail() { echo "error: $1" >&2; exit 2; }
 
@@ -68,7 +68,7 @@ fi
 if [[ $sources == yes ]]; then
     tar -C "$project" --exclude=__pycache__ -czf "$part/sources.tar.gz" "${PARTS[@]}"
 fi
-cp "$project/tools/run_gpu.sh" "$part/run.sh"
+cp "$project/benchmarks/gpu/run.sh" "$part/run.sh"
 
 size=$(du -sk --apparent-size "$part" | cut -f 1)
 if ((size > limit * 1024)); then

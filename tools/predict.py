@@ -29,16 +29,16 @@ from typing import NamedTuple
 import numpy as np
 
 from convmae.detection.config import DetectionConfig
-from convmae.detection.pictures import confident, draw_detections
+from convmae.detection.evaluation.rated_pictures import confident, draw_detections
 from convmae.detection.predict import Given, Listed, as_coco, as_results
 from convmae.detection.predict import Predictor as Detector
-from convmae.engine.cli import add_overrides, run_tool
+from convmae.engine.commands.cli import add_overrides, run_tool
+from convmae.engine.commands.given_pictures import check_free, find_pictures, name_drawings, read_pictures, save_picture
 from convmae.engine.config import run_config
-from convmae.engine.drawing import draw_labels, legend
 from convmae.engine.errors import UserError
 from convmae.engine.files import check_is_file, write_whole
-from convmae.engine.images import as_rgb, read_image
-from convmae.engine.prediction import check_free, find_pictures, name_drawings, read_pictures, save_picture
+from convmae.engine.pictures.images import as_rgb, read_image
+from convmae.reports.drawing import draw_labels, legend
 from convmae.segmentation.config import SegmentationConfig
 from convmae.segmentation.predict import Predictor as Segmenter
 

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from convmae.engine.cli import run_tool
+from convmae.engine.commands.cli import run_tool
 from convmae.engine.errors import UserError
 
 CLASSES = ("disc", "ring", "square", "triangle", "star")

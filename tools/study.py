@@ -27,9 +27,9 @@ from typing import NamedTuple
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from convmae.engine.cli import run_tool
+from convmae.engine.commands.cli import run_tool
 from convmae.engine.errors import UserError
-from convmae.engine.plots import LINE_COLOURS, STYLE
+from convmae.reports.plots import LINE_COLOURS, STYLE
 
 PROBES = {"knn": "k-NN", "linear": "linear probe"}
 SCRATCH = "scratch"

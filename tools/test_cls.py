@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from convmae.classification.config import FinetuningConfig
 from convmae.classification.train import test
-from convmae.engine.cli import test_tool
+from convmae.engine.commands.cli import test_tool
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from convmae.detection.compare import compare
 from convmae.detection.config import DetectionConfig
 from convmae.detection.train import test
-from convmae.engine.cli import test_tool
+from convmae.engine.commands.cli import test_tool
 
 
 def main(argv: Sequence[str] | None = None) -> int:

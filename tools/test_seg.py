@@ -12,7 +12,7 @@ if __name__ == "__main__":  # before all that takes time to read
 import sys
 from collections.abc import Sequence
 
-from convmae.engine.cli import test_tool
+from convmae.engine.commands.cli import test_tool
 from convmae.segmentation.compare import compare
 from convmae.segmentation.config import SegmentationConfig
 from convmae.segmentation.train import test

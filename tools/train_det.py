@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from convmae.detection.config import DetectionConfig
 from convmae.detection.train import train
-from convmae.engine.cli import train_tool
+from convmae.engine.commands.cli import train_tool
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@ if __name__ == "__main__":  # before all that takes time to read
 import sys
 from collections.abc import Sequence
 
-from convmae.engine.cli import train_tool
+from convmae.engine.commands.cli import train_tool
 from convmae.segmentation.config import SegmentationConfig
 from convmae.segmentation.train import train
 

@@ -23,18 +23,18 @@ from torch import Tensor
 
 from convmae.backbones import ConvViT, ViT, load_encoder
 from convmae.backbones.position import Grid
-from convmae.engine.cli import add_overrides, run_tool
-from convmae.engine.drawing import column
+from convmae.engine.commands.cli import add_overrides, run_tool
+from convmae.engine.commands.given_pictures import kept_reading, save_picture, say
 from convmae.engine.errors import UserError
 from convmae.engine.files import check_is_file
-from convmae.engine.folders import list_images
-from convmae.engine.prediction import kept_reading, save_picture, say
+from convmae.engine.pictures.folders import list_images
 from convmae.pretraining import METHODS, FastConvMAE
-from convmae.pretraining.attention import attention_maps, attention_sheet
-from convmae.pretraining.features import feature_maps, feature_strip
+from convmae.pretraining.evaluation.attention import attention_maps, attention_sheet
+from convmae.pretraining.evaluation.features import feature_maps, feature_strip
+from convmae.pretraining.evaluation.reconstructions import group_sheet, load_picture, reconstruct, reconstruction_strip
 from convmae.pretraining.patches import PATCH
-from convmae.pretraining.pictures import group_sheet, load_picture, reconstruct, reconstruction_strip
 from convmae.pretraining.weights import load_pretrained
+from convmae.reports.drawing import column
 
 Draw = Callable[[Tensor], list[Image.Image]]
 

@@ -11,9 +11,9 @@ from names import NASTY
 from PIL import Image
 
 from convmae.classification.config import FinetuningConfig, FolderOptions
-from convmae.classification.data import read_split, read_splits
-from convmae.classification.evaluation import Prediction, score
-from convmae.classification.report import start_page, write_report
+from convmae.classification.data.dataset import read_split, read_splits
+from convmae.classification.evaluation.accuracy import Prediction, score
+from convmae.classification.evaluation.report import start_page, write_report
 from convmae.engine.errors import UserError
 
 

@@ -7,7 +7,7 @@ import pytest
 from equality import assert_processes_equal_one
 
 from convmae.classification.config import AugmentationOptions, FinetuningConfig, FolderOptions
-from convmae.classification.mixing import check_pairs
+from convmae.classification.data.mixing import check_pairs
 from convmae.classification.train import finetune
 from convmae.engine.config import load_config
 from convmae.engine.errors import UserError

@@ -11,13 +11,13 @@ from PIL import Image
 from tiny_detector import tiny_config
 
 from convmae.backbones import ConvViTDet
+from convmae.detection.checks.data_check import check_data
 from convmae.detection.config import DetectionConfig
-from convmae.detection.data_check import check_data
+from convmae.detection.data.transforms import Geometry, large_scale_jitter
 from convmae.detection.train import test as run_test
 from convmae.detection.train import train
-from convmae.detection.transforms import Geometry, large_scale_jitter
-from convmae.engine.bands import OTHER_BANDS
 from convmae.engine.errors import UserError
+from convmae.engine.pictures.bands import OTHER_BANDS
 from convmae.tools import predict
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from convmae.detection.coco import CocoData, read_coco
 from convmae.detection.config import DetectionConfig
-from convmae.detection.evaluation import CocoMetric, write_results
-from convmae.detection.records import to_rle
+from convmae.detection.data.coco import CocoData, read_coco
+from convmae.detection.data.coco_records import to_rle
+from convmae.detection.evaluation.coco_metric import CocoMetric, write_results
 from convmae.engine.config import load_config, save_config
-from convmae.engine.report import write_metrics
+from convmae.reports.page import write_metrics
 from convmae.tools.test_det import main
 
 

@@ -19,12 +19,12 @@ from detectron2.evaluation import inference_on_dataset
 
 from convmae import backbones
 from convmae.detection.config import DetectionConfig, ModelOptions
-from convmae.detection.convert import detector_to_detectron2
 from convmae.detection.detectron2 import ConvViTDet
-from convmae.detection.mask_rcnn import MaskRCNN
+from convmae.detection.model.convert import detector_to_detectron2
+from convmae.detection.model.mask_rcnn import MaskRCNN
 from convmae.engine.config import load_config
 from convmae.engine.files import save_weights
-from convmae.engine.images import normalize
+from convmae.engine.pictures.images import normalize
 
 SIDE, CHANNELS, CLASSES = 64, 16, 3
 OPTIONS = ModelOptions(

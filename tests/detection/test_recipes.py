@@ -6,17 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from convmae.detection.boxes import Matcher
-from convmae.detection.check import check_options
-from convmae.detection.coco import Category, read_coco
+from convmae.detection.checks.run_checks import check_options
 from convmae.detection.config import DetectionConfig
-from convmae.detection.dataset import EvalSet, TrainSet, collate_test, collate_train
-from convmae.detection.mask_rcnn import MaskRCNN
-from convmae.detection.model import DetectionModel
+from convmae.detection.data.coco import Category, read_coco
+from convmae.detection.data.dataset import EvalSet, TrainSet, collate_test, collate_train
+from convmae.detection.model.boxes import Matcher
+from convmae.detection.model.detection_model import DetectionModel
+from convmae.detection.model.mask_rcnn import MaskRCNN
 from convmae.engine.config import load_config
 from convmae.engine.errors import UserError
-from convmae.engine.optim import param_groups
-from convmae.engine.schedule import Schedule
+from convmae.engine.training.optim import param_groups
+from convmae.engine.training.schedule import Schedule
 
 PICTURES = 118_000  # an epoch as the public configs count it
 

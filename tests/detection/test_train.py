@@ -11,7 +11,7 @@ from launch import two_processes
 from tiny_detector import tiny_config
 
 from convmae.detection.config import DetectionConfig
-from convmae.detection.mask_rcnn import MaskRCNN
+from convmae.detection.model.mask_rcnn import MaskRCNN
 from convmae.detection.train import test as run_test
 from convmae.detection.train import train
 from convmae.engine.config import load_config, save_config, shipped_recipes

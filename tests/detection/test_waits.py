@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from tiny_detector import batch_of, small_config
 
-from convmae.detection.coco import read_coco
-from convmae.detection.model import DetectionModel
-from convmae.tools.host_waits import host_waits
+from convmae.benchmarks.counting.host_waits import host_waits
+from convmae.detection.data.coco import read_coco
+from convmae.detection.model.detection_model import DetectionModel
 
 
 def test_a_training_step_waits_for_the_proposals_and_for_how_many_boxes_there_are(split: Path) -> None:
@@ -27,10 +27,10 @@ def test_a_training_step_waits_for_the_proposals_and_for_how_many_boxes_there_ar
     pinned = [batch["images"], batch["targets"]]
     waits = Counter((wait.op, wait.where.partition(":")[0]) for wait in host_waits(step, [model, optimizer], pinned))
     assert waits == {
-        ("tolist", "detection/proposals.py"): 1,  # boxes with an area, of each picture
+        ("tolist", "detection/model/proposals.py"): 1,  # boxes with an area, of each picture
         ("torchvision::nms", "torchvision/ops/boxes.py"): 4,
-        ("tolist", "detection/roi_heads.py"): 1,  # sampled boxes of each picture
-        ("tolist", "detection/pooler.py"): 2,  # boxes of each level, for boxes and for masks
+        ("tolist", "detection/model/roi_heads.py"): 1,  # sampled boxes of each picture
+        ("tolist", "detection/model/pooler.py"): 2,  # boxes of each level, for boxes and for masks
     }
 
 

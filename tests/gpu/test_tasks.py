@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from convmae.tools.gpu import tasks
-from convmae.tools.gpu.battery import Setting
+from convmae.benchmarks.gpu import tasks
+from convmae.benchmarks.gpu.battery import Setting
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

@@ -9,9 +9,9 @@ import torch
 from reference import OWN_VALUES, difference, image, reference, seeded_state
 from torch import Tensor
 
-from convmae.backbones.checkpoint import load_checkpoint
 from convmae.backbones.convvit import ConvViT
 from convmae.backbones.masked import VisiblePatches
+from convmae.backbones.weights.checkpoint import load_checkpoint
 from convmae.pretraining import ConvMAE, FastConvMAE
 from convmae.pretraining.masking import complementary_masking
 from convmae.pretraining.patches import patchify

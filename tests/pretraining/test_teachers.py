@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from convmae.backbones import CheckpointError
 from convmae.engine.errors import UserError
-from convmae.engine.images import IMAGENET_MEAN, IMAGENET_STD
+from convmae.engine.pictures.images import IMAGENET_MEAN, IMAGENET_STD
 from convmae.pretraining.teachers import TIMM_NAMES, TimmTeacher, resample_map
 
 VIT, CONV = "vit_tiny_patch16_224.augreg_in21k", "mobilenetv3_small_050.lamb_in1k"

@@ -13,7 +13,7 @@ from PIL import Image
 from convmae.backbones import ConvViT, ConvViTDet, ConvViTSeg, ViT, load_checkpoint
 from convmae.engine.config import load_config, shipped_recipes
 from convmae.engine.errors import UserError
-from convmae.engine.schedule import Schedule
+from convmae.engine.training.schedule import Schedule
 from convmae.pretraining import MAE, ConvMAE, FastConvMAE
 from convmae.pretraining.config import PretrainingConfig, TeacherOptions
 from convmae.pretraining.targets import check_targets

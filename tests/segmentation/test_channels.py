@@ -14,8 +14,8 @@ from convmae.backbones import ConvViT
 from convmae.engine.config import save_config
 from convmae.engine.errors import UserError
 from convmae.segmentation.config import SegmentationConfig
-from convmae.segmentation.data import SegmentationDataset
-from convmae.segmentation.layout import find_pairs
+from convmae.segmentation.data.dataset import SegmentationDataset
+from convmae.segmentation.data.layout import find_pairs
 from convmae.segmentation.train import test as run_test
 from convmae.segmentation.train import train
 from convmae.tools import check_data, predict

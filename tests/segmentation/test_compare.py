@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 
 from convmae.engine.config import load_config, save_config
-from convmae.engine.report import write_metrics
+from convmae.reports.page import write_metrics
 from convmae.segmentation.config import SegmentationConfig
-from convmae.segmentation.evaluation import SegmentationMetric
-from convmae.segmentation.layout import find_pairs, read_label, split_folders
-from convmae.segmentation.predictions import read_predictions, write_predictions
+from convmae.segmentation.data.layout import find_pairs, read_label, split_folders
+from convmae.segmentation.evaluation.predictions_file import read_predictions, write_predictions
+from convmae.segmentation.evaluation.scores import SegmentationMetric
 from convmae.tools.test_seg import main
 
 CLASSES = ["square", "stripe", "dot"]

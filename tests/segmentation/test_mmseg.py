@@ -23,11 +23,11 @@ from PIL import Image
 from convmae import backbones
 from convmae.engine.config import load_config
 from convmae.engine.errors import UserError
-from convmae.engine.optim import param_groups
-from convmae.engine.schedule import Schedule
+from convmae.engine.training.optim import param_groups
+from convmae.engine.training.schedule import Schedule
 from convmae.segmentation.backbone import ConvViTSeg
 from convmae.segmentation.config import SegmentationConfig
-from convmae.segmentation.model import build_model
+from convmae.segmentation.model.upernet import build_model
 from convmae.segmentation.train import test as run_test
 from convmae.segmentation.train import train
 

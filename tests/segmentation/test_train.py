@@ -15,13 +15,13 @@ from convmae.engine.config import load_config, save_config, shipped_recipes, to_
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Fault
 from convmae.engine.files import save_weights
-from convmae.engine.optim import scaled_lr
-from convmae.engine.schedule import Schedule
+from convmae.engine.training.optim import scaled_lr
+from convmae.engine.training.schedule import Schedule
 from convmae.segmentation.config import SegmentationConfig
-from convmae.segmentation.model import build_model, check_options
+from convmae.segmentation.model.upernet import build_model, check_options
+from convmae.segmentation.model.weights import check_numbering, read_class_names
 from convmae.segmentation.train import test as run_test
 from convmae.segmentation.train import train
-from convmae.segmentation.weights import check_numbering, read_class_names
 from convmae.tools.test_seg import main
 
 MakeConfig = Callable[[], SegmentationConfig]

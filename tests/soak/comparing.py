@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from convmae.engine.checkpoints import list_checkpoints
+from convmae.engine.training.checkpoints import list_checkpoints
 
 OF_THE_MOMENT = {"seconds", "seconds_per_step"}  # among the numbers of metrics.json and scalars.jsonl
 

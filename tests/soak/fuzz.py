@@ -25,12 +25,12 @@ from figures import write_figures
 
 TESTS = Path(__file__).resolve().parents[1]
 SCRIPTS = {
-    "weights": "backbones/fuzz_weights.py",
+    "weights": "backbones/weights/fuzz_weights.py",
     "what takes weights": "tools/fuzz_doors.py",
     "recipes": "engine/fuzz_recipes.py",
-    "coco files": "detection/fuzz_coco.py",
-    "label maps": "segmentation/fuzz_label_maps.py",
-    "pictures": "engine/fuzz_pictures.py",
+    "coco files": "detection/data/fuzz_coco.py",
+    "label maps": "segmentation/data/fuzz_label_maps.py",
+    "pictures": "engine/pictures/fuzz_pictures.py",
 }
 BATCH = 45.0  # seconds that a batch is meant to take
 SLOWEST = 600.0  # seconds after which it is ended

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from convmae.tools import bench_encoder
+from convmae.benchmarks import bench_encoder
 
 Step = Callable[[], object]
 

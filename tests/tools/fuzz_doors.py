@@ -20,8 +20,8 @@ import fuzzing
 from doors import DOORS
 from hostile import CONFIGS, CONTENTS, METAS, VALUES
 
-from convmae.engine.checkpoints import read_checkpoint
-from convmae.engine.run_state import check_average, check_optimizer, check_tensors
+from convmae.engine.training.checkpoints import read_checkpoint
+from convmae.engine.training.run_state import check_average, check_optimizer, check_tensors
 
 ODD: list[Any] = [
     *METAS.values(), *CONFIGS.values(), -1, 1 << 70, float("nan"), True, b"x", (), {3: 4}, [[]], "\ud800", "x" * 10_000,

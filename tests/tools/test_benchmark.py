@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
+from convmae.benchmarks import timing
+from convmae.benchmarks.bench_pretrain import METHODS, kept_patches, layer_products, multiply_adds
+from convmae.benchmarks.forms.dense_form import DenseMaskedAutoencoder
+from convmae.benchmarks.timing import alternate, peak_memory
 from convmae.engine.errors import UserError
-from convmae.tools import benchmark, timing
-from convmae.tools.bench_pretrain import METHODS, kept_patches, layer_products, multiply_adds
-from convmae.tools.dense_form import DenseMaskedAutoencoder
-from convmae.tools.timing import alternate, peak_memory
+from convmae.tools import benchmark
 
 CPU = torch.device("cpu")
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from convmae.detection.coco import Category
 from convmae.detection.config import DetectionConfig
-from convmae.detection.model import DetectionModel
-from convmae.detection.weights import load_detector
+from convmae.detection.data.coco import Category
+from convmae.detection.model.detection_model import DetectionModel
+from convmae.detection.model.weights import load_detector
 from convmae.engine.config import load_config, save_config
 from convmae.engine.files import save_weights
 from convmae.tools import convert_checkpoint as tool

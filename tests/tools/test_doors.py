@@ -13,7 +13,7 @@ from doors import DOORS
 from hostile import CONTENTS, SAFETENSORS, write_all
 
 from convmae.backbones import CheckpointError, load_checkpoint
-from convmae.backbones.safe_files import read_file
+from convmae.backbones.weights.safe_files import read_file
 from convmae.engine.errors import UserError
 from convmae.engine.files import read_config, read_meta, read_text
 

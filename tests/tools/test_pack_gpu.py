@@ -126,6 +126,6 @@ def test_options_that_mean_nothing_are_refused(options: list[str], said: str, tm
     ],
 )
 def test_a_run_says_what_its_options_lack(options: list[str], said: str, tmp_path: Path) -> None:
-    script = PROJECT / "tools" / "run_gpu.sh"
+    script = PROJECT / "benchmarks" / "gpu" / "run.sh"
     made = subprocess.run(["bash", str(script), *options], capture_output=True, text=True, cwd=tmp_path)
     assert (made.returncode, said in made.stderr) == (2, True)

@@ -14,17 +14,17 @@ from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 from tiny_detector import CLASSES, write_run
 
-from convmae.detection.coco import CocoData
 from convmae.detection.config import DetectionConfig
-from convmae.detection.dataset import EvalSet, collate_test
-from convmae.detection.model import DetectionModel
-from convmae.detection.records import Category, ImageRecord
+from convmae.detection.data.coco import CocoData
+from convmae.detection.data.coco_records import Category, ImageRecord
+from convmae.detection.data.dataset import EvalSet, collate_test
+from convmae.detection.model.detection_model import DetectionModel
 from convmae.engine.config import load_config, save_config, to_yaml
 from convmae.engine.files import save_weights
 from convmae.segmentation.config import SegmentationConfig
-from convmae.segmentation.data import SegmentationDataset
-from convmae.segmentation.layout import Pair, read_label
-from convmae.segmentation.model import build_model
+from convmae.segmentation.data.dataset import SegmentationDataset
+from convmae.segmentation.data.layout import Pair, read_label
+from convmae.segmentation.model.upernet import build_model
 from convmae.tools import predict
 
 

@@ -12,11 +12,11 @@ from PIL import Image
 from pycocotools.coco import COCO
 from tiny_detector import CLASSES, write_run
 
-from convmae.detection.coco import CocoData
 from convmae.detection.config import DetectionConfig
-from convmae.detection.dataset import EvalSet, collate_test
-from convmae.detection.model import DetectionModel
-from convmae.detection.records import ImageRecord
+from convmae.detection.data.coco import CocoData
+from convmae.detection.data.coco_records import ImageRecord
+from convmae.detection.data.dataset import EvalSet, collate_test
+from convmae.detection.model.detection_model import DetectionModel
 from convmae.engine.config import load_config
 from convmae.tools import predict
 

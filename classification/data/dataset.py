@@ -1,0 +1,246 @@
+"""Pictures in class folders, as tensors for training and for testing."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL import Image, ImageOps
+from timm.data.auto_augment import rand_augment_transform
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+
+from convmae.classification.config import AugmentationOptions, FolderOptions
+from convmae.classification.data.class_folders import check_same_folders, class_folders, find_labelled, same_form
+from convmae.classification.data.erasing import draw_erasing
+from convmae.classification.data.mixing import draw_mix
+from convmae.engine.errors import UserError
+from convmae.engine.faults import Effect, Fault, Remark, Report, Tally, log_remarks, refuse_all
+from convmae.engine.files import read_text
+from convmae.engine.log import log
+from convmae.engine.pictures.duplicates import check_repeated, check_shared
+from convmae.engine.pictures.images import IMAGENET_MEAN, read_image, to_tensor
+from convmae.engine.pictures.limits import own_limits
+from convmae.engine.pictures.reading import RGB, Reading, reading_picture
+from convmae.engine.pictures.value_ranges import check_ranges
+
+BICUBIC = v2.InterpolationMode.BICUBIC
+
+# timm passes over parts of a description that it does not know.
+_RAND_AUGMENT = re.compile(
+    r"rand(-(m\d+|n[1-9]\d*|p(0(\.\d+)?|1)|mstd\d+(\.\d+)?|mmax[1-9]\d*|inc[01]|t(weights|3aw?)))*"
+)
+
+
+@dataclass
+class ClassFolder:
+    """One split: its class folders in order, each picture with its label, the classes' names, and how pictures are read.
+
+    ``remarks``: what of the folder is passed over, or may not be meant.
+    """
+
+    root: Path
+    folders: list[str]
+    pictures: list[tuple[Path, int]]
+    classes: list[str]
+    reading: Reading = RGB
+    remarks: list[Remark] = field(default_factory=list)
+
+    def describe(self) -> str:
+        """Returns one line for the log and the report."""
+        return f"{len(self.pictures)} pictures of {len(self.classes)} classes, in {self.root}"
+
+
+def read_splits(options: FolderOptions, channels: int = 3) -> tuple[ClassFolder, ClassFolder]:
+    """Returns the training and the validation split and logs what was found.
+
+    Raises UserError for folders that are missing, hold no pictures, or name other classes in one split than in the other.
+    """
+    train, val = (read_split(options, part, channels) for part in (options.train, options.val))
+    check_same_folders(train.root, train.folders, val.root, val.folders)
+    if options.per_class:
+        train = few_labels(train, options.per_class)
+    shared = Tally()
+    check_shared_pictures(train, val, shared)
+    log_remarks(options.val, shared.remarks)
+    return train, replace(val, remarks=[*val.remarks, *shared.remarks])
+
+
+class _Labelled(Protocol):
+    """A split: its class folders in the order of their labels, and its pictures with these."""
+
+    folders: list[str]
+    pictures: list[tuple[Path, int]]
+
+
+def check_shared_pictures(train: _Labelled, val: _Labelled, report: Report, complete: bool = False) -> None:
+    """Reports the validation pictures that are training pictures as well, and in what other class they are."""
+    labels = [[same_form(split.folders[label]) for _, label in split.pictures] for split in (train, val)]
+    paths = [[path for path, _ in split.pictures] for split in (train, val)]
+    check_shared(paths[0], paths[1], report, (labels[0], labels[1]), complete)
+
+
+def few_labels(split: ClassFolder, per_class: int) -> ClassFolder:
+    """Returns a split with at most so many pictures of each class, drawn the same way in every run, and logs it."""
+    drawn = random.Random(0)
+    pictures = []
+    for label in range(len(split.classes)):
+        own = [picture for picture in split.pictures if picture[1] == label]
+        pictures += sorted(drawn.sample(own, min(per_class, len(own))))
+    log.info(f"data: {len(pictures)} of the training pictures are used, at most {per_class} of each class")
+    return replace(split, pictures=pictures)
+
+
+def read_split(options: FolderOptions, part: str, channels: int = 3) -> ClassFolder:
+    """Returns a split and logs what was found. Raises UserError unless it has two classes or more, each with pictures."""
+    root = Path(options.root)
+    folder = root / part
+    if not root.is_dir():
+        raise UserError(f"There is no data folder {root}; expected one with a folder a class in each split.")
+    faults: list[Fault] = []
+    classes = class_folders(folder)
+    pictures = find_labelled(folder, classes, faults.append)
+    reading = options.reading(channels)
+    check_ranges([path for path, _ in pictures], reading, faults.append)
+    refuse_all(faults)
+    check_repeated_pictures(pictures, classes, faults.append)
+    names = class_names(root / "classes.txt", classes, faults.append)
+    found = ClassFolder(
+        folder,
+        classes,
+        pictures,
+        names,
+        reading,
+        Tally(faults).remarks,
+    )
+    log.info(f"data, {part}: {found.describe()}")
+    log_remarks(part, found.remarks)
+    return found
+
+
+class TrainSet(Dataset):
+    """Augmented crops: ``images``, bytes [C, S, S]; ``labels`` []; ``mix`` [4], what ``mixing.mix`` draws from; ``erased``."""
+
+    def __init__(self, split: ClassFolder, options: AugmentationOptions, img_size: int) -> None:
+        self.split, self.options = split, options
+        steps: list[Any] = [
+            v2.RandomResizedCrop(img_size, (options.crop_scale, 1.0), interpolation=BICUBIC, antialias=True),
+            v2.RandomHorizontalFlip(options.flip),
+        ]
+        if options.rand_augment:
+            if split.reading.channels != 3:
+                raise UserError(
+                    f"augment.rand_augment is for RGB pictures, model.in_chans is {split.reading.channels}; expected it "
+                    'empty: augment.rand_augment="".'
+                )
+            if not _RAND_AUGMENT.fullmatch(options.rand_augment):
+                raise UserError(
+                    f"augment.rand_augment is {options.rand_augment!r}, which timm does not read; expected a description "
+                    "such as rand-m9-mstd0.5-inc1, by m, n, p, mstd, mmax, inc and t (weights, 3a or 3aw)."
+                )
+            filling = tuple(round(255 * value) for value in IMAGENET_MEAN)
+            ways = {"img_mean": filling, "interpolation": Image.Resampling.BICUBIC}
+            augment = rand_augment_transform(options.rand_augment, ways)
+            for operation in augment.ops:
+                if operation.name.startswith("Posterize"):
+                    operation.aug_fn = _posterize
+            steps.append(augment)
+        self.transform = v2.Compose(steps)
+
+    def __len__(self) -> int:
+        return len(self.split.pictures)
+
+    def name(self, index: int) -> Path:
+        """Returns the file of a picture, for messages."""
+        return self.split.pictures[index][0]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        path, label = self.split.pictures[index]
+        with reading_picture():
+            picture = read_image(path, self.split.reading)
+        with own_limits():  # Pillow's are for crops, too
+            image = to_tensor(self.transform(picture))
+        mix = draw_mix(self.options.mixup, self.options.cutmix)
+        return {
+            "images": image,
+            "labels": label,
+            "mix": mix,
+            "erased": draw_erasing(self.options.erase, *image.shape),
+        }
+
+
+class EvalSet(Dataset):
+    """Centre crops: ``images``, bytes [C, S, S]; ``labels`` [] and ``index`` [], the picture's place in the split."""
+
+    def __init__(self, split: ClassFolder, img_size: int, test_crop: float) -> None:
+        self.split = split
+        self.transform = v2.Compose(
+            [v2.Resize(round(img_size / test_crop), BICUBIC, antialias=True), v2.CenterCrop(img_size)]
+        )
+
+    def __len__(self) -> int:
+        return len(self.split.pictures)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        path, label = self.split.pictures[index]
+        with own_limits():  # Pillow's are for crops, too
+            image = to_tensor(self.transform(read_image(path, self.split.reading)))
+        return {"images": image, "labels": label, "index": torch.tensor(index)}
+
+
+class RandomViews(EvalSet):
+    """Random crops, half of them mirrored, in the form of ``EvalSet``: what a linear probe is trained on in MAE."""
+
+    def __init__(self, split: ClassFolder, img_size: int, crop_scale: float) -> None:
+        super().__init__(split, img_size, 1.0)
+        crop = v2.RandomResizedCrop(img_size, (crop_scale, 1.0), interpolation=BICUBIC, antialias=True)
+        self.transform = v2.Compose([crop, v2.RandomHorizontalFlip()])
+
+
+def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+    """timm's operation where its strongest leaves a channel no bit, which Pillow refuses: one stays."""
+    return ImageOps.posterize(image, min(max(bits, 1), 8))
+
+
+def check_repeated_pictures(
+    pictures: Sequence[tuple[Path, int]], classes: Sequence[str], report: Report, complete: bool = False
+) -> None:
+    """Reports the pictures that a split holds more than once, and which of them are in two classes."""
+
+    def contradiction(first: int, place: int) -> Fault | None:
+        (known, label), (path, other) = pictures[first], pictures[place]
+        message = (
+            f"{path} holds the same bytes as {known}, but one is {classes[other]!r} and the other {classes[label]!r}"
+        )
+        return Fault("pictures in two classes", message, Effect.DOUBTFUL) if label != other else None
+
+    check_repeated([path for path, _ in pictures], report, contradiction, complete)
+
+
+def class_names(path: Path, folders: Sequence[str], report: Report) -> list[str]:
+    """Returns what class folders are called by lines of folder, tab, name; a folder's own name where no line is of it."""
+    if not path.is_file():
+        return list(folders)
+    pairs = (line.split("\t", 1) for line in read_text(path).split("\n"))
+    named = {same_form(pair[0].strip()): pair[1].strip() for pair in pairs if len(pair) == 2}
+    unnamed = [folder for folder in folders if same_form(folder) not in named]
+    unused = [name for name in named if name not in set(map(same_form, folders))]
+    message = ""
+    if len(unnamed) == len(folders):
+        message = (
+            f"{path} names none of the class folders, such as {folders[0]!r}, and is not used; expected lines of folder, tab, "
+            "name."
+        )
+    elif unnamed and unused:  # each for itself may be meant: a longer list, or names for some folders alone
+        message = (
+            f"{path} has no line of the class folder {unnamed[0]!r}, but one of {unused[0]!r}, which is no folder; expected "
+            "lines of folder, tab, name."
+        )
+    if message:
+        report(Fault("class folders that classes.txt does not name", message, Effect.DOUBTFUL))
+    return [named.get(same_form(folder)) or folder for folder in folders]

@@ -1,0 +1,161 @@
+"""The report page of what `check_data` found in COCO-format data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convmae.detection.checks.data_check import SplitCheck
+from convmae.detection.checks.perfect_detector import describe_scores
+from convmae.detection.data.coco import CocoData
+from convmae.detection.data.coco_records import ImageRecord
+from convmae.detection.evaluation.rated_pictures import draw
+from convmae.engine.faults import spread
+from convmae.engine.text import distinct
+from convmae.reports.data_report import (
+    SAMPLES,
+    add_faults,
+    describe_modes,
+    describe_range,
+    fault_numbers,
+    fault_rows,
+    histogram,
+)
+from convmae.reports.page import Number, Page, Picture, write_metrics
+
+SMALL, MEDIUM = 32.0**2, 96.0**2  # pixels of COCO's small and medium objects
+
+
+def write_data_report(splits: Sequence[SplitCheck], work_dir: Path) -> list[Path]:
+    """Writes ``metrics.json``, with every fault, and ``report/index.html``; returns the paths."""
+    page = Page("Data check", ", ".join(str(split.annotations) for split in splits))
+    known = {split.name: split.data for split in splits if split.data is not None}
+    page.headline(
+        [
+            *fault_numbers(splits),
+            *(Number(f"{name} pictures", f"{len(data.images):,}", _object_count(data)) for name, data in known.items()),
+        ]
+    )
+    add_faults(page, splits)
+    if known:
+        page.table("Splits", ["", *known], _split_rows(known, splits), sortable=False)
+        page.table(
+            "Classes", *_class_table(known), "Objects without crowds. A dash: the split does not list the class."
+        )
+        _add_figures(page, known)
+    for split in splits:
+        _add_samples(page, split)
+    metrics_path, page_path = work_dir / "metrics.json", work_dir / "report" / "index.html"
+    write_metrics(metrics_path, {split.name: _numbers(split) for split in splits})
+    page.write(page_path)
+    return [metrics_path, page_path]
+
+
+def _split_rows(known: dict[str, CocoData], splits: Sequence[SplitCheck]) -> list[list[str | float | None]]:
+    columns = []
+    for split in splits:
+        data = known.get(split.name)
+        if data is None:
+            continue
+        packed = data.packed.columns
+        single = ~packed["crowd"]
+        sizes = data.sizes()
+        area, long = packed["area"][single], sizes.max(axis=1, initial=0)
+        columns.append(
+            {
+                "pictures": f"{len(data.images):,}",
+                "without objects": f"{len(data.images) - len(data.with_objects()):,}",
+                "looked at and in order": f"{len(split.good):,}",
+                "turned by EXIF data": f"{sum(fault.kind == 'pictures turned by EXIF data' for fault in split.faults):,}",
+                "modes": describe_modes(split.modes) or "–",
+                "long side, px": describe_range(long),
+                "objects": f"{single.sum():,}",
+                "crowds": f"{packed['crowd'].sum():,}",
+                "objects a picture": describe_range(np.array([data.packed.learnable(image) for image in data.images])),
+                "side of objects (root of area), px": describe_range(np.sqrt(area)),
+                "small, to 32 x 32 px": _share(area < SMALL),
+                "medium, to 96 x 96 px": _share((area >= SMALL) & (area < MEDIUM)),
+                "large": _share(area >= MEDIUM),
+                "a perfect detector, by COCO's evaluation": describe_scores(split.perfect) or "–",
+            }
+        )
+    return [[name, *(column[name] for column in columns)] for name in columns[0]]
+
+
+def _class_table(known: dict[str, CocoData]) -> tuple[list[str], list[list[str | float | None]]]:
+    counts = {name: dict(zip(data.categories, data.class_counts(), strict=True)) for name, data in known.items()}
+    categories = sorted({category for of_split in counts.values() for category in of_split}, key=lambda one: one.id)
+    rows: list[list[str | float | None]] = [
+        [category.name, category.id, *(of_split.get(category) for of_split in counts.values())]
+        for category in categories
+    ]
+    return ["class", "id", *(f"{name} objects" for name in counts)], rows
+
+
+def _add_figures(page: Page, known: dict[str, CocoData]) -> None:
+    sides = {
+        name: np.sqrt(data.packed.columns["area"][~data.packed.columns["crowd"]].clip(min=1))
+        for name, data in known.items()
+    }
+    page.figure("Sizes of objects", histogram(sides, "root of an object's area, px"), "Share of the split's objects.")
+    long = {name: data.sizes().max(axis=1, initial=1) for name, data in known.items()}
+    page.figure("Sizes of pictures", histogram(long, "long side, px"), "Share of the split's pictures.")
+
+
+def _add_samples(page: Page, split: SplitCheck) -> None:
+    data = split.data
+    if data is None:
+        return
+    remarks: dict[int, list[str]] = {}
+    for fault in split.faults:
+        if fault.image is not None:
+            remarks.setdefault(fault.image.id, []).append(fault.kind)
+    samples = [image for image in split.good if data.packed.learnable(image)]
+    at_fault = [image for image in split.good if image.id in remarks]
+    for title, images in ((f"Samples, {split.name}", samples), (f"Pictures with remarks, {split.name}", at_fault)):
+        chosen = spread(images, SAMPLES)
+        if chosen:
+            page.pictures(
+                title,
+                [Picture(draw(data, image, {}), _caption(image, remarks.get(image.id, []))) for image in chosen],
+                f"{len(chosen)} of {len(images):,}, spread evenly. Objects that are left out are not drawn.",
+                columns=2,
+            )
+
+
+def _caption(image: ImageRecord, remarks: Sequence[str]) -> str:
+    what = f": {', '.join(dict.fromkeys(remarks))}" if remarks else ""
+    return f"{image.file_name} (image {image.id}, {image.width} x {image.height}){what}"
+
+
+def _numbers(split: SplitCheck) -> dict[str, Any]:
+    data = split.data
+    counts = (
+        {}
+        if data is None
+        else {
+            "pictures": len(data.images),
+            "pictures_with_objects": len(data.with_objects()),
+            "classes": dict(
+                zip(distinct([category.name for category in data.categories]), data.class_counts(), strict=True)
+            ),
+            **({"perfect": split.perfect} if split.perfect else {}),
+        }
+    )
+    return {
+        "annotations": str(split.annotations),
+        **counts,
+        "faults": fault_rows(split, lambda image: image.id),
+    }
+
+
+def _object_count(data: CocoData) -> str:
+    return f"{(~data.packed.columns['crowd']).sum():,} objects of {len(data.categories)} classes"
+
+
+def _share(chosen: NDArray[np.bool_]) -> str:
+    return f"{chosen.sum():,} ({100 * chosen.mean():.0f} %)" if len(chosen) else "–"

@@ -1,0 +1,192 @@
+"""COCO evaluation: the twelve standard numbers for boxes and for masks, and what the report shows beside them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from faster_coco_eval import COCO, COCOeval_faster
+from numpy.typing import NDArray
+from pycocotools import mask as mask_api
+
+from convmae.detection.data.coco import CocoData
+from convmae.detection.data.coco_records import to_rle
+from convmae.detection.data.segmentations import read_segmentation
+from convmae.engine.errors import UserError
+from convmae.engine.faults import refuse
+from convmae.engine.files import write_whole
+from convmae.engine.log import log
+from convmae.engine.machine.memory import collector_paused
+from convmae.engine.training.metric import PictureMetric
+
+STANDARD = (
+    "mAP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
+    "AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large",
+)  # fmt: skip
+
+
+THREADS = 2  # that make detections' masks while the model computes the next pictures' detections
+SIZES = ("all", "small", "medium", "large")
+
+
+@dataclass
+class Details:
+    """What stands behind the twelve numbers of one kind (bbox or segm). -1 marks what has no ground truth.
+
+    precision: [10 IoU thresholds 0.5..0.95, 101 recall levels, classes, 4 sizes], 100 detections a picture.
+    """
+
+    stats: NDArray[np.float64]
+    precision: NDArray[np.float64]
+
+    def class_ap(self, size: str = "all", iou: float | None = None) -> NDArray[np.float64]:
+        """AP of each class for one size of objects, at one IoU threshold or averaged over all; -1 without ground truth."""
+        at = slice(None) if iou is None else [_threshold(iou)]
+        return _mean_known(self.precision[at, :, :, SIZES.index(size)], axes=(0, 1))
+
+    def curve(self, iou: float) -> NDArray[np.float64]:
+        """Precision at the 101 recall levels, averaged over classes that have ground truth."""
+        at = self.precision[_threshold(iou), :, :, 0]
+        known = (at > -1).all(axis=0)
+        return at[:, known].mean(axis=1) if known.any() else np.zeros(len(at))
+
+
+class CocoMetric(PictureMetric):
+    """COCO's numbers as bbox_mAP, bbox_AP50, ..., segm_mAP, ...; what it found stays on it for the report."""
+
+    def __init__(self, data: CocoData, masks: bool = True) -> None:
+        super().__init__()
+        self.data, self.kinds = data, ("bbox", "segm") if masks else ("bbox",)
+        self.details: dict[str, Details] = {}
+        self.predictions: list[dict[str, Any]] = []
+        self.scoring = 0.0  # seconds from detections to numbers
+        self._threads: ThreadPoolExecutor | None = None  # during an evaluation
+
+    def measure(self, sample: Callable[[], dict[str, Any]]) -> Future:
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(THREADS)
+        return self._threads.submit(sample)
+
+    def evaluate(self, size: int) -> dict[str, float]:
+        try:
+            return super().evaluate(size)
+        finally:
+            if self._threads is not None:  # none is left when loader processes are forked for the next one
+                self._threads.shutdown()
+                self._threads = None
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        started = time.perf_counter()
+        self.predictions = results
+        rows, truth = coco_results(results, self.data), self.data.ground_truth()
+        numbers = {}
+        for kind in self.kinds:
+            self.details[kind] = evaluate_coco(truth, rows, kind)
+            for name, value in zip(STANDARD, self.details[kind].stats.tolist(), strict=True):
+                numbers[f"{kind}_{name}"] = value
+        self.scoring = time.perf_counter() - started
+        return numbers
+
+
+def coco_results(predictions: Sequence[dict[str, Any]], data: CocoData) -> list[dict[str, Any]]:
+    """Returns detections as COCO's result rows: image_id, category_id, bbox (left, top, width, height), score, segmentation."""
+    rows = []
+    for found in predictions:
+        boxes, scores = found["boxes"].double().tolist(), found["scores"].double().tolist()
+        masks = found.get("masks", [None] * len(boxes))
+        for (left, top, right, bottom), score, label, mask in zip(
+            boxes, scores, found["labels"].tolist(), masks, strict=True
+        ):
+            row = {
+                "image_id": found["image_id"],
+                "category_id": data.categories[label].id,
+                "bbox": [left, top, right - left, bottom - top],
+                "score": score,
+            }
+            rows.append(row if mask is None else {**row, "segmentation": mask})
+    return rows
+
+
+def write_results(path: Path, predictions: Sequence[dict[str, Any]], data: CocoData) -> Path:
+    """Writes detections as COCO's result file, boxes and masks in each row; returns its path.
+
+    To score masks with pycocotools, take "bbox" from the rows before ``loadRes``, which else takes an object's size from it.
+    """
+    write_whole(path, json.dumps(coco_results(predictions, data)))
+    return path
+
+
+def read_results(path: Path, data: CocoData) -> list[dict[str, Any]]:
+    """Returns the predictions of a result file, one a picture of ``data``. Raises UserError for a file that is none for it."""
+    try:
+        rows = json.loads(path.read_bytes())
+        labels = {category.id: label for label, category in enumerate(data.categories)}
+        images = {image.id: image for image in data.images}
+        by_image: dict[int, list[dict[str, Any]]] = {image: [] for image in images}
+        masked = any("segmentation" in row for row in rows)
+        drawn: dict[int, float] = {}
+        for number, row in enumerate(rows):
+            left, top, width, height, score = (float(value) for value in [*row["bbox"], row["score"]])
+            if not math.isfinite(left + top + width + height + score):
+                raise ValueError(f"row {number} has a number that is not finite")
+            image = images[row["image_id"]]
+            one = {"box": (left, top, left + width, top + height), "score": score, "label": labels[row["category_id"]]}
+            if masked:
+                outline = read_segmentation(row["segmentation"], image, f"{path}, row {number}", refuse, drawn)
+                one["mask"] = to_rle(outline, image.height, image.width)
+            by_image[image.id].append(one)
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror}; expected COCO's result rows.") from None
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        raise UserError(
+            f"{path} doesn't hold detections on {data.annotations} ({type(error).__name__}: {error}); expected COCO's result "
+            "rows, of that file's images and categories."
+        ) from None
+    return [
+        {
+            "image_id": image,
+            "boxes": torch.tensor([row["box"] for row in found], dtype=torch.float64).view(-1, 4),
+            "scores": torch.tensor([row["score"] for row in found], dtype=torch.float64),
+            "labels": torch.tensor([row["label"] for row in found], dtype=torch.int64),
+            # None at all of a detector without masks.
+            **({"masks": [row["mask"] for row in found]} if masked else {}),
+        }
+        for image, found in by_image.items()
+    ]
+
+
+def evaluate_coco(ground_truth: dict[str, Any], rows: Sequence[dict[str, Any]], kind: str) -> Details:
+    """Returns COCO's evaluation of result rows; kind: bbox or segm. Neither argument is changed."""
+    with contextlib.redirect_stdout(io.StringIO()), collector_paused():
+        # An id of 0 would read as "matched with nothing", so annotations are numbered anew.
+        # A crowd may have no mask.
+        whole = [one for one in ground_truth["annotations"] if kind == "bbox" or "segmentation" in one]
+        annotations = [{**one, "id": number} for number, one in enumerate(whole, 1)]
+        truth = COCO({**ground_truth, "annotations": annotations})
+        wanted = ("image_id", "category_id", "score", "bbox") + (("segmentation",) if kind == "segm" else ())
+        found = truth.loadRes([{key: row[key] for key in wanted if key in row} for row in rows])
+        if kind == "segm":  # there an object's size is that of its mask
+            for row in found.dataset["annotations"]:
+                row["area"] = float(mask_api.area(row["segmentation"]))
+        evaluation = COCOeval_faster(truth, found, iouType=kind, print_function=log.debug)
+        evaluation.run()
+    return Details(np.asarray(evaluation.stats[:12], dtype=np.float64), evaluation.eval["precision"][..., -1])
+
+
+def _threshold(iou: float) -> int:
+    return round((iou - 0.5) / 0.05)
+
+
+def _mean_known(values: NDArray[np.float64], axes: tuple[int, ...]) -> NDArray[np.float64]:
+    known = values > -1
+    return np.where(known.any(axes), np.where(known, values, 0).sum(axes) / np.maximum(known.sum(axes), 1), -1.0)

@@ -1,0 +1,141 @@
+"""Weights into a detector: our own runs, encoders alone, and detectron2's layout of the published detectors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from convmae.backbones import CheckpointError, load_checkpoint
+from convmae.backbones.weights.weight_files import read_weights
+from convmae.detection.data.coco import Category
+from convmae.detection.model.detection_model import DetectionModel, read_categories
+from convmae.engine.class_lists import check_classes, class_difference
+from convmae.engine.errors import UserError
+from convmae.engine.log import log
+from convmae.engine.whole_weights import check_encoder, check_filled
+
+# Modules by detectron2's names and by ours: what both directions follow. `n` counts from 0, `one` from 1 and `level` from
+# 2, as p2 does; for `trunk`, `conv` and `linear` see `detectron2_names`. Values need no change: classes, background and box
+# deltas stand in the same order in both.
+_MODULES = (
+    ("backbone.{trunk}", "backbone"),
+    ("backbone.simfp_{level}", "fpn.simfp_{level}"),
+    ("backbone.fpn_lateral{level}.norm", "fpn.inner_blocks.{n}.1"),
+    ("backbone.fpn_lateral{level}", "fpn.inner_blocks.{n}.0"),
+    ("backbone.fpn_output{level}.norm", "fpn.layer_blocks.{n}.1"),
+    ("backbone.fpn_output{level}", "fpn.layer_blocks.{n}.0"),
+    ("proposal_generator.rpn_head.conv{conv}", "rpn.head.conv.{n}.0"),
+    ("proposal_generator.rpn_head.objectness_logits", "rpn.head.cls_logits"),
+    ("proposal_generator.rpn_head.anchor_deltas", "rpn.head.bbox_pred"),
+    ("roi_heads.box_head.conv{one}.norm", "roi_heads.box_head.{n}.1"),
+    ("roi_heads.box_head.conv{one}", "roi_heads.box_head.{n}.0"),
+    ("roi_heads.box_head.fc{one}", "roi_heads.box_head.{linear}"),
+    ("roi_heads.box_predictor", "roi_heads.box_predictor"),
+    ("roi_heads.mask_head.mask_fcn{one}.norm", "roi_heads.mask_head.{n}.1"),
+    ("roi_heads.mask_head.mask_fcn{one}", "roi_heads.mask_head.{n}.0"),
+    ("roi_heads.mask_head.deconv", "roi_heads.mask_predictor.conv5_mask"),
+    ("roi_heads.mask_head.predictor", "roi_heads.mask_predictor.mask_fcn_logits"),
+)
+_WINDOW_TABLE = "backbone.windowed_rel_pos_bias.relative_position_bias_table"
+# What has an output a class.
+_OF_CLASSES = ("roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits.")
+_DEEPEST = 32  # modules in a row, more than any head has
+
+
+def detectron2_names(names: Iterable[str], back: bool = False) -> dict[str, str]:
+    """Returns our name for each of detectron2's that has one, or with ``back`` detectron2's for each of ours."""
+    names = list(names)
+    simple = any(re.match(r"(backbone|fpn)\.simfp_", name) for name in names)
+    rpn_convs = _count(names, r"proposal_generator\.rpn_head\.conv\.conv\d+|rpn\.head\.conv\.\d+")
+    box_convs = _count(names, r"roi_heads\.box_head\.(?:conv\d+|\d+\.0\.)")
+    modules = {}
+    for n in range(_DEEPEST):
+        # detectron2's simple pyramid has the encoder as its `net`, the other one as its `bottom_up`. The convolutions of the
+        # proposals are numbered if there are several. In our box head a Flatten comes after the convolutions, and an
+        # activation after each linear layer.
+        conv = f".conv{n}" if n or rpn_convs > 1 else ""
+        places = {"trunk": "net" if simple else "bottom_up", "n": n, "one": n + 1, "level": n + 2, "conv": conv}
+        places["linear"] = box_convs + 1 + 2 * n
+        pairs = [(theirs.format(**places), ours.format(**places)) for theirs, ours in _MODULES]
+        modules.update({ours: theirs for theirs, ours in pairs} if back else dict(pairs))
+    found = {}
+    for name in names:
+        owners = [name[: dot.start()] for dot in re.finditer(r"\.", name)]
+        owner = next((owner for owner in reversed(owners) if owner in modules), None)
+        if owner is not None:
+            found[name] = modules[owner] + name.removeprefix(owner)
+    return found
+
+
+def from_detectron2(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns weights of a published detector (detectron2's names) under this project's names; others are left out."""
+    return {ours: state[theirs] for theirs, ours in detectron2_names(state).items()}
+
+
+def to_detectron2(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns weights of `MaskRCNN` under detectron2's names; others are left out."""
+    return {theirs: state[ours] for ours, theirs in detectron2_names(state, back=True).items()}
+
+
+def _count(names: list[str], pattern: str) -> int:
+    return len({match[0] for name in names if (match := re.match(pattern, name))})
+
+
+def init_weights(model: DetectionModel, path: str) -> None:
+    """Fills what it can of a model from a detector's or an encoder's weights and logs what became of every key.
+
+    Layers whose outputs are classes are left as they are where the weights name others.
+
+    Raises UserError if they leave a part of the encoder unfilled.
+    """
+    weights, names, categories, source = _open(Path(path))
+    whole = any(name.startswith(("rpn.", "model.rpn.")) for name in names)
+    known = [category.name for category in categories or ()]
+    other = class_difference(known, model.dataset_meta["classes"], "the data")
+    report = load_checkpoint(
+        model.model if whole else model.model.backbone,
+        weights,
+        left_out=dict.fromkeys(_OF_CLASSES, "of other classes") if other else None,
+        source=source,
+    )
+    log.info(str(report))
+    if other:
+        log.warning(f"{path} {other}; what tells classes apart starts anew")
+    check_encoder(report, path, "backbone." if whole else "")
+
+
+def load_detector(model: DetectionModel, path: Path) -> None:
+    """Fills a whole model. Raises UserError for weights of another detector, of other windows or of other classes."""
+    weights, _, categories, source = _open(path)
+    check_classes(path, [category.name for category in categories or ()], model.dataset_meta["classes"], "the data")
+    report = load_checkpoint(model.model, weights, source=source)
+    log.info(str(report))
+    # A table for the whole grid may serve another one; a window's has one size, and so shows which blocks have windows.
+    blocks = set(range(len(model.model.backbone.blocks3))) - set(model.model.backbone.global_blocks)
+    windowed = [f"backbone.blocks3.{index}.attn.rel_pos_h" for index in sorted(blocks)]
+    if resized := next((name for name in (_WINDOW_TABLE, *windowed) if name in report.resized), None):
+        raise UserError(
+            f"{path} was trained with other attention windows ({report.notes[resized]}); expected the recipe of its run: "
+            "give it by --config, or set model.window_size and model.global_blocks."
+        )
+    check_filled(report, path, len(model.categories), "roi_heads.box_predictor.")
+
+
+def _open(path: Path) -> tuple[Path | dict[str, Any], list[str], list[Category] | None, str]:
+    """Returns what to load (the file, or weights under our names where its are detectron2's), names, classes and source."""
+    state, source = read_weights(path)
+    extra = state.get("_extra_state")
+    weights: Path | dict[str, Any] = path
+    if any(name.startswith("proposal_generator.") for name in state):
+        state = weights = from_detectron2(state)
+    return weights, list(state), None if extra is None else known_categories(extra, source), source
+
+
+def known_categories(extra: object, source: str) -> list[Category]:
+    """Returns the class list in a detector's weights. Raises UserError for what is none."""
+    try:
+        return read_categories(extra)
+    except CheckpointError as error:
+        raise UserError(f"{source}: {error}.") from None

@@ -1,0 +1,134 @@
+"""What a pretraining run leaves to look at: the loss over the run, reconstructions and features of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convmae.engine.config import to_yaml
+from convmae.engine.errors import UserError
+from convmae.engine.faults import Remark
+from convmae.engine.files import save_atomically
+from convmae.engine.log import duration
+from convmae.engine.training.scalars import read_scalars
+from convmae.pretraining.autoencoder import MaskedAutoencoder
+from convmae.pretraining.config import PretrainingConfig
+from convmae.pretraining.evaluation.features import feature_maps, feature_strip
+from convmae.pretraining.evaluation.reconstructions import group_sheet, load_picture, reconstruct, reconstruction_strip
+from convmae.pretraining.targets import EMA
+from convmae.reports.data_report import add_remarks, add_unread
+from convmae.reports.drawing import column
+from convmae.reports.page import Number, Page, Picture, curves, environment, write_metrics
+
+SHOWN = 8
+
+
+def write_report(
+    model: MaskedAutoencoder,
+    config: PretrainingConfig,
+    paths: Sequence[Path],
+    device: torch.device,
+    work_dir: Path,
+    remarks: Sequence[Remark] = (),
+    unread: Mapping[str, str] | None = None,
+) -> tuple[Page, list[Path]]:
+    """Writes ``report/index.html``, ``metrics.json`` and, of a model that predicts pixels, ``reconstructions.png``.
+
+    Returns the page and the files' paths.
+    """
+    rows = [row for row in read_scalars(work_dir) if "loss" in row]
+    if not rows:
+        raise UserError(
+            f"No step of this run had a finite loss ({work_dir / 'log.txt'}); its weights are those it began with."
+        )
+    # Of all starts of the run, as a clock would not tell.
+    before = [0, *(row["step"] for row in rows)]
+    seconds = sum(row["seconds_per_step"] * (row["step"] - step) for step, row in zip(before, rows, strict=False))
+    metrics: dict[str, Any] = {
+        "first_loss": rows[0]["loss"],
+        "last_loss": rows[-1]["loss"],
+        "seconds": seconds,
+        "pictures": len(paths),
+    }
+    page = Page(f"{type(model).__name__} pretraining", f"{len(paths):,} pictures below {config.data.root}")
+    page.headline(
+        [
+            Number("Loss", f"{metrics['last_loss']:.4f}", f"at the start {metrics['first_loss']:.4f}"),
+            Number("Steps", f"{int(rows[-1]['step']):,}", f"{config.data.batch_size} pictures each"),
+            Number("Time", duration(seconds), f"{rows[-1]['seconds_per_step']:.3f} s a step at the end"),
+        ]
+    )
+    parts = {target.name: target.name for target in config.targets} if len(config.targets) > 1 else {}
+    page.figure(
+        "Loss",
+        curves(rows, {"loss": "loss", **parts}, "loss"),
+        "The weighted sum, and each target's own." if parts else config.targets[0].describe(),
+    )
+    if f"{EMA}_spread" in rows[-1]:
+        page.figure(
+            "Spread of the EMA encoder's values",
+            curves(rows, {"spread": f"{EMA}_spread"}, "deviation over tokens"),
+            "At 0 all tokens are the same: it has collapsed.",
+        )
+    page.figure("Learning rate", curves(rows, {"learning rate": "lr"}, "learning rate"))
+    written = _add_pictures(page, model.eval().to(device), config, paths, work_dir)
+    add_remarks(page, {"pretraining": remarks})
+    metrics |= add_unread(page, unread or {})
+    page.facts("Environment", environment())
+    page.code("Configuration", to_yaml(config))
+    page.write(work_dir / "report" / "index.html")
+    write_metrics(work_dir / "metrics.json", metrics)
+    return page, [work_dir / "report" / "index.html", work_dir / "metrics.json", *written]
+
+
+def _add_pictures(
+    page: Page, model: MaskedAutoencoder, config: PretrainingConfig, paths: Sequence[Path], work_dir: Path
+) -> list[Path]:
+    """Adds reconstructions, where the model predicts pixels, and one picture's features; returns the file written."""
+    loaded = _load_spread(paths, config)
+    chosen, images = list(loaded), list(loaded.values())
+    written = []
+    if hasattr(model, "decoder_pred"):
+        views = [reconstruct(model, image, config.model.mask_ratio, config.runtime.seed) for image in images]
+        strips = [reconstruction_strip(of_one) for of_one in views]
+        page.pictures(
+            "Reconstructions",
+            [Picture(strip, path.name) for strip, path in zip(strips, chosen, strict=True)],
+            "Pictures of the training folder under a fixed mask.",
+            columns=1,
+        )
+        if len(views[0].mask) > 1:
+            page.pictures(
+                "Groups",
+                [Picture(group_sheet(views[0]), chosen[0].name)],
+                "Complementary masks of one picture: each patch is visible to one group.",
+                columns=1,
+            )
+        written.append(work_dir / "reconstructions.png")
+        sheet = column(strips)
+        save_atomically(lambda file: sheet.save(file, "PNG"), written[0])
+    page.pictures(
+        "Features",
+        [Picture(feature_strip(images[0], feature_maps(model, images[0])), chosen[0].name)],
+        "The encoder's outputs for the unmasked picture: three principal components as red, green and blue.",
+        columns=1,
+    )
+    return written
+
+
+def _load_spread(paths: Sequence[Path], config: PretrainingConfig) -> dict[Path, Tensor]:
+    """Returns ``SHOWN`` pictures spread evenly, or all if there are no more; in place of one that can't be read, the next."""
+    reading = config.data.reading(config.model.in_chans)
+    loaded: dict[Path, Tensor] = {}
+    for start in sorted({place * len(paths) // SHOWN for place in range(SHOWN)}):
+        for path in paths[start:]:
+            try:
+                loaded[path] = load_picture(path, config.model.img_size, reading=reading)
+                break
+            except UserError:  # the run named it where it came to it, and has learnt from others
+                continue
+    return loaded

@@ -1,0 +1,158 @@
+"""What a check of data found, on the terminal and on a report page: the part that tasks share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from convmae.engine.faults import SHOWN, Effect, Fault, Remark, by_kind
+from convmae.reports.page import Number, Page
+from convmae.reports.plots import LINE_COLOURS, axes
+
+LISTED = 500  # faults on the page; the JSON file has all
+SAMPLES = 6  # pictures of a split that are drawn, and as many of those at fault
+MODES = {
+    "L": "grey",
+    "1": "black and white",
+    "P": "palette",
+    "I;16": "16 bit grey",
+    "I;16B": "16 bit grey",
+    "I": "grey of signed or 32 bit integers",
+    "F": "grey of floats",
+    "RGBA": "RGB with transparency",
+}
+
+
+class Split(Protocol):
+    """A part of the data that was checked."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def faults(self) -> Sequence[Fault]: ...
+    @property
+    def modes(self) -> Counter[str]:
+        """How many pictures that were looked at and in order have each of Pillow's modes."""
+
+    def title(self) -> str:
+        """Returns what the split holds, and where."""
+
+
+def stopping(splits: Sequence[Split]) -> list[Fault]:
+    """Returns the faults that training would refuse."""
+    return [fault for split in splits for fault in split.faults if fault.effect is Effect.STOPS]
+
+
+def summary(splits: Sequence[Split]) -> list[str]:
+    """Returns the lines for the terminal: each split, its kinds of faults, and the first faults of each kind."""
+    lines = []
+    for split in splits:
+        lines.append(f"{split.name} data: {split.title()}")
+        if split.modes:
+            lines.append(f"  {split.modes.total()} pictures looked at and in order: {describe_modes(split.modes)}")
+        for kind, faults in by_kind(split.faults).items():
+            lines.append(f"  {len(faults)} {kind} ({faults[0].effect.value})")
+            lines += [f"    {fault}" for fault in faults[:SHOWN]]
+            lines += [f"    and {len(faults) - SHOWN} more"] * (len(faults) > SHOWN)
+    count = len(stopping(splits))
+    lines.append(f"{count} fault{'s' * (count != 1)} would stop training" if count else "nothing would stop training")
+    return lines
+
+
+def fault_numbers(splits: Sequence[Split]) -> list[Number]:
+    """Returns the headline's first numbers."""
+    stops = len(stopping(splits))
+    notes = sum(len(split.faults) for split in splits) - stops
+    return [
+        Number("faults", f"{stops:,}", "that would stop training"),
+        Number("other remarks", f"{notes:,}", "what is left out, and what is used as it is"),
+    ]
+
+
+def add_remarks(page: Page, splits: Mapping[str, Sequence[Remark]]) -> None:
+    """Adds to a run's page what it went on with, by split and kind, if there is anything."""
+    rows: list[list[str | float | None]] = [
+        [remark.kind, split, remark.count, remark.effect.value, remark.first[0]]
+        for split, remarks in splits.items()
+        for remark in remarks
+    ]
+    if rows:
+        page.table("Remarks on the data", ["kind", "split", "count", "effect", "the first"], rows)
+
+
+def add_unread(page: Page, unread: Mapping[str, str]) -> dict[str, Any]:
+    """Adds to a run's page the training pictures that others took the place of; returns what ``metrics.json`` holds of them.
+
+    ``unread``: why each could not be read, by its file. Nothing is added where all could.
+    """
+    if not unread:
+        return {}
+    rows = [[name, reason] for name, reason in sorted(unread.items())]
+    shown = f"{min(len(rows), LISTED):,} of {len(rows):,}; metrics.json beside the report lists all."
+    page.table("Training pictures that can't be read", ["picture", "reason"], rows[:LISTED], shown)
+    return {"unreadable": {"count": len(unread), "pictures": dict(sorted(unread.items()))}}
+
+
+def add_faults(page: Page, splits: Sequence[Split]) -> None:
+    """Adds a table of the kinds of faults and one of each fault."""
+    kinds = [(split, kind, faults) for split in splits for kind, faults in by_kind(split.faults).items()]
+    if not kinds:
+        page.text("Faults", "None was found.")
+        return
+    page.table(
+        "Faults",
+        ["kind", "split", "count", "effect"],
+        [[kind, split.name, len(faults), faults[0].effect.value] for split, kind, faults in kinds],
+    )
+    listed = [[kind, split.name, str(fault)] for split, kind, faults in kinds for fault in faults]
+    shown = f"{min(len(listed), LISTED):,} of {len(listed):,}; metrics.json beside the report lists all."
+    page.table("Each fault", ["kind", "split", "what was found"], listed[:LISTED], shown)
+
+
+def fault_rows(split: Split, name: Callable[[Any], Any]) -> list[dict[str, Any]]:
+    """Returns every fault for a JSON file; ``name`` gives what a file can hold of a fault's picture."""
+    return [
+        {
+            "kind": fault.kind,
+            "effect": fault.effect.value,
+            "image": None if fault.image is None else name(fault.image),
+            "message": str(fault),
+        }
+        for fault in split.faults
+    ]
+
+
+def describe_modes(modes: Counter[str]) -> str:
+    """Returns how many pictures have each mode, the most frequent first."""
+    return ", ".join(f"{count:,} {MODES.get(mode, mode)}" for mode, count in modes.most_common())
+
+
+def describe_range(values: NDArray) -> str:
+    """Returns the smallest, the largest and the median value, or a dash where there is none."""
+    if not len(values):
+        return "–"
+    low, middle, high = (f"{value:,.0f}" for value in np.quantile(values, (0, 0.5, 1)))
+    return f"{low} to {high}, median {middle}" if low != high else low
+
+
+def histogram(values: Mapping[str, NDArray], xlabel: str) -> Figure:
+    """Draws the share of values between powers of the root of two, one outline for each label."""
+    figure, plot = axes()
+    top = max((float(of_split.max(initial=1)) for of_split in values.values()), default=1.0)
+    edges = 2 ** (np.arange(0, 2 * np.ceil(np.log2(top)) + 3) / 2 - 0.25)
+    for color, (label, of_split) in zip(LINE_COLOURS, values.items(), strict=False):
+        counts, _ = np.histogram(of_split, edges)
+        plot.stairs(counts / max(1, counts.sum()), edges, color=color, label=label, linewidth=1.8)
+    plot.set_xscale("log", base=2)
+    plot.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    plot.set_xlabel(xlabel)
+    plot.set_ylabel("share")
+    plot.set_ylim(bottom=0)
+    if len(values) > 1:
+        plot.legend(frameon=False)
+    return figure

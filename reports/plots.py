@@ -1,0 +1,142 @@
+"""Figures of one style for the report pages, which recolour them for light and dark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
+
+from convmae.engine.text import shown
+from convmae.reports.fonts import families
+
+# The page replaces all of these by its own colours of the same order, so that a figure follows its light or dark theme.
+LINE_COLOURS = ("#0f8b8d", "#d9622b", "#5b6ee1", "#b8456b", "#7f8e22", "#9a6a3a", "#2f9e63", "#8f5fbf")
+INK, RULE = "#101112", "#d0d1d2"
+STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.labelsize": 10,
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+}
+LABEL, LEGEND = 28, 48  # letters of a name along an axis and in a legend; a longer one loses its middle
+MANY = 40  # more values than this are drawn as a running mean over faint single ones
+
+
+def axes(width: float = 8.6, height: float = 3.3) -> tuple[Figure, Axes]:
+    """Returns a figure of ``width`` x ``height`` inches in the report's style and its axes."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        return figure, figure.add_subplot()
+
+
+def curves(rows: Sequence[Mapping[str, float]], keys: Mapping[str, str], ylabel: str) -> Figure:
+    """Draws scalars over the step, one line for each ``{label: key}``; rows that lack a key are passed over for it.
+
+    Where there are many values, each is drawn faint and their running mean, over a fiftieth of them, in full colour.
+    """
+    figure, plot = axes()
+    known = {label: [(row["step"], row[key]) for row in rows if key in row] for label, key in keys.items()}
+    drawn: dict[str, Line2D] = {}
+    for color, (label, points) in zip(_cycle(len(known)), known.items(), strict=True):
+        if not points:
+            continue
+        steps, values = np.asarray(points, np.float64).T
+        if len(points) > MANY:
+            plot.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
+            (drawn[label],) = plot.plot(steps, _running_mean(values, 2 * (len(values) // 100) + 1), color=color)
+        else:
+            (drawn[label],) = plot.plot(steps, values, color=color, marker="o", markersize=4)
+    plot.set_xlabel("step")
+    plot.xaxis.set_major_locator(MaxNLocator(nbins=9, steps=[1, 2, 5, 10], integer=True))
+    plot.set_ylabel(ylabel)
+    if not drawn:
+        plot.text(0.5, 0.5, "nothing was logged", transform=plot.transAxes, ha="center", va="center")
+    _legend(plot, drawn)
+    return figure
+
+
+def lines(x: ArrayLike, ys: Mapping[str, ArrayLike], xlabel: str, ylabel: str) -> Figure:
+    """Draws one line for each label over the same ``x``; with precision over recall, for example."""
+    figure, plot = axes()
+    drawn: dict[str, Line2D] = {}
+    for color, (label, values) in zip(_cycle(len(ys)), ys.items(), strict=True):
+        (drawn[label],) = plot.plot(np.asarray(x), np.asarray(values), color=color)
+    plot.set_xlabel(xlabel)
+    plot.set_ylabel(ylabel)
+    _legend(plot, drawn)
+    return figure
+
+
+def matrix(values: ArrayLike, names: Sequence[str], xlabel: str = "predicted", ylabel: str = "true") -> Figure:
+    """Draws a square matrix of shares in 0..1, rows first, with its figures in the cells where they have room."""
+    cells, names = np.asarray(values, np.float64), [shown(name, LABEL) for name in names]
+    count = len(names)
+    side = min(2.2 + 0.42 * count, 9.5)
+    figure, plot = axes(side + 0.6, side)
+    plot.grid(False)
+    # Opacity, not lightness, tells the share: the page's own background shows through, light or dark.
+    tint = np.empty((*cells.shape, 4))
+    tint[...] = (*to_rgb(LINE_COLOURS[0]), 0)
+    tint[..., 3] = np.clip(np.nan_to_num(cells), 0, 1) ** 0.7
+    plot.imshow(tint, interpolation="none")
+    if count <= 40:
+        font: dict[str, Any] = {"fontsize": 9 if count <= 12 else 7.5, "fontfamily": families(names)}
+        plot.set_xticks(range(count), names, rotation=45, ha="right", rotation_mode="anchor", **font)
+        plot.set_yticks(range(count), names, **font)
+    else:
+        plot.set_xticks([])
+        plot.set_yticks([])
+    if count <= 16:
+        for (row, column), share in np.ndenumerate(cells):
+            if share >= 0.005:
+                color = "#ffffff" if share > 0.5 else INK
+                plot.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=color, fontsize=9)
+    plot.set_xlabel(xlabel)
+    plot.set_ylabel(ylabel)
+    for spine in plot.spines.values():
+        spine.set_visible(False)
+    return figure
+
+
+def _legend(plot: Axes, lines: Mapping[str, Line2D]) -> None:
+    """Explains the lines, if there are several, in columns of ten."""
+    if len(lines) > 1:
+        # Lines and labels are given: matplotlib alone would pass over a name that begins with an underscore.
+        labels = [shown(label, LEGEND) for label in lines]
+        font = {"family": families(labels)}
+        plot.legend([*lines.values()], labels, ncols=math.ceil(len(lines) / 10), frameon=False, prop=font)
+
+
+def _cycle(count: int) -> list[str]:
+    return [LINE_COLOURS[index % len(LINE_COLOURS)] for index in range(count)]
+
+
+def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """Mean over ``window`` values around each; over fewer at the ends."""
+    kernel = np.ones(window)
+    return np.convolve(values, kernel, "same") / np.convolve(np.ones_like(values), kernel, "same")

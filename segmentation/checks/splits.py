@@ -1,0 +1,216 @@
+"""What a split holds and what is wrong with it, found by looking at every picture and label map."""
+
+from __future__ import annotations
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from convmae.engine.errors import UserError
+from convmae.engine.faults import UNREADABLE, Effect, Fault, as_fault, spread
+from convmae.engine.pictures.duplicates import check_repeated
+from convmae.engine.pictures.images import Look, look_at, read_image
+from convmae.engine.pictures.limits import in_turn
+from convmae.engine.pictures.reading import RGB, Reading
+from convmae.engine.pictures.value_ranges import check_ranges
+from convmae.segmentation.config import SegmentationDataOptions
+from convmae.segmentation.data.label_values import LabelValues, measure
+from convmae.segmentation.data.layout import (
+    Pair,
+    check_mode,
+    check_size,
+    check_values,
+    find_pairs,
+    read_values,
+    split_folders,
+    unreadable_label,
+)
+
+
+@dataclass
+class Found:
+    """What a split holds. Counts are of the pairs that are ``good``: looked at and in order."""
+
+    name: str
+    images: Path  # the folders
+    labels: Path
+    pairs: list[Pair] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    good: list[Pair] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)  # width, height
+    modes: Counter[str] = field(default_factory=Counter)  # Pillow's names
+    label_modes: Counter[str] = field(default_factory=Counter)
+    decoded: int = 0  # pictures, not their headers alone
+    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))  # [num_classes]
+    pictures: NDArray[np.int64] = field(
+        default_factory=lambda: np.zeros(0, np.int64)
+    )  # [num_classes], pictures with it
+    ignored: int = 0  # pixels
+    reading: Reading = RGB
+    # Of all label maps that could be read, those with labels beyond the class list included:
+    maps: int = 0
+    values: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))  # [256], pixels of each value
+    most_values: int = 0  # in one label map
+    colours: dict[int, tuple[tuple[int, ...], Path]] = field(
+        default_factory=dict
+    )  # of each value, and who has it first
+
+    def paths(self) -> list[Path]:
+        """Returns the files of the pictures."""
+        return [pair.image for pair in self.pairs]
+
+    def describe(self) -> str:
+        """Returns one line for the log and the report."""
+        ordered = sorted(self.sizes, key=lambda size: size[0] * size[1])
+        sizes = " to ".join(f"{width} x {height}" for width, height in dict.fromkeys([*ordered[:1], *ordered[-1:]]))
+        part = "all decoded" if self.decoded == len(self.pairs) else f"{self.decoded} decoded"
+        return (
+            f"{len(self.pairs)} pictures with label maps ({part}), {sizes or 'no'} pixels, {(self.pixels > 0).sum()} of "
+            f"{len(self.pixels)} classes occur, {100 * self.ignored_share():.1f} % of pixels ignored"
+        )
+
+    def title(self) -> str:
+        """Returns what the split holds, and where."""
+        return f"{self.describe()} ({self.images}, {self.labels})"
+
+    def ignored_share(self) -> float:
+        """Returns the share of the pixels that are ignored."""
+        return self.ignored / max(int(self.pixels.sum()) + self.ignored, 1)
+
+
+def check_split(
+    name: str,
+    options: SegmentationDataOptions,
+    num_classes: int,
+    decode: int | None,
+    look: int | None = None,
+    channels: int = 3,
+) -> Found:
+    """Pairs the files of "training" or "validation" and returns what is there and all faults.
+
+    Of ``look`` pairs, spread evenly (None: all), the label map is decoded and the picture's header read; of ``decode`` of them
+    (None: all) the picture is decoded, too, as is one that ends before its format's end mark.
+    """
+    reading = options.reading(channels)
+    found = Found(name, *split_folders(options, name), reading=reading)
+    found.pixels, found.pictures = np.zeros(num_classes, np.int64), np.zeros(num_classes, np.int64)
+    try:
+        found.pairs = find_pairs(found.images, found.labels, found.faults.append)
+    except UserError as error:
+        found.faults.append(Fault("folders that can't be used", str(error)))
+        return found
+    pairs = spread(found.pairs, len(found.pairs) if look is None else look)
+    chosen = set(spread(pairs, len(pairs) if decode is None else decode))
+
+    def examine(pair: Pair) -> tuple[Look, Look, LabelValues] | Fault:
+        try:
+            image, label = _look(pair, reading)
+            with in_turn(image.size):
+                if pair in chosen:
+                    _decode(pair.image, reading)
+                return image, label, measure(*read_values(pair.label, reading.max_pixels))
+        except Fault as fault:
+            fault.image = pair
+            return fault
+
+    with ThreadPoolExecutor() as pool:  # decoding and waiting for a disk both let other threads run
+        progress = tqdm(pool.map(examine, pairs), f"{name} pictures", total=len(pairs), leave=False, disable=None)
+        for pair, seen in zip(pairs, progress, strict=True):
+            if isinstance(seen, Fault):
+                found.faults.append(seen)
+                continue
+            image, label, values = seen
+            _add_values(found, pair, values)
+            try:
+                check_values(pair.label, values.counts, num_classes, options.reduce_zero_label)
+            except Fault as fault:
+                fault.image = pair
+                found.faults.append(fault)
+            else:
+                _add(found, pair, image, label, values.counts, int(options.reduce_zero_label))
+    found.decoded = sum(pair in chosen for pair in found.good)
+    check_ranges([pair.image for pair in found.good], reading, found.faults.append, complete=decode is None)
+    return found
+
+
+def check_repeated_pairs(found: Found, complete: bool = False) -> None:
+    """Adds to a split's faults the pictures that it holds more than once, and which of them have two label maps."""
+    in_order, limit = set(found.good), found.reading.max_pixels
+
+    def contradiction(first: int, place: int) -> Fault | None:
+        known, pair = found.pairs[first], found.pairs[place]
+        if not {known, pair} <= in_order:
+            return None
+        if np.array_equal(read_values(known.label, limit)[0], read_values(pair.label, limit)[0]):
+            return None
+        message = f"{pair.image} holds the same bytes as {known.image}, but {pair.label} and {known.label} differ"
+        return Fault("pictures with two label maps", message, Effect.DOUBTFUL)
+
+    check_repeated(found.paths(), found.faults.append, contradiction, complete)
+
+
+def _add_values(found: Found, pair: Pair, values: LabelValues) -> None:
+    found.maps += 1
+    found.values += values.counts
+    found.most_values = max(found.most_values, int(np.count_nonzero(values.counts)))
+    if values.smooth:
+        message = (
+            f"{pair.label}: where labels change, pixels have values between them, as after smooth resizing or JPEG; they are "
+            "read as other classes. Export it anew, or resize by the nearest pixel."
+        )
+        found.faults.append(Fault("label maps whose edges run smoothly", message, Effect.DOUBTFUL, pair))
+    for value, colour in values.colours.items():
+        known, path = found.colours.setdefault(value, (colour, pair.label))
+        if known != colour:
+            message = (
+                f"{pair.label} shows label {value} in the colour {colour}, {path} in {known}; what saved them may have "
+                "numbered the colours anew in each file."
+            )
+            found.faults.append(Fault("label maps with another palette", message, Effect.DOUBTFUL, pair))
+            break
+
+
+def _add(found: Found, pair: Pair, image: Look, label: Look, counts: NDArray[np.int64], first: int) -> None:
+    """Takes in a label map that is in order; ``first`` is the label of the first class."""
+    found.good.append(pair)
+    found.sizes.append(image.size)
+    found.modes[image.mode] += 1
+    found.label_modes[label.mode] += 1
+    if image.turned:
+        message = f"{pair.image} is turned as its EXIF data says; its label map must be so, too."
+        found.faults.append(Fault("pictures turned by EXIF data", message, Effect.NOTE, pair))
+    of_class = counts[first : first + len(found.pixels)]
+    found.pixels += of_class
+    found.pictures += of_class > 0
+    found.ignored += int(counts.sum() - of_class.sum())
+    if not of_class.any():
+        message = f"{pair.label}: every pixel is ignored, so that nothing is learnt or counted from it."
+        found.faults.append(Fault("label maps that are all ignored", message, Effect.NOTE, pair))
+
+
+def _look(pair: Pair, reading: Reading) -> tuple[Look, Look]:
+    """Looks at the files of a pair; raises Fault where one is unreadable, or the label map is none of the picture."""
+    try:
+        image = look_at(pair.image, reading)
+    except UserError as error:
+        raise as_fault(error, UNREADABLE) from None
+    try:
+        label = look_at(pair.label, replace(reading, channels=1))
+    except UserError as error:
+        raise unreadable_label(error) from None
+    check_mode(pair.label, label.mode)
+    check_size(pair, label.size, image.size)
+    return image, label
+
+
+def _decode(path: Path, reading: Reading) -> None:
+    """Raises Fault for a broken picture."""
+    try:
+        read_image(path, reading)
+    except UserError as error:
+        raise as_fault(error, UNREADABLE) from None

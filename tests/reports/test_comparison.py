@@ -1,0 +1,81 @@
+"""What two runs of any task share on a page: names that tell them apart, differences, curves, options."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from convmae.engine.errors import UserError
+from convmae.reports.comparison import add_curves, add_numbers, add_options, gain_number, most_changed, read_runs
+from convmae.reports.page import Page
+
+
+def write_run(folder: Path, lr: float, scalars: str = "") -> Path:
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text('{"mIoU": 0.5}')
+    (folder / "config.yaml").write_text(f"optim:\n  lr: {lr}\n  name: same\ndata:\n  sizes: [1, 2]\n")
+    (folder / "scalars.jsonl").write_text(scalars)
+    return folder
+
+
+def written(page: Page, folder: Path) -> str:
+    page.write(folder / "index.html")
+    return (folder / "index.html").read_text()
+
+
+def test_runs_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
+    one, other = (write_run(tmp_path / name / "test", 0.1) for name in ("small", "large"))
+    assert [run.name for run in read_runs([one, other])] == ["small/test", "large/test"]
+    assert [run.name for run in read_runs([one, write_run(tmp_path / "alone", 0.1)])] == ["test", "alone"]
+    assert read_runs([one, other])[0].metrics == {"mIoU": 0.5}
+
+
+def test_a_table_of_differences_leaves_out_what_is_unknown(tmp_path: Path) -> None:
+    runs = read_runs([write_run(tmp_path / name, 0.1) for name in ("a", "b")])
+    page = Page("t")
+    add_numbers(page, "Classes", "class", runs, [("cat", 0.25, 0.75), ("dog", None, 0.5), ("hen", 0.50001, 0.5)])
+    cells = re.findall(r"</span>([^<]*)</td>|<td[^>]*>([^<]+)</td>", written(page, tmp_path))
+    assert [first or second for first, second in cells] == [
+        "cat", "0.250", "0.750", "0.500", "dog", "–", "0.500", "–", "hen", "0.500", "0.500", "0.000",
+    ]  # fmt: skip
+
+
+def test_options_and_curves_show_both_runs(tmp_path: Path) -> None:
+    scalars = '{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n'
+    runs = read_runs([write_run(tmp_path / "a", 0.125, scalars), write_run(tmp_path / "b", 0.25)])
+    page = Page("t")
+    add_options(page, runs)
+    add_curves(page, "Loss", runs, "loss", "loss")
+    add_curves(page, "Nothing logged", runs, "mIoU", "mIoU")
+    text = written(page, tmp_path)
+    assert re.findall(r"data-key=\"([^\"]*)\"", text) == ["optim.lr", "0.125", "0.25"]
+    assert text.count("<svg") == 1
+    page = Page("t")
+    add_options(page, read_runs([tmp_path / "a", write_run(tmp_path / "c", 0.125)]))
+    assert "<p>None.</p>" in written(page, tmp_path)
+
+
+def test_folders_that_hold_no_two_runs_are_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a", 0.1)
+    for folder, message in (
+        (run, "twice"),
+        (tmp_path / "a" / ".." / "a", "twice"),
+        (tmp_path, "holds no metrics.json"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_runs([run, folder])
+    other = write_run(tmp_path / "b", 0.1)
+    (other / "metrics.json").write_text("{")
+    with pytest.raises(UserError, match="can't be read"):
+        read_runs([run, other])
+    (other / "config.yaml").unlink()
+    with pytest.raises(UserError, match=r"holds no config\.yaml"):
+        read_runs([run, other])
+
+
+def test_what_changed_most_stands_first_and_what_did_not_is_left_out() -> None:
+    before, after = [0.5, 0.9, 0.2, 0.7, 0.4], [0.6, 0.1, 0.2, 0.6, 0.9]
+    assert most_changed(before, after, 6) == ([1, 3], [4, 0])
+    assert most_changed(before, after, 1) == ([1], [4])
+    number = gain_number("AP", 0.5, 0.4)
+    assert (number.value, number.note) == ("-10.0", "from 50.0 to 40.0")
