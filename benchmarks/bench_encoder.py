@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from convmae.backbones import SIZES
-from convmae.benchmarks.complexity import analyze
+from convmae.benchmarks.counting.complexity import analyze
 from convmae.benchmarks.forms.plain_layers import PATCH
 from convmae.benchmarks.timing import Step, alternate, mlp_products, peak_memory
 from convmae.engine.errors import UserError

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from convmae.backbones import SIZES
-from convmae.benchmarks.complexity import analyze
+from convmae.benchmarks.counting.complexity import analyze
+from convmae.benchmarks.counting.whole_models import build
 from convmae.benchmarks.forms.dense_form import DenseMaskedAutoencoder
 from convmae.benchmarks.forms.plain_layers import PATCH
 from convmae.benchmarks.timing import Step, alternate, mlp_products, peak_memory
@@ -26,7 +27,6 @@ from convmae.engine.machine.precision import autocast, resolve_device, resolve_p
 from convmae.pretraining import METHODS as ALL_METHODS
 from convmae.pretraining import ConvMAE, FastConvMAE
 from convmae.pretraining.masking import complementary_masking, group_count, random_masking
-from convmae.tools.analyze import build
 
 METHODS: dict[str, type[ConvMAE]] = {"convmae": ConvMAE, "fastconvmae": FastConvMAE}
 RATIO = 0.75

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from convmae.detection.checks.preflight import read_split
 from convmae.detection.config import DetectionConfig
 from convmae.detection.data.coco import CocoData
-from convmae.detection.data.dataset import read_split
 from convmae.detection.evaluation.coco_metric import STANDARD, CocoMetric, read_results
 from convmae.detection.evaluation.error_kinds import CONFIDENT, ERRORS, judge, overlaps, sure
 from convmae.detection.evaluation.rated_pictures import Rated, draw, rate

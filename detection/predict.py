@@ -11,14 +11,13 @@ import torch
 from pycocotools import mask as mask_api
 
 from convmae.backbones.weights.weight_files import read_weights
-from convmae.detection.checks.run_checks import check_size
 from convmae.detection.config import DetectionConfig
 from convmae.detection.data.annotation_entries import read_categories as parse_categories
 from convmae.detection.data.annotation_entries import read_images
 from convmae.detection.data.annotation_file import read_json
 from convmae.detection.data.coco import CocoData, check_files
 from convmae.detection.data.coco_records import Category, ImageRecord
-from convmae.detection.data.dataset import Sample
+from convmae.detection.data.dataset import Sample, check_size
 from convmae.detection.data.transforms import fit
 from convmae.detection.evaluation.coco_metric import coco_results
 from convmae.detection.model.detection_model import DetectionModel

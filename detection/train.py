@@ -7,17 +7,10 @@ from pathlib import Path
 
 from mmengine.dist import is_main_process
 
-from convmae.detection.checks.run_checks import check_options, check_pictures
+from convmae.detection.checks.preflight import check_options, check_pictures, read_split, read_splits
 from convmae.detection.config import DetectionConfig
 from convmae.detection.data.coco import CocoData
-from convmae.detection.data.dataset import (
-    EvalSet,
-    TrainSet,
-    collate_test,
-    collate_train,
-    read_split,
-    read_splits,
-)
+from convmae.detection.data.dataset import EvalSet, TrainSet, collate_test, collate_train
 from convmae.detection.evaluation.coco_metric import CocoMetric
 from convmae.detection.evaluation.report import write_report
 from convmae.detection.model.detection_model import DetectionModel

@@ -132,14 +132,6 @@ def describe_modes(modes: Counter[str]) -> str:
     return ", ".join(f"{count:,} {MODES.get(mode, mode)}" for mode, count in modes.most_common())
 
 
-def describe_range(values: NDArray) -> str:
-    """Returns the smallest, the largest and the median value, or a dash where there is none."""
-    if not len(values):
-        return "–"
-    low, middle, high = (f"{value:,.0f}" for value in np.quantile(values, (0, 0.5, 1)))
-    return f"{low} to {high}, median {middle}" if low != high else low
-
-
 def histogram(values: Mapping[str, NDArray], xlabel: str) -> Figure:
     """Draws the share of values between powers of the root of two, one outline for each label."""
     figure, plot = axes()

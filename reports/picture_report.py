@@ -10,13 +10,12 @@ import numpy as np
 
 from convmae.engine.faults import spread
 from convmae.engine.pictures.images import as_rgb, read_image
-from convmae.engine.pictures.picture_check import PictureCheck
+from convmae.engine.pictures.picture_check import PictureCheck, describe_range
 from convmae.engine.text import distinct
 from convmae.reports.data_report import (
     SAMPLES,
     add_faults,
     describe_modes,
-    describe_range,
     fault_numbers,
     fault_rows,
     histogram,

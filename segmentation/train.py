@@ -20,11 +20,12 @@ from convmae.engine.training.unreadable import let_skip
 from convmae.engine.whole_weights import check_encoder
 from convmae.reports.page import Page
 from convmae.segmentation.checks.class_fit import check_fit
-from convmae.segmentation.checks.splits import Found, check_repeated_pairs, check_split
+from convmae.segmentation.checks.splits import check_repeated_pairs, check_split
 from convmae.segmentation.config import SegmentationConfig
 from convmae.segmentation.data.batches import stack_crops
 from convmae.segmentation.data.class_list import read_class_list
 from convmae.segmentation.data.dataset import SegmentationDataset
+from convmae.segmentation.data.found import Found
 from convmae.segmentation.data.layout import Pair
 from convmae.segmentation.data.rare_classes import find_classes, repeat_rare
 from convmae.segmentation.evaluation.report import write_report

@@ -24,13 +24,13 @@ from convmae.engine.errors import UserError
 from convmae.engine.log import duration, log, start_log
 from convmae.engine.machine.precision import precision_name, resolve_device, resolve_precision
 from convmae.engine.options import ScheduleOptions
+from convmae.engine.pictures.scenes import CLASSES, generate
 from convmae.engine.seeding import INIT, seed_all
 from convmae.pretraining.config import PretrainingConfig
 from convmae.pretraining.train import train as pretrain
 from convmae.reports.page import Number, Page, environment
 from convmae.segmentation.config import SegmentationConfig
 from convmae.segmentation.train import train as train_segmentation
-from convmae.tools.scenes import CLASSES, generate
 
 TRAIN, VAL, UNLABELLED, SIZE = 400, 60, 400, 128
 

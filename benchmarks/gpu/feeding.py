@@ -88,8 +88,9 @@ def _pictures(setting: Setting, side: int, seconds: float) -> Iterator[Row]:
 
 
 def _objects(setting: Setting, seconds: float) -> Iterator[Row]:
+    from convmae.detection.checks.preflight import read_splits
     from convmae.detection.config import DetectionConfig
-    from convmae.detection.data.dataset import TrainSet, collate_train, read_splits
+    from convmae.detection.data.dataset import TrainSet, collate_train
 
     found = find_pictures(setting)
     side = 64 if setting.tiny else 1024
@@ -160,8 +161,9 @@ def _detect(setting: Setting, seconds: float) -> Iterator[Row]:
 
     Without training nothing is sure, so the threshold is one that leaves some 2,000 candidates a picture to suppression.
     """
+    from convmae.detection.checks.preflight import read_split
     from convmae.detection.config import DetectionConfig
-    from convmae.detection.data.dataset import EvalSet, collate_test, read_split
+    from convmae.detection.data.dataset import EvalSet, collate_test
     from convmae.detection.model.detection_model import DetectionModel
 
     found, device = find_pictures(setting), setting.device

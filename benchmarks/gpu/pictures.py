@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from convmae.benchmarks.gpu.battery import Setting
-from convmae.tools.scenes import generate
+from convmae.engine.pictures.scenes import generate
 
 FEW = 16  # pictures of each split
 

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from convmae.detection.checks.class_names import check_learnt, check_measured
 from convmae.detection.checks.perfect_detector import check_perfect, describe_scores, perfect_scores
-from convmae.detection.checks.run_checks import check_picture
+from convmae.detection.checks.preflight import check_picture, under_root
 from convmae.detection.checks.splits import check_evaluation, check_samples, check_split
 from convmae.detection.config import DetectionConfig
 from convmae.detection.data.coco import (
@@ -22,7 +22,6 @@ from convmae.detection.data.coco import (
     parse_coco,
 )
 from convmae.detection.data.coco_records import ImageRecord
-from convmae.detection.data.dataset import under_root
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Effect, Fault, spread
 from convmae.engine.pictures.duplicates import check_repeated, check_shared

@@ -15,12 +15,12 @@ from convmae.detection.data.coco import CocoData
 from convmae.detection.data.coco_records import ImageRecord
 from convmae.detection.evaluation.rated_pictures import draw
 from convmae.engine.faults import spread
+from convmae.engine.pictures.picture_check import describe_range
 from convmae.engine.text import distinct
 from convmae.reports.data_report import (
     SAMPLES,
     add_faults,
     describe_modes,
-    describe_range,
     fault_numbers,
     fault_rows,
     histogram,

@@ -10,10 +10,9 @@ import torch
 from pycocotools import mask as mask_api
 
 from convmae.detection.checks.contradictions import empty_masks
-from convmae.detection.checks.splits import COUNTED, crowded
 from convmae.detection.data.coco import CocoData
 from convmae.detection.data.coco_records import ObjectRecord
-from convmae.detection.evaluation.coco_metric import CocoMetric
+from convmae.detection.evaluation.coco_metric import COUNTED, CocoMetric, crowded
 from convmae.engine.faults import Effect, Fault, Report
 
 _LARGEST = 1e10  # pixels, the end of COCO's range of all areas

@@ -9,10 +9,10 @@ from convmae.detection.checks.class_names import check_names
 from convmae.detection.checks.contradictions import check_contradictions
 from convmae.detection.config import DetectionDataOptions
 from convmae.detection.data.coco import CocoData, check_objects
+from convmae.detection.evaluation.coco_metric import COUNTED, crowded
 from convmae.engine.faults import Effect, Fault, Report
 
 MASKS = 2**33  # bytes that the masks of one sample take at most
-COUNTED = 100  # detections of a class on a picture that COCO's evaluation looks at
 
 
 def check_split(data: CocoData, report: Report, masks: bool = True) -> None:
@@ -75,19 +75,6 @@ def check_evaluation(data: CocoData, img_size: int, detections: int, report: Rep
             f"model.detections keeps, image {image.id} ({image.file_name}) the most; model.detections={counts.max()} keeps all."
         )
         report(Fault("splits with more objects than detections", message, Effect.DOUBTFUL))
-
-
-def crowded(data: CocoData) -> list[tuple[int, int, int]]:
-    """Returns number of the picture, label and objects for each class of more than ``COUNTED`` objects on a picture.
-
-    ``data`` is a whole split as it was read.
-    """
-    single = ~data.packed.columns["crowd"]
-    owners, labels = data.packed.owners()[single], data.packed.columns["label"][single]
-    keys, counts = np.unique(owners * len(data.categories) + labels, return_counts=True)
-    over = counts > COUNTED
-    pictures, classes = np.divmod(keys[over], len(data.categories))
-    return list(zip(pictures.tolist(), classes.tolist(), counts[over].tolist(), strict=True))
 
 
 def _report_lost(

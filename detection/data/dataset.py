@@ -10,15 +10,10 @@ from typing import Any
 from torch import Tensor, stack
 from torch.utils.data import Dataset
 
-from convmae.detection.checks.class_names import check_learnt, check_measured
-from convmae.detection.checks.run_checks import check_pictures, check_size
-from convmae.detection.checks.splits import COUNTED, check_evaluation, check_samples, check_split
 from convmae.detection.config import DetectionDataOptions
-from convmae.detection.data.coco import CocoData, ImageRecord, check_same_classes, read_coco
+from convmae.detection.data.coco import CocoData, ImageRecord
 from convmae.detection.data.transforms import Geometry, fit, large_scale_jitter, place_objects
-from convmae.engine.faults import log_remarks, refuse
-from convmae.engine.log import log
-from convmae.engine.pictures.duplicates import check_shared
+from convmae.engine.faults import Fault
 from convmae.engine.pictures.images import Picture, read_image, size_of
 from convmae.engine.pictures.reading import reading_picture
 
@@ -83,54 +78,17 @@ def collate_test(batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"images": _stack(batch), "samples": [found["sample"] for found in batch]}
 
 
-def read_splits(
-    options: DetectionDataOptions, masks: bool, detections: int = COUNTED, channels: int = 3
-) -> tuple[CocoData, CocoData]:
-    """Returns the training and the validation split, checked before anything runs, and logs what was found.
-
-    detections: how many a detector keeps of a picture; channels: of the pictures that it sees.
-    """
-    train = _read_split(options, options.train_annotations, options.train_images, masks, channels)
-    train.check(lambda data, report: check_samples(data, options, report, masks))
-    if options.limit:
-        train = val = train.subset(options.limit)
-    else:
-        val = read_split(options, masks, detections, channels)
-        check_same_classes(train, val, refuse)
-        train.check(lambda data, report: check_learnt(data, val, report))
-        val.check(lambda data, report: check_measured(data, train, report))
-    val.check(lambda data, report: check_shared(train.paths(), data.paths(), report))
-    skip = options.on_bad_image == "skip"  # what is evaluated has to be read
-    for name, data in {"training": train, "validation": val}.items():
-        log.info(f"{name} data: {data.describe()} ({data.annotations})")
-        if name == "training" or data is not train:
-            data.check(
-                lambda data, report: check_pictures(data, options.check_pictures, report, skip and data is not val)
-            )
-            log_remarks(name, data.remarks)
-    return train, val
-
-
-def read_split(options: DetectionDataOptions, masks: bool, detections: int = COUNTED, channels: int = 3) -> CocoData:
-    """Returns the split to test on, as ``read_splits`` does."""
-    if options.limit:
-        whole = _read_split(options, options.train_annotations, options.train_images, masks, channels)
-        return whole.subset(options.limit)
-    val = _read_split(options, options.val_annotations, options.val_images, masks, channels)
-    val.check(lambda data, report: check_evaluation(data, options.img_size, detections, report))
-    return val
-
-
-def _read_split(options: DetectionDataOptions, annotations: str, images: str, masks: bool, channels: int) -> CocoData:
-    reading = options.reading(channels)
-    data = read_coco(under_root(options, annotations), under_root(options, images), masks, reading)
-    data.check(lambda data, report: check_split(data, report, masks))
-    return data
-
-
-def under_root(options: DetectionDataOptions, path: str) -> Path:
-    """Returns where a path of the options lies."""
-    return Path(options.root, path)
+def check_size(size: tuple[int, int], record: ImageRecord, data: CocoData) -> None:
+    """Raises Fault unless a picture has the size that the JSON file says."""
+    if size != (record.width, record.height):
+        swapped = "; width and height are swapped, perhaps by a tool that passes over EXIF data"
+        raise Fault(
+            "pictures of another size than the JSON says",
+            f"{data.path(record)} is {size[0]} x {size[1]} pixels (turned as its EXIF data says), but {data.annotations} says "
+            f"{record.width} x {record.height} for image {record.id}; expected the same size"
+            f"{swapped if size == (record.height, record.width) else ''}.",
+            image=record,
+        )
 
 
 def _read(data: CocoData, record: ImageRecord) -> Picture:

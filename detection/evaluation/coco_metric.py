@@ -33,8 +33,7 @@ STANDARD = (
     "mAP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
     "AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large",
 )  # fmt: skip
-
-
+COUNTED = 100  # detections of a class on a picture that the numbers are of
 THREADS = 2  # that make detections' masks while the model computes the next pictures' detections
 SIZES = ("all", "small", "medium", "large")
 
@@ -181,6 +180,19 @@ def evaluate_coco(ground_truth: dict[str, Any], rows: Sequence[dict[str, Any]], 
         evaluation = COCOeval_faster(truth, found, iouType=kind, print_function=log.debug)
         evaluation.run()
     return Details(np.asarray(evaluation.stats[:12], dtype=np.float64), evaluation.eval["precision"][..., -1])
+
+
+def crowded(data: CocoData) -> list[tuple[int, int, int]]:
+    """Returns number of the picture, label and objects for each class of more than ``COUNTED`` objects on a picture.
+
+    ``data`` is a whole split as it was read.
+    """
+    single = ~data.packed.columns["crowd"]
+    owners, labels = data.packed.owners()[single], data.packed.columns["label"][single]
+    keys, counts = np.unique(owners * len(data.categories) + labels, return_counts=True)
+    over = counts > COUNTED
+    pictures, classes = np.divmod(keys[over], len(data.categories))
+    return list(zip(pictures.tolist(), classes.tolist(), counts[over].tolist(), strict=True))
 
 
 def _threshold(iou: float) -> int:

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from convmae.detection.checks.splits import COUNTED
 from convmae.detection.config import DetectionConfig
 from convmae.detection.data.coco import CocoData
-from convmae.detection.evaluation.coco_metric import SIZES, STANDARD, CocoMetric, Details, write_results
+from convmae.detection.evaluation.coco_metric import COUNTED, SIZES, STANDARD, CocoMetric, Details, write_results
 from convmae.detection.evaluation.error_kinds import CONFIDENT, ERRORS, Overlaps, confusion, judge, overlaps, sure
 from convmae.detection.evaluation.rated_pictures import Rated, draw, rate
 from convmae.engine.config import to_yaml

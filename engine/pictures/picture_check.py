@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from convmae.engine.errors import UserError
@@ -17,7 +18,6 @@ from convmae.engine.pictures.images import Look, look_at, read_image
 from convmae.engine.pictures.limits import in_turn
 from convmae.engine.pictures.reading import RGB, Reading
 from convmae.engine.pictures.value_ranges import check_ranges
-from convmae.reports.data_report import describe_range
 
 _CHUNK = 64  # pictures that a thread takes at a time
 
@@ -61,6 +61,14 @@ def read_all(split: PictureCheck, count: int = 0) -> None:
             message = f"{path} is turned as its EXIF data says."
             split.faults.append(Fault("pictures turned by EXIF data", message, Effect.NOTE, path))
     check_ranges(split.good, split.reading, split.faults.append, complete=not count)
+
+
+def describe_range(values: NDArray) -> str:
+    """Returns the smallest, the largest and the median value, or a dash where there is none."""
+    if not len(values):
+        return "–"
+    low, middle, high = (f"{value:,.0f}" for value in np.quantile(values, (0, 0.5, 1)))
+    return f"{low} to {high}, median {middle}" if low != high else low
 
 
 def _looks(paths: Sequence[Path], reading: Reading) -> Iterator[Look | Fault]:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from convmae.engine.faults import SHOWN, Effect, Fault
-from convmae.segmentation.checks.splits import Found
 from convmae.segmentation.data.class_list import BACKGROUND, OTHER, VOID, ClassList
+from convmae.segmentation.data.found import Found
 from convmae.segmentation.data.layout import IGNORE
 
 _LISTED = 8  # values that one message tells

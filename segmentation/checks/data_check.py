@@ -5,9 +5,10 @@ from __future__ import annotations
 from convmae.engine.pictures.duplicates import check_shared
 from convmae.engine.training.unreadable import let_skip
 from convmae.segmentation.checks.class_fit import check_fit
-from convmae.segmentation.checks.splits import Found, check_repeated_pairs, check_split
+from convmae.segmentation.checks.splits import check_repeated_pairs, check_split
 from convmae.segmentation.config import SegmentationDataOptions
 from convmae.segmentation.data.class_list import ClassList
+from convmae.segmentation.data.found import Found
 
 
 def check_data(options: SegmentationDataOptions, classes: ClassList, count: int = 0, channels: int = 3) -> list[Found]:

@@ -10,18 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmae.engine.faults import spread
+from convmae.engine.pictures.picture_check import describe_range
 from convmae.reports.data_report import (
     SAMPLES,
     add_faults,
     describe_modes,
-    describe_range,
     fault_numbers,
     fault_rows,
     histogram,
 )
 from convmae.reports.page import Number, Page, write_metrics
-from convmae.segmentation.checks.splits import Found
 from convmae.segmentation.config import SegmentationDataOptions
+from convmae.segmentation.data.found import Found
 from convmae.segmentation.data.layout import Pair
 from convmae.segmentation.evaluation.drawn_pairs import Shown, add_pictures
 

@@ -14,8 +14,8 @@ from convmae.engine.training.scalars import read_scalars
 from convmae.reports.data_report import add_remarks, add_unread
 from convmae.reports.page import Number, Page, environment, write_metrics
 from convmae.reports.plots import curves, matrix
-from convmae.segmentation.checks.splits import Found
 from convmae.segmentation.config import SegmentationConfig
+from convmae.segmentation.data.found import Found
 from convmae.segmentation.data.layout import Pair
 from convmae.segmentation.evaluation.boundary import TOLERANCE
 from convmae.segmentation.evaluation.drawn_pairs import Shown, add_pictures

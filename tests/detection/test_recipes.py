@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from convmae.detection.checks.run_checks import check_options
+from convmae.detection.checks.preflight import check_options
 from convmae.detection.config import DetectionConfig
 from convmae.detection.data.coco import Category, read_coco
 from convmae.detection.data.dataset import EvalSet, TrainSet, collate_test, collate_train

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from uuid import uuid4
 
-from convmae.tools.scenes import Layouts, generate
+from convmae.engine.pictures.scenes import Layouts, generate
 
 MARK = "CONVMAE_SOAK"  # in the environment of a run's processes, by which all of them are found
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from convmae.benchmarks.complexity import analyze
+from convmae.benchmarks.counting.complexity import analyze
 from convmae.tools import analyze as tool
 
 

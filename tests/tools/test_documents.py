@@ -11,9 +11,10 @@ import timm
 import torch
 
 from convmae.backbones import ConvViT
+from convmae.engine.pictures import scenes
 from convmae.pretraining import ConvMAE
 from convmae.pretraining.teachers import TIMM_NAMES
-from convmae.tools import cli, scenes
+from convmae.tools import cli
 
 PROJECT = Path(__file__).resolve().parents[2]
 README, TUTORIAL = PROJECT / "README.md", PROJECT / "docs" / "tutorial.md"

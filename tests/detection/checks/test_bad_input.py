@@ -13,9 +13,10 @@ from PIL import Image
 from tiny_detector import tiny_config
 
 from convmae.detection.checks.data_check import check_data
+from convmae.detection.checks.preflight import read_splits
 from convmae.detection.config import DetectionConfig, DetectionDataOptions
 from convmae.detection.data.coco import parse_coco, read_coco
-from convmae.detection.data.dataset import EvalSet, TrainSet, read_splits
+from convmae.detection.data.dataset import EvalSet, TrainSet
 from convmae.detection.train import train
 from convmae.engine.errors import UserError
 from convmae.engine.faults import UNREADABLE, Effect, Fault

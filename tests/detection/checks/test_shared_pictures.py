@@ -10,7 +10,7 @@ import pytest
 from tiny_detector import tiny_config
 
 from convmae.detection.checks.data_check import check_data
-from convmae.detection.data.dataset import read_splits
+from convmae.detection.checks.preflight import read_splits
 from convmae.engine import faults
 from convmae.engine.faults import Effect
 

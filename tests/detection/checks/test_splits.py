@@ -17,9 +17,9 @@ from convmae.detection.checks.class_names import check_learnt, check_names
 from convmae.detection.checks.data_check import SplitCheck, check_data
 from convmae.detection.checks.data_report import write_data_report
 from convmae.detection.checks.perfect_detector import check_perfect, perfect_scores
+from convmae.detection.checks.preflight import read_splits
 from convmae.detection.config import DetectionConfig
 from convmae.detection.data.coco import parse_coco
-from convmae.detection.data.dataset import read_splits
 from convmae.detection.train import test as run_test
 from convmae.detection.train import train
 from convmae.engine.errors import UserError

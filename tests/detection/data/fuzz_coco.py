@@ -17,8 +17,9 @@ import fuzzing
 from detection.conftest import write_split
 
 from convmae.detection.checks.data_check import check_data
+from convmae.detection.checks.preflight import read_splits
 from convmae.detection.config import DetectionConfig
-from convmae.detection.data.dataset import TrainSet, read_splits
+from convmae.detection.data.dataset import TrainSet
 
 RAW = {  # what Python's encoder does not write, by texts that stand for it
     "@deep": "[" * 10_000 + "]" * 10_000,

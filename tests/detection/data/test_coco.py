@@ -8,11 +8,11 @@ import pytest
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
-from convmae.detection.checks.run_checks import check_pictures
+from convmae.detection.checks.preflight import check_pictures, read_splits
 from convmae.detection.config import DetectionDataOptions
 from convmae.detection.data.coco import check_same_classes, read_coco
 from convmae.detection.data.coco_records import to_rle
-from convmae.detection.data.dataset import TrainSet, read_splits
+from convmae.detection.data.dataset import TrainSet
 from convmae.engine.errors import UserError
 from convmae.engine.faults import refuse
 

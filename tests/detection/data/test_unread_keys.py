@@ -9,8 +9,8 @@ import pytest
 from tiny_detector import tiny_config
 
 from convmae.detection.checks.data_check import check_data
+from convmae.detection.checks.preflight import read_splits
 from convmae.detection.data.coco import parse_coco
-from convmae.detection.data.dataset import read_splits
 from convmae.engine.faults import Effect, Fault
 
 Edit = Callable[[dict[str, Any]], Any]

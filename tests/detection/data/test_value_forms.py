@@ -11,8 +11,8 @@ from pycocotools.coco import COCO
 from tiny_detector import tiny_config
 
 from convmae.detection.checks.data_check import check_data
+from convmae.detection.checks.preflight import read_splits
 from convmae.detection.data.coco import CocoData, read_classes, read_coco
-from convmae.detection.data.dataset import read_splits
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Effect
 

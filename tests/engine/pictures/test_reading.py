@@ -14,9 +14,9 @@ from convmae.classification.config import FolderOptions, ProbeConfig
 from convmae.classification.data.dataset import EvalSet, read_splits
 from convmae.classification.probes.features import probed_encoder, read_features
 from convmae.detection.checks.data_check import check_data
+from convmae.detection.checks.preflight import read_splits as read_detection_splits
 from convmae.detection.config import DetectionConfig, DetectionDataOptions
 from convmae.detection.data.dataset import EvalSet as DetectionSet
-from convmae.detection.data.dataset import read_splits as read_detection_splits
 from convmae.detection.evaluation.rated_pictures import draw
 from convmae.engine.commands.given_pictures import kept_reading, read_pictures
 from convmae.engine.config import load_config

@@ -9,8 +9,8 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from convmae.engine.errors import UserError
-from convmae.tools import scenes
-from convmae.tools.scenes import CLASSES, Layouts, Scene, draw_scene, generate
+from convmae.engine.pictures import scenes
+from convmae.engine.pictures.scenes import CLASSES, Layouts, Scene, draw_scene, generate
 
 CLASS_COUNT = len(CLASSES) + 1  # with the background
 
@@ -190,11 +190,3 @@ def test_class_folders_hold_a_crop_of_every_object(layouts: Layouts) -> None:
                 crop = Image.open(layouts.classes / split / category["name"] / f"{stem}_{annotation['id'] - 1:06d}.jpg")
                 longer = max(annotation["bbox"][2:])
                 assert crop.width == crop.height == min(96, int(np.ceil(1.25 * longer)))
-
-
-def test_the_tool_writes_them(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    small = ["--train", "2", "--val", "1", "--unlabelled", "0", "--size", "64"]
-    assert scenes.main([str(tmp_path / "set"), *small]) == 0
-    assert f"ade20k: {tmp_path / 'set' / 'ade20k'}" in capsys.readouterr().out
-    assert scenes.main([str(tmp_path / "set"), *small, "--seed", "1"]) == 2
-    assert "give another folder" in capsys.readouterr().err

@@ -11,9 +11,9 @@ from PIL import Image
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Effect
 from convmae.segmentation.checks.data_check import check_data
-from convmae.segmentation.checks.splits import Found
 from convmae.segmentation.config import SegmentationConfig
 from convmae.segmentation.data.class_list import read_class_list
+from convmae.segmentation.data.found import Found
 from convmae.segmentation.train import find_data
 
 STOPS, DOUBTFUL, NOTE = Effect.STOPS, Effect.DOUBTFUL, Effect.NOTE

@@ -15,10 +15,11 @@ from convmae.engine.config import load_config
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Effect
 from convmae.engine.seeding import seed_all
-from convmae.segmentation.checks.splits import Found, check_split
+from convmae.segmentation.checks.splits import check_split
 from convmae.segmentation.config import SegmentationConfig, SegmentationDataOptions
 from convmae.segmentation.data.class_list import read_classes
 from convmae.segmentation.data.dataset import SegmentationDataset
+from convmae.segmentation.data.found import Found
 from convmae.segmentation.data.layout import IGNORE, Pair, find_pairs, read_label
 
 CLASSES = ["square", "stripe", "dot"]
