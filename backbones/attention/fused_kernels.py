@@ -14,8 +14,7 @@ import triton.language as tl
 @triton.jit
 def _place(pid, blocks, heads, rows, columns, high, wide):  # type: ignore[no-untyped-def]
     """The block, head and image of a program, and the top left corner of its window in the grid."""
-    block, rest = pid % blocks, pid // blocks
-    head, item = rest % heads, rest // heads
+    block, head, item = pid % blocks, pid // blocks % heads, pid // blocks // heads
     across = (columns + wide - 1) // wide
     windows = (rows + high - 1) // high * across
     window = item % windows

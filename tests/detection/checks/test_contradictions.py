@@ -1,6 +1,5 @@
 """What a COCO file says twice is compared: mistakes it shares throughout stop, single ones are remarked, right data pass."""
 
-import copy
 import json
 import re
 from collections.abc import Callable
@@ -9,65 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from drawn_coco import SIZES, Content, bare, coco, edited, ellipse, faults_of, kinds, runs
 from pycocotools import mask as mask_api
 
 from convmae.detection.checks.contradictions import check_contradictions
-from convmae.detection.checks.outlines import outlines
-from convmae.detection.checks.splits import check_samples, check_split
-from convmae.detection.config import DetectionDataOptions
+from convmae.detection.checks.splits import check_split
 from convmae.detection.data.coco import parse_coco
-from convmae.detection.data.packed_objects import PackedObjects
-from convmae.engine.errors import UserError
 from convmae.engine.faults import Effect, Fault
-from convmae.engine.pictures.reading import Reading
-
-Content = dict[str, Any]
-SIZES = [(128, 96), (96, 128), (200, 80), (64, 64)]
-
-
-def ellipse(left: float, top: float, width: float, height: float, points: int = 24) -> list[float]:
-    """The outline of an ellipse that touches all sides of a box."""
-    angle = np.arange(points) * 2 * np.pi / points
-    x, y = left + width * (1 + np.cos(angle)) / 2, top + height * (1 + np.sin(angle)) / 2
-    return np.stack([x, y], axis=1).ravel().tolist()
-
-
-def runs(polygons: list[list[float]], width: int, height: int) -> dict[str, Any]:
-    rle = mask_api.merge(mask_api.frPyObjects(polygons, height, width))
-    return {"size": rle["size"], "counts": rle["counts"].decode()}
-
-
-def coco(each: int = 6, seed: int = 0) -> Content:
-    """Pictures of several sizes with ellipses somewhere in them, two classes by turns."""
-    rng = np.random.default_rng(seed)
-    images, annotations = [], []
-    for number, (width, height) in enumerate(SIZES, 1):
-        images.append({"id": number, "file_name": f"{number}.png", "width": width, "height": height})
-        for _ in range(each):
-            side = rng.uniform(8, 30, 2)
-            left, top = rng.uniform(0, (width, height) - side)
-            box = [left, top, *side.tolist()]
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": number,
-                    "category_id": 1 + len(annotations) % 2,
-                    "bbox": box,
-                    "area": side[0] * side[1] * np.pi / 4,
-                    "iscrowd": 0,
-                    "segmentation": [ellipse(*box)],
-                }
-            )
-    categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
-    return {"images": images, "annotations": annotations, "categories": categories}
-
-
-def edited(content: Content, edit: Callable[[Content, float, float], Any], every: int = 1) -> Content:
-    """Returns a copy whose every n-th annotation was edited, given width and height of its picture."""
-    changed = copy.deepcopy(content)
-    for annotation in changed["annotations"][::every]:
-        edit(annotation, *map(float, SIZES[annotation["image_id"] - 1]))
-    return changed
 
 
 def box_as(form: Callable[..., list[float]]) -> Callable[[Content, float, float], None]:
@@ -75,25 +22,6 @@ def box_as(form: Callable[..., list[float]]) -> Callable[[Content, float, float]
         annotation["bbox"] = form(*annotation["bbox"], width, height)
 
     return edit
-
-
-def faults_of(tmp_path: Path, content: Content) -> list[Fault]:
-    path = tmp_path / "instances.json"
-    path.write_text(json.dumps(content))
-    found: list[Fault] = []
-    check_split(parse_coco(path, tmp_path, found.append), found.append)
-    return found
-
-
-def kinds(faults: list[Fault], effect: Effect) -> list[str]:
-    return [fault.kind for fault in faults if fault.effect is effect]
-
-
-def bare(content: Content) -> Content:
-    changed = copy.deepcopy(content)
-    for annotation in changed["annotations"]:
-        del annotation["segmentation"]
-    return changed
 
 
 FORMS = {
@@ -347,141 +275,3 @@ def test_real_data_are_not_doubted(data_dir: Path) -> None:
             found: list[Fault] = []
             check_contradictions(parse_coco(file, data_dir / name / split, found.append), found.append)
             assert not found
-
-
-def test_outlines_are_those_of_pycocotools(tmp_path: Path) -> None:
-    content, path = coco(each=100), tmp_path / "instances.json"
-    content = edited(
-        content, lambda one, w, h: one.update(segmentation=runs(one["segmentation"], int(w), int(h))), every=3
-    )
-    content["annotations"][4]["segmentation"].append(ellipse(2, 3, 9, 4))
-    path.write_text(json.dumps(content))
-    data = parse_coco(path, tmp_path, lambda fault: None)
-    found = outlines(data.packed.columns, data.sizes()[data.packed.owners()])
-    for row, annotation in enumerate(content["annotations"]):
-        outline, (width, height) = annotation["segmentation"], SIZES[annotation["image_id"] - 1]
-        if isinstance(outline, dict):
-            x, y, w, h = mask_api.toBbox(outline)
-            assert found.box[row].tolist() == [x, y, x + w, y + h]
-            assert found.least[row] == found.most[row] == mask_api.area(outline)
-        else:
-            points = np.concatenate([np.reshape(part, (-1, 2)) for part in outline])
-            assert found.box[row].tolist() == [*points.min(axis=0), *points.max(axis=0)]
-            drawn = mask_api.area(mask_api.merge(mask_api.frPyObjects(outline, height, width)))
-            assert found.least[row] * 0.8 - 2 <= drawn <= found.most[row] * 1.2 + 2
-
-
-def test_areas_that_are_not_those_of_masks_are_doubted_and_zero_is_taken_from_the_mask(tmp_path: Path) -> None:
-    content = coco()
-    content["annotations"][2]["area"] *= 9
-    content["annotations"][5]["area"] /= 9
-    content["annotations"][7]["area"] = 0
-    faults = faults_of(tmp_path, content)
-    assert [(fault.kind, fault.effect) for fault in faults] == [
-        ("areas that are not above 0", Effect.NOTE),
-        ("areas that disagree with their masks", Effect.DOUBTFUL),
-        ("areas that disagree with their masks", Effect.DOUBTFUL),
-    ]
-    assert "annotation 3" in str(faults[1])
-    data = parse_coco(tmp_path / "instances.json", tmp_path, lambda fault: None)
-    (zero,) = [one for objects in data.objects.values() for one in objects if one.id == 8]
-    assert zero.area == mask_api.area(runs(content["annotations"][7]["segmentation"], *SIZES[1]))
-    content = edited(coco(), lambda one, w, h: one.update(area=one["area"] / w / h))
-    (fault,) = faults_of(tmp_path, content)
-    assert fault.effect is Effect.DOUBTFUL
-    assert "24 of 24 objects have an area that disagrees" in str(fault)
-
-
-def test_many_crowds_are_doubted_and_a_file_of_crowds_says_what_they_are(tmp_path: Path) -> None:
-    def crowd(annotation: Content, *size: float) -> None:
-        annotation["iscrowd"] = 1
-
-    (fault,) = faults_of(tmp_path, edited(coco(), crowd, every=4))
-    assert (fault.kind, fault.effect) == ("files with many crowds", Effect.DOUBTFUL)
-    assert "6 of 24 objects (25 %) have iscrowd=1" in str(fault)
-    (fault,) = faults_of(tmp_path, edited(coco(), crowd))
-    assert fault.effect is Effect.STOPS
-    assert "24 have iscrowd=1" in str(fault)
-    assert "set it to 0" in str(fault)
-
-
-def test_a_file_without_objects_says_what_was_left_out(tmp_path: Path) -> None:
-    content = edited(coco(), lambda one, w, h: one.update(segmentation=[one["bbox"]]))
-    stop = next(str(fault) for fault in faults_of(tmp_path, content) if fault.effect is Effect.STOPS)
-    assert "no picture holds an object" in stop
-    assert "24 polygons of less than three points" in stop
-    assert "annotation 1" in stop
-
-
-def test_objects_and_pictures_that_are_listed_twice_are_doubted(tmp_path: Path) -> None:
-    content = coco()
-    first = content["annotations"][0]
-    content["annotations"] += [
-        {**first, "id": 90},
-        {**first, "id": 91, "segmentation": [ellipse(*first["bbox"], points=16)]},
-    ]
-    content["images"][2]["file_name"] = "./1.png"
-    faults = faults_of(tmp_path, content)
-    assert kinds(faults, Effect.DOUBTFUL) == ["objects that are listed twice", "pictures that are listed twice"]
-    assert "annotation 90: it is annotation 1 again" in str(faults[0])
-    assert "images 1 and 3 are the same file" in str(faults[1])
-
-
-@pytest.mark.parametrize(
-    "mask",
-    [
-        [[5.1, 5, 5.2, 5, 5.2, 30, 5.1, 30]],
-        [[-30, 5, -5, 5, -5, 30, -30, 30]],
-        {"size": [96, 128], "counts": [96 * 128]},
-    ],
-    ids=["thin", "outside", "runs"],
-)
-def test_masks_that_hold_no_pixel_are_doubted(tmp_path: Path, mask: Any) -> None:
-    drawn = mask_api.frPyObjects(mask, 96, 128)
-    assert mask_api.area(mask_api.merge(drawn) if isinstance(drawn, list) else drawn) == 0
-    content = coco()
-    content["annotations"][1].update(segmentation=mask, bbox=[5, 5, 3, 25], area=75)
-    faults = [fault for fault in faults_of(tmp_path, content) if fault.kind == "masks without a pixel"]
-    assert [fault.effect for fault in faults] == [Effect.DOUBTFUL]
-    assert "annotation 2" in str(faults[0])
-
-
-def test_objects_under_a_pixel_are_counted_as_the_samples_lose_them(tmp_path: Path) -> None:
-    from convmae.detection.data.transforms import fit, place_objects
-
-    rng, content = np.random.default_rng(0), coco(each=50)
-    for annotation in content["annotations"]:
-        annotation["bbox"][2:] = rng.uniform(0.5, 6, 2).tolist()
-    path = tmp_path / "instances.json"
-    path.write_text(json.dumps(bare(content)))
-    data = parse_coco(path, tmp_path, lambda fault: None)
-    kept = sum(
-        len(place_objects(fit(image.width, image.height, 64), data.training_objects(image), masks=False)["labels"])
-        for image in data.images
-    )
-    lost = len(content["annotations"]) - kept
-    assert 20 < lost < 180
-    found: list[Fault] = []
-    check_samples(data, DetectionDataOptions(img_size=64), found.append)
-    (fault,) = found
-    assert fault.effect is Effect.DOUBTFUL
-    assert f"{lost} of 200 objects are less than a pixel wide or high at data.img_size=64" in str(fault)
-    found.clear()
-    check_samples(data, DetectionDataOptions(img_size=1024), found.append)
-    assert not found
-
-
-def test_a_split_that_loses_all_its_objects_stops(tmp_path: Path) -> None:
-    content = coco()
-    content["images"] = [{**image, "width": 20_000, "height": 20_000} for image in content["images"]]
-    path = tmp_path / "instances.json"
-    path.write_text(json.dumps(bare(content)))
-    data = parse_coco(path, tmp_path, lambda fault: None, Reading(max_pixels=20_000**2))
-    with pytest.raises(UserError, match=r"24 of 24 objects are less than a pixel .* factor of 2 \(data\.jitter\)"):
-        data.check(lambda split, report: check_samples(split, DetectionDataOptions(img_size=64), report))
-
-
-def test_no_objects_at_all_are_no_contradiction(tmp_path: Path) -> None:
-    (fault,) = faults_of(tmp_path, {**coco(), "annotations": []})
-    assert fault.kind == "splits without objects"
-    assert not outlines(PackedObjects.pack([], {}).columns, np.zeros((0, 2), np.int64)).box.size

@@ -1,0 +1,48 @@
+"""Small encoders and their weights, for tests of files."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from convmae.backbones import ConvViT
+
+DIMS = {"embed_dims": (8, 12, 16), "depths": (1, 2, 3), "num_heads": 2, "mlp_ratios": (2, 4, 3)}
+
+
+State = dict[str, Tensor]
+
+
+def classifier(img_size: int = 64, seed: int = 0) -> ConvViT:
+    torch.manual_seed(seed)
+    return ConvViT(DIMS, num_classes=5, img_size=img_size)
+
+
+def random_state(model: torch.nn.Module, seed: int = 1) -> State:
+    generator = torch.Generator().manual_seed(seed)
+    values = {name: torch.randn(value.shape, generator=generator) for name, value in model.state_dict().items()}
+    return {name: value.abs() if name.endswith("running_var") else value for name, value in values.items()}
+
+
+def same(model: torch.nn.Module, state: State) -> bool:
+    return all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def prefixed(state: State, prefix: str) -> State:
+    return {prefix + name: value for name, value in state.items()}
+
+
+def plain_vit() -> State:
+    """A masked autoencoder of another family: a few names are ours too."""
+    shapes = {
+        "cls_token": (1, 1, 16),
+        "pos_embed": (1, 17, 16),
+        "norm.weight": (16,),
+        "patch_embed.proj.weight": (16, 3, 16, 16),
+    }
+    blocks = {
+        f"blocks.{i}.attn.qkv.{kind}": (48, 16)[: 2 if kind == "weight" else 1]
+        for i in range(24)
+        for kind in ("weight", "bias")
+    }
+    return {name: torch.zeros(shape) for name, shape in (shapes | blocks).items()}
