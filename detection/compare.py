@@ -18,18 +18,18 @@ from convmae.detection.evaluation.rated_pictures import Rated, draw, rate
 from convmae.detection.evaluation.report import KINDS, MEANINGS, known
 from convmae.engine.config import load_config
 from convmae.engine.errors import UserError
-from convmae.engine.log import log, log_done
+from convmae.engine.log import log
 from convmae.reports.comparison import (
     Rows,
     Run,
     add_curves,
     add_numbers,
-    add_options,
+    finish,
     gain_number,
     most_changed,
     read_runs,
 )
-from convmae.reports.page import Page, Picture, write_metrics
+from convmae.reports.page import Page, Picture
 from convmae.reports.plots import lines
 
 PICTURES = 6  # of those that one run does better, and as many of the others
@@ -61,15 +61,9 @@ def compare(folders: Sequence[Path], overrides: Sequence[str], work_dir: Path) -
     _add_results(page, one, other)
     _add_curves(page, one, other)
     _add_pictures(page, one, other)
-    page.facts("Runs", {scored.run.name: str(scored.run.folder) for scored in (one, other)})
-    add_options(page, runs)
-    metrics_path, page_path = work_dir / "metrics.json", work_dir / "report" / "index.html"
-    write_metrics(metrics_path, {scored.run.name: scored.metric.numbers for scored in (one, other)})
-    page.write(page_path)
+    numbers = [scored.metric.numbers for scored in (one, other)]
     headline = [f"{kind}_{name}" for kind in one.metric.kinds for name in ("mAP", "AP50")]
-    gains = {f"{name} gained": other.metric.numbers[name] - one.metric.numbers[name] for name in headline}
-    log_done(gains, [metrics_path, page_path], one.metric.scoring + other.metric.scoring)
-    return page
+    return finish(page, runs, numbers, headline, one.metric.scoring + other.metric.scoring, work_dir)
 
 
 def _check_same(runs: Sequence[Run], splits: Sequence[CocoData]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from convmae.engine.config import differing_options
 from convmae.engine.errors import UserError
+from convmae.engine.log import log_done
 from convmae.engine.training.scalars import read_scalars
 from convmae.reports.page import Number, Page
 from convmae.reports.plots import curves
@@ -86,6 +87,27 @@ def add_options(page: Page, runs: Sequence[Run]) -> None:
         page.table("Options that differ", ["option", *(run.name for run in runs)], rows, sortable=False)
     else:
         page.text("Options that differ", "None.")
+
+
+def finish(
+    page: Page,
+    runs: Sequence[Run],
+    numbers: Sequence[Mapping[str, float]],
+    headline: Sequence[str],
+    seconds: float,
+    work_dir: Path,
+) -> Page:
+    """Ends a page with where its runs lie and what options differ, writes it and ``metrics.json``, and logs the gains.
+
+    ``numbers`` are each run's scores, of which those named in ``headline`` are logged; ``seconds``: what the scoring took.
+    Returns the page.
+    """
+    page.facts("Runs", {run.name: str(run.folder) for run in runs})
+    add_options(page, runs)
+    paths = page.save({run.name: scores for run, scores in zip(runs, numbers, strict=True)}, work_dir)
+    one, other = numbers
+    log_done({f"{name} gained": other[name] - one[name] for name in headline}, paths, seconds)
+    return page
 
 
 def _difference(one: float | None, other: float | None) -> float | None:

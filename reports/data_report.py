@@ -1,16 +1,17 @@
-"""What a check of data found, on the terminal and on a report page: the part that tasks share."""
+"""What a check of data found, on the terminal and on its page: the part that tasks share."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from convmae.engine.faults import SHOWN, Effect, Fault, Remark, by_kind
+from convmae.engine.faults import SHOWN, Effect, Fault, by_kind, spread
 from convmae.reports.page import Number, Page
 from convmae.reports.plots import LINE_COLOURS, axes
 
@@ -26,6 +27,9 @@ MODES = {
     "F": "grey of floats",
     "RGBA": "RGB with transparency",
 }
+
+
+Image = TypeVar("Image")
 
 
 class Split(Protocol):
@@ -64,38 +68,32 @@ def summary(splits: Sequence[Split]) -> list[str]:
     return lines
 
 
-def fault_numbers(splits: Sequence[Split]) -> list[Number]:
-    """Returns the headline's first numbers."""
+def write_page(
+    subtitle: str,
+    splits: Sequence[Split],
+    counts: Sequence[Number],
+    add: Callable[[Page], None],
+    numbers: Mapping[str, Mapping[str, Any]],
+    work_dir: Path,
+) -> list[Path]:
+    """Writes ``metrics.json`` and ``report/index.html`` of a check; returns the paths.
+
+    The page opens with how many faults there are, the ``counts`` and the faults; ``add`` adds what a task shows of its data.
+    ``numbers`` are a split's, by its name.
+    """
     stops = len(stopping(splits))
     notes = sum(len(split.faults) for split in splits) - stops
-    return [
-        Number("faults", f"{stops:,}", "that would stop training"),
-        Number("other remarks", f"{notes:,}", "what is left out, and what is used as it is"),
-    ]
-
-
-def add_remarks(page: Page, splits: Mapping[str, Sequence[Remark]]) -> None:
-    """Adds to a run's page what it went on with, by split and kind, if there is anything."""
-    rows: list[list[str | float | None]] = [
-        [remark.kind, split, remark.count, remark.effect.value, remark.first[0]]
-        for split, remarks in splits.items()
-        for remark in remarks
-    ]
-    if rows:
-        page.table("Remarks on the data", ["kind", "split", "count", "effect", "the first"], rows)
-
-
-def add_unread(page: Page, unread: Mapping[str, str]) -> dict[str, Any]:
-    """Adds to a run's page the training pictures that others took the place of; returns what ``metrics.json`` holds of them.
-
-    ``unread``: why each could not be read, by its file. Nothing is added where all could.
-    """
-    if not unread:
-        return {}
-    rows = [[name, reason] for name, reason in sorted(unread.items())]
-    shown = f"{min(len(rows), LISTED):,} of {len(rows):,}; metrics.json beside the report lists all."
-    page.table("Training pictures that can't be read", ["picture", "reason"], rows[:LISTED], shown)
-    return {"unreadable": {"count": len(unread), "pictures": dict(sorted(unread.items()))}}
+    page = Page("Data check", subtitle)
+    page.headline(
+        [
+            Number("faults", f"{stops:,}", "that would stop training"),
+            Number("other remarks", f"{notes:,}", "what is left out, and what is used as it is"),
+            *counts,
+        ]
+    )
+    add_faults(page, splits)
+    add(page)
+    return page.save(numbers, work_dir)
 
 
 def add_faults(page: Page, splits: Sequence[Split]) -> None:
@@ -112,6 +110,37 @@ def add_faults(page: Page, splits: Sequence[Split]) -> None:
     listed = [[kind, split.name, str(fault)] for split, kind, faults in kinds for fault in faults]
     shown = f"{min(len(listed), LISTED):,} of {len(listed):,}; metrics.json beside the report lists all."
     page.table("Each fault", ["kind", "split", "what was found"], listed[:LISTED], shown)
+
+
+def add_splits(page: Page, columns: Mapping[str, Mapping[str, str]]) -> None:
+    """Adds a table with a column a split: what there is of each thing, the same things in all."""
+    things = next(iter(columns.values()), {})
+    rows = [[thing, *(column[thing] for column in columns.values())] for thing in things]
+    page.table("Splits", ["", *columns], rows, sortable=False)
+
+
+def add_sizes(page: Page, sides: Mapping[str, NDArray]) -> None:
+    """Adds how long the longer sides of the pictures are, by split; nothing of none."""
+    if sides:
+        page.figure("Sizes of pictures", histogram(sides, "long side, px"), "Share of the split's pictures.")
+
+
+def remarked(split: Split, key: Callable[[Any], Hashable] = lambda image: image) -> dict[Hashable, list[str]]:
+    """Returns the kinds of faults of each picture that has any, each kind once; ``key`` is what stands for a picture."""
+    kinds: dict[Hashable, list[str]] = {}
+    for fault in split.faults:
+        if fault.image is not None:
+            kinds.setdefault(key(fault.image), []).append(fault.kind)
+    return {image: list(dict.fromkeys(found)) for image, found in kinds.items()}
+
+
+def samples(
+    name: str, in_order: Sequence[Image], at_fault: Sequence[Image] = ()
+) -> Iterator[tuple[str, list[Image], str]]:
+    """Yields title, some pictures and of how many they are, for a split's pictures in order and for those with remarks."""
+    for title, images in ((f"Samples, {name}", in_order), (f"Pictures with remarks, {name}", at_fault)):
+        if chosen := list(spread(images, SAMPLES)):
+            yield title, chosen, f"{len(chosen)} of {len(images):,}, spread evenly."
 
 
 def fault_rows(split: Split, name: Callable[[Any], Any]) -> list[dict[str, Any]]:

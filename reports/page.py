@@ -161,6 +161,13 @@ class Page:
         )
         write_whole(Path(path), page)
 
+    def save(self, metrics: Mapping[str, Any], work_dir: Path) -> list[Path]:
+        """Writes ``metrics.json`` and, as ``report/index.html``, the page; returns their paths. Raises UserError as above."""
+        metrics_path, page_path = work_dir / "metrics.json", work_dir / "report" / "index.html"
+        write_metrics(metrics_path, metrics)
+        self.write(page_path)
+        return [metrics_path, page_path]
+
     def _add(self, kind: str, title: str, caption: str, content: Any, **more: Any) -> None:
         self._blocks.append({"kind": kind, "title": title, "caption": caption, "content": content, **more})
 

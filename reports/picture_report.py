@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from convmae.engine.faults import spread
 from convmae.engine.pictures.images import as_rgb, read_image
 from convmae.engine.pictures.picture_check import PictureCheck, describe_range
 from convmae.engine.text import distinct
-from convmae.reports.data_report import (
-    SAMPLES,
-    add_faults,
-    describe_modes,
-    fault_numbers,
-    fault_rows,
-    histogram,
-)
-from convmae.reports.page import Number, Page, Picture, write_metrics
+from convmae.reports.data_report import add_sizes, add_splits, describe_modes, fault_rows, samples, write_page
+from convmae.reports.page import Number, Page, Picture
 
 FREQUENT = 20  # sizes on the page; the JSON file has all
 
 
 def write_data_report(splits: Sequence[PictureCheck], root: str, work_dir: Path) -> list[Path]:
     """Writes ``metrics.json``, with every fault, and ``report/index.html``; returns the paths."""
-    page = Page("Data check", root)
-    page.headline(
-        [
-            *fault_numbers(splits),
-            *(Number(f"{one.name} pictures", f"{len(one.paths):,}", f"{len(one.good):,} in order") for one in splits),
-        ]
-    )
-    add_faults(page, splits)
-    page.table("Splits", ["", *(split.name for split in splits)], _split_rows(splits), sortable=False)
+    counts = [Number(f"{one.name} pictures", f"{len(one.paths):,}", f"{len(one.good):,} in order") for one in splits]
+    numbers = {split.name: _numbers(split) for split in splits}
+    return write_page(root, splits, counts, lambda page: _add_data(page, splits), numbers, work_dir)
+
+
+def _add_data(page: Page, splits: Sequence[PictureCheck]) -> None:
+    add_splits(page, {split.name: _facts(split) for split in splits})
     names = list(dict.fromkeys(name for split in splits for name in split.classes))
     if names:
         page.table(
@@ -44,38 +35,32 @@ def write_data_report(splits: Sequence[PictureCheck], root: str, work_dir: Path)
             [[name, *(split.classes.get(name) for split in splits)] for name in names],
             "A dash: the split has no such class.",
         )
-    _add_sizes(page, [split for split in splits if split.sizes])
+    sized = [split for split in splits if split.sizes]
+    add_sizes(page, {split.name: _sides(split, max) for split in sized})
+    if sized:
+        _add_frequent(page, sized)
     for split in splits:
-        chosen = spread(split.good, SAMPLES)
-        if chosen:
+        for title, chosen, share in samples(split.name, split.good):
             pictures = [Picture(as_rgb(read_image(path, split.reading)), path.name) for path in chosen]
-            page.pictures(f"Samples, {split.name}", pictures, f"{len(chosen)} of {len(split.good):,}, spread evenly.")
-    metrics_path, page_path = work_dir / "metrics.json", work_dir / "report" / "index.html"
-    write_metrics(metrics_path, {split.name: _numbers(split) for split in splits})
-    page.write(page_path)
-    return [metrics_path, page_path]
+            page.pictures(title, pictures, share)
 
 
-def _split_rows(splits: Sequence[PictureCheck]) -> list[list[str | float | None]]:
-    columns = [
-        {
-            "folder": str(split.folder),
-            "pictures": f"{len(split.paths):,}",
-            "read and in order": f"{len(split.good):,}",
-            "modes": describe_modes(split.modes) or "–",
-            "long side, px": describe_range(np.array([max(size) for size in split.sizes.elements()])),
-            "short side, px": describe_range(np.array([min(size) for size in split.sizes.elements()])),
-        }
-        for split in splits
-    ]
-    return [[name, *(column[name] for column in columns)] for name in columns[0]]
+def _facts(split: PictureCheck) -> dict[str, str]:
+    return {
+        "folder": str(split.folder),
+        "pictures": f"{len(split.paths):,}",
+        "read and in order": f"{len(split.good):,}",
+        "modes": describe_modes(split.modes) or "–",
+        "long side, px": describe_range(_sides(split, max)),
+        "short side, px": describe_range(_sides(split, min)),
+    }
 
 
-def _add_sizes(page: Page, splits: Sequence[PictureCheck]) -> None:
-    if not splits:
-        return
-    sides = {split.name: np.array([max(size) for size in split.sizes.elements()]) for split in splits}
-    page.figure("Sizes of pictures", histogram(sides, "long side, px"), "Share of the split's pictures.")
+def _sides(split: PictureCheck, side: Callable[[tuple[int, int]], int]) -> NDArray[np.int64]:
+    return np.array([side(size) for size in split.sizes.elements()], np.int64)
+
+
+def _add_frequent(page: Page, splits: Sequence[PictureCheck]) -> None:
     total = sum((split.sizes for split in splits), start=splits[0].sizes.__class__())
     page.table(
         "Most frequent sizes",

@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 
 from convmae.engine.config import load_config
 from convmae.engine.errors import UserError
-from convmae.engine.log import log, log_done
+from convmae.engine.log import log
 from convmae.reports.comparison import (
     Rows,
     Run,
     add_curves,
     add_numbers,
-    add_options,
+    finish,
     gain_number,
     most_changed,
     read_runs,
 )
-from convmae.reports.page import Page, write_metrics
+from convmae.reports.page import Page
 from convmae.segmentation.config import SegmentationConfig, SegmentationDataOptions
 from convmae.segmentation.data.layout import Pair, find_pairs, read_label, split_folders
 from convmae.segmentation.evaluation.drawn_pairs import Shown, add_pictures
@@ -64,14 +64,7 @@ def compare(folders: Sequence[Path], overrides: Sequence[str], work_dir: Path) -
     add_curves(page, "Loss", runs, "loss", "loss")
     add_curves(page, "Validation, mIoU", runs, "mIoU", "mIoU, 0 to 1")
     _add_pictures(page, one, other, config)
-    page.facts("Runs", {run.name: str(run.folder) for run in runs})
-    add_options(page, runs)
-    metrics_path, page_path = work_dir / "metrics.json", work_dir / "report" / "index.html"
-    write_metrics(metrics_path, {run.name: of_run for run, of_run in zip(runs, numbers, strict=True)})
-    page.write(page_path)
-    gains = {f"{name} gained": numbers[1][name] - numbers[0][name] for name in MEANINGS}
-    log_done(gains, [metrics_path, page_path], time.perf_counter() - started)
-    return page
+    return finish(page, runs, numbers, list(MEANINGS), time.perf_counter() - started, work_dir)
 
 
 def _score(run: Run) -> Scored:

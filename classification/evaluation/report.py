@@ -10,14 +10,12 @@ import numpy as np
 
 from convmae.classification.data.dataset import ClassFolder
 from convmae.classification.evaluation.accuracy import Details, Prediction
-from convmae.engine.config import to_yaml
-from convmae.engine.log import duration
 from convmae.engine.pictures.images import as_rgb, read_image
 from convmae.engine.text import distinct, shown
 from convmae.engine.training.scalars import read_scalars
-from convmae.reports.data_report import add_remarks, add_unread
-from convmae.reports.page import Number, Page, Picture, environment, write_metrics
+from convmae.reports.page import Number, Page, Picture
 from convmae.reports.plots import curves, matrix
+from convmae.reports.run_page import add_remarks, add_run, add_unread
 
 PICTURES = 12
 SHOWN = 320  # pixels of a picture's longer side
@@ -49,7 +47,6 @@ def write_report(
     unread: Mapping[str, str] | None = None,
 ) -> list[Path]:
     """Adds what all classification runs report to ``page``, writes it and ``metrics.json``; returns their paths."""
-    metrics_path, page_path = work_dir / "metrics.json", work_dir / "report" / "index.html"
     accuracies = zip(distinct(details.classes), details.accuracy.tolist(), strict=True)
     _add_classes(page, details)
     rows = read_scalars(work_dir)
@@ -60,11 +57,9 @@ def write_report(
     _add_mistakes(page, details, splits[-1])
     page.facts("Data", {split.root.name: split.describe() for split in splits})
     add_remarks(page, {str(split.root): split.remarks for split in splits})
-    write_metrics(metrics_path, {**numbers, "classes": dict(accuracies), **add_unread(page, unread or {})})
-    page.facts("Run", {"weights": str(weights), "time": duration(seconds), **environment()})
-    page.code("Configuration", to_yaml(config))
-    page.write(page_path)
-    return [metrics_path, page_path]
+    told = add_unread(page, unread or {})
+    add_run(page, config, weights, seconds)
+    return page.save({**numbers, "classes": dict(accuracies), **told}, work_dir)
 
 
 def _add_classes(page: Page, details: Details) -> None:

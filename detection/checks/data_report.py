@@ -14,76 +14,64 @@ from convmae.detection.checks.perfect_detector import describe_scores
 from convmae.detection.data.coco import CocoData
 from convmae.detection.data.coco_records import ImageRecord
 from convmae.detection.evaluation.rated_pictures import draw
-from convmae.engine.faults import spread
 from convmae.engine.pictures.picture_check import describe_range
 from convmae.engine.text import distinct
 from convmae.reports.data_report import (
-    SAMPLES,
-    add_faults,
+    add_sizes,
+    add_splits,
     describe_modes,
-    fault_numbers,
     fault_rows,
     histogram,
+    remarked,
+    samples,
+    write_page,
 )
-from convmae.reports.page import Number, Page, Picture, write_metrics
+from convmae.reports.page import Number, Page, Picture
 
 SMALL, MEDIUM = 32.0**2, 96.0**2  # pixels of COCO's small and medium objects
 
 
 def write_data_report(splits: Sequence[SplitCheck], work_dir: Path) -> list[Path]:
     """Writes ``metrics.json``, with every fault, and ``report/index.html``; returns the paths."""
-    page = Page("Data check", ", ".join(str(split.annotations) for split in splits))
+    subtitle = ", ".join(str(split.annotations) for split in splits)
     known = {split.name: split.data for split in splits if split.data is not None}
-    page.headline(
-        [
-            *fault_numbers(splits),
-            *(Number(f"{name} pictures", f"{len(data.images):,}", _object_count(data)) for name, data in known.items()),
-        ]
-    )
-    add_faults(page, splits)
+    counts = [Number(f"{name} pictures", f"{len(data.images):,}", _object_count(data)) for name, data in known.items()]
+    numbers = {split.name: _numbers(split) for split in splits}
+    return write_page(subtitle, splits, counts, lambda page: _add_data(page, splits, known), numbers, work_dir)
+
+
+def _add_data(page: Page, splits: Sequence[SplitCheck], known: dict[str, CocoData]) -> None:
     if known:
-        page.table("Splits", ["", *known], _split_rows(known, splits), sortable=False)
+        add_splits(page, {split.name: _facts(split, split.data) for split in splits if split.data is not None})
         page.table(
             "Classes", *_class_table(known), "Objects without crowds. A dash: the split does not list the class."
         )
         _add_figures(page, known)
     for split in splits:
-        _add_samples(page, split)
-    metrics_path, page_path = work_dir / "metrics.json", work_dir / "report" / "index.html"
-    write_metrics(metrics_path, {split.name: _numbers(split) for split in splits})
-    page.write(page_path)
-    return [metrics_path, page_path]
+        if split.data is not None:
+            _add_samples(page, split, split.data)
 
 
-def _split_rows(known: dict[str, CocoData], splits: Sequence[SplitCheck]) -> list[list[str | float | None]]:
-    columns = []
-    for split in splits:
-        data = known.get(split.name)
-        if data is None:
-            continue
-        packed = data.packed.columns
-        single = ~packed["crowd"]
-        sizes = data.sizes()
-        area, long = packed["area"][single], sizes.max(axis=1, initial=0)
-        columns.append(
-            {
-                "pictures": f"{len(data.images):,}",
-                "without objects": f"{len(data.images) - len(data.with_objects()):,}",
-                "looked at and in order": f"{len(split.good):,}",
-                "turned by EXIF data": f"{sum(fault.kind == 'pictures turned by EXIF data' for fault in split.faults):,}",
-                "modes": describe_modes(split.modes) or "–",
-                "long side, px": describe_range(long),
-                "objects": f"{single.sum():,}",
-                "crowds": f"{packed['crowd'].sum():,}",
-                "objects a picture": describe_range(np.array([data.packed.learnable(image) for image in data.images])),
-                "side of objects (root of area), px": describe_range(np.sqrt(area)),
-                "small, to 32 x 32 px": _share(area < SMALL),
-                "medium, to 96 x 96 px": _share((area >= SMALL) & (area < MEDIUM)),
-                "large": _share(area >= MEDIUM),
-                "a perfect detector, by COCO's evaluation": describe_scores(split.perfect) or "–",
-            }
-        )
-    return [[name, *(column[name] for column in columns)] for name in columns[0]]
+def _facts(split: SplitCheck, data: CocoData) -> dict[str, str]:
+    packed = data.packed.columns
+    single = ~packed["crowd"]
+    area = packed["area"][single]
+    return {
+        "pictures": f"{len(data.images):,}",
+        "without objects": f"{len(data.images) - len(data.with_objects()):,}",
+        "looked at and in order": f"{len(split.good):,}",
+        "turned by EXIF data": f"{sum(fault.kind == 'pictures turned by EXIF data' for fault in split.faults):,}",
+        "modes": describe_modes(split.modes) or "–",
+        "long side, px": describe_range(data.sizes().max(axis=1, initial=0)),
+        "objects": f"{single.sum():,}",
+        "crowds": f"{packed['crowd'].sum():,}",
+        "objects a picture": describe_range(np.array([data.packed.learnable(image) for image in data.images])),
+        "side of objects (root of area), px": describe_range(np.sqrt(area)),
+        "small, to 32 x 32 px": _share(area < SMALL),
+        "medium, to 96 x 96 px": _share((area >= SMALL) & (area < MEDIUM)),
+        "large": _share(area >= MEDIUM),
+        "a perfect detector, by COCO's evaluation": describe_scores(split.perfect) or "–",
+    }
 
 
 def _class_table(known: dict[str, CocoData]) -> tuple[list[str], list[list[str | float | None]]]:
@@ -102,33 +90,20 @@ def _add_figures(page: Page, known: dict[str, CocoData]) -> None:
         for name, data in known.items()
     }
     page.figure("Sizes of objects", histogram(sides, "root of an object's area, px"), "Share of the split's objects.")
-    long = {name: data.sizes().max(axis=1, initial=1) for name, data in known.items()}
-    page.figure("Sizes of pictures", histogram(long, "long side, px"), "Share of the split's pictures.")
+    add_sizes(page, {name: data.sizes().max(axis=1, initial=1) for name, data in known.items()})
 
 
-def _add_samples(page: Page, split: SplitCheck) -> None:
-    data = split.data
-    if data is None:
-        return
-    remarks: dict[int, list[str]] = {}
-    for fault in split.faults:
-        if fault.image is not None:
-            remarks.setdefault(fault.image.id, []).append(fault.kind)
-    samples = [image for image in split.good if data.packed.learnable(image)]
+def _add_samples(page: Page, split: SplitCheck, data: CocoData) -> None:
+    remarks = remarked(split, lambda image: image.id)
+    in_order = [image for image in split.good if data.packed.learnable(image)]
     at_fault = [image for image in split.good if image.id in remarks]
-    for title, images in ((f"Samples, {split.name}", samples), (f"Pictures with remarks, {split.name}", at_fault)):
-        chosen = spread(images, SAMPLES)
-        if chosen:
-            page.pictures(
-                title,
-                [Picture(draw(data, image, {}), _caption(image, remarks.get(image.id, []))) for image in chosen],
-                f"{len(chosen)} of {len(images):,}, spread evenly. Objects that are left out are not drawn.",
-                columns=2,
-            )
+    for title, chosen, share in samples(split.name, in_order, at_fault):
+        pictures = [Picture(draw(data, image, {}), _caption(image, remarks.get(image.id, []))) for image in chosen]
+        page.pictures(title, pictures, f"{share} Objects that are left out are not drawn.", columns=2)
 
 
 def _caption(image: ImageRecord, remarks: Sequence[str]) -> str:
-    what = f": {', '.join(dict.fromkeys(remarks))}" if remarks else ""
+    what = f": {', '.join(remarks)}" if remarks else ""
     return f"{image.file_name} (image {image.id}, {image.width} x {image.height}){what}"
 
 

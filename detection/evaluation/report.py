@@ -12,15 +12,14 @@ from convmae.detection.data.coco import CocoData
 from convmae.detection.evaluation.coco_metric import COUNTED, SIZES, STANDARD, CocoMetric, Details, write_results
 from convmae.detection.evaluation.error_kinds import CONFIDENT, ERRORS, Overlaps, confusion, judge, overlaps, sure
 from convmae.detection.evaluation.rated_pictures import Rated, draw, rate
-from convmae.engine.config import to_yaml
 from convmae.engine.log import duration
 from convmae.engine.machine.memory import describe_peak
 from convmae.engine.machine.precision import resolve_device
 from convmae.engine.text import distinct
 from convmae.engine.training.scalars import read_scalars
-from convmae.reports.data_report import add_remarks, add_unread
-from convmae.reports.page import Number, Page, Picture, environment, write_metrics
+from convmae.reports.page import Number, Page, Picture
 from convmae.reports.plots import curves, lines, matrix
+from convmae.reports.run_page import add_remarks, add_run, add_unread
 
 PICTURES = 6  # of the worst, and as many of the best
 MATRIX_CLASSES = 30  # more names than this can't be read along an axis
@@ -61,7 +60,6 @@ def write_report(
 
     Returns the page and the paths.
     """
-    metrics_path, page_path = work_dir / "metrics.json", work_dir / "report" / "index.html"
     results_path = write_results(work_dir / "detections.json", metric.predictions, metric.data)
     pictures = {kind: overlaps(metric.data, metric.predictions, kind) for kind in metric.details}
     page = Page("Object detection", f"Mask R-CNN on ConvMAE-{config.model.size}, {metric.data.annotations}")
@@ -80,11 +78,9 @@ def write_report(
     page.facts("Data", {name: f"{data.describe()}; {data.annotations}" for name, data in splits.items()})
     add_remarks(page, {name: data.remarks for name, data in splits.items()})
     told = add_unread(page, unread or {})
-    write_metrics(metrics_path, {**metric.numbers, "classes": _class_numbers(metric), **told})
-    page.facts("Run", {"weights": str(weights), "time": duration(seconds), **_cost(metric, config), **environment()})
-    page.code("Configuration", to_yaml(config))
-    page.write(page_path)
-    return page, [metrics_path, results_path, page_path]
+    add_run(page, config, weights, seconds, _cost(metric, config))
+    numbers = {**metric.numbers, "classes": _class_numbers(metric), **told}
+    return page, [*page.save(numbers, work_dir), results_path]
 
 
 def known(value: float) -> float | None:

@@ -20,9 +20,9 @@ from convmae.pretraining.config import PretrainingConfig
 from convmae.pretraining.evaluation.features import feature_maps, feature_strip
 from convmae.pretraining.evaluation.reconstructions import group_sheet, load_picture, reconstruct, reconstruction_strip
 from convmae.pretraining.targets import EMA
-from convmae.reports.data_report import add_remarks, add_unread
 from convmae.reports.drawing import column
-from convmae.reports.page import Number, Page, Picture, curves, environment, write_metrics
+from convmae.reports.page import Number, Page, Picture, curves, environment
+from convmae.reports.run_page import add_remarks, add_unread
 
 SHOWN = 8
 
@@ -80,9 +80,7 @@ def write_report(
     metrics |= add_unread(page, unread or {})
     page.facts("Environment", environment())
     page.code("Configuration", to_yaml(config))
-    page.write(work_dir / "report" / "index.html")
-    write_metrics(work_dir / "metrics.json", metrics)
-    return page, [work_dir / "report" / "index.html", work_dir / "metrics.json", *written]
+    return page, [*page.save(metrics, work_dir), *written]
 
 
 def _add_pictures(

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convmae.engine.faults import spread
 from convmae.engine.pictures.picture_check import describe_range
 from convmae.reports.data_report import (
-    SAMPLES,
-    add_faults,
+    add_sizes,
+    add_splits,
     describe_modes,
-    fault_numbers,
     fault_rows,
-    histogram,
+    remarked,
+    samples,
+    write_page,
 )
-from convmae.reports.page import Number, Page, write_metrics
+from convmae.reports.page import Number, Page
 from convmae.segmentation.config import SegmentationDataOptions
 from convmae.segmentation.data.found import Found
 from convmae.segmentation.data.layout import Pair
@@ -30,49 +30,41 @@ def write_data_report(
     splits: Sequence[Found], classes: Sequence[str], options: SegmentationDataOptions, work_dir: Path
 ) -> list[Path]:
     """Writes ``metrics.json``, with every fault, and ``report/index.html``; returns the paths."""
-    page = Page("Data check", options.root)
-    pictures = [
+    counts = [
         Number(
             f"{split.name} pictures", f"{len(split.pairs):,}", f"{(split.pixels > 0).sum()} of {len(classes)} classes"
         )
         for split in splits
     ]
-    page.headline([*fault_numbers(splits), *pictures])
-    add_faults(page, splits)
-    page.table("Splits", ["", *(split.name for split in splits)], _split_rows(splits), sortable=False)
-    page.table("Classes", *_class_table(splits, classes), "Pixels as a share of all labelled ones of the split.")
-    sides = {split.name: _long_sides(split) for split in splits if split.sizes}
-    if sides:
-        page.figure("Sizes of pictures", histogram(sides, "long side, px"), "Share of the split's pictures.")
-    for split in splits:
-        _add_samples(page, split, classes, options)
-    metrics_path, page_path = work_dir / "metrics.json", work_dir / "report" / "index.html"
-    write_metrics(metrics_path, {split.name: _numbers(split, classes) for split in splits})
-    page.write(page_path)
-    return [metrics_path, page_path]
+
+    def add(page: Page) -> None:
+        add_splits(page, {split.name: _facts(split) for split in splits})
+        page.table("Classes", *_class_table(splits, classes), "Pixels as a share of all labelled ones of the split.")
+        add_sizes(page, {split.name: _long_sides(split) for split in splits if split.sizes})
+        for split in splits:
+            _add_samples(page, split, classes, options)
+
+    numbers = {split.name: _numbers(split, classes) for split in splits}
+    return write_page(options.root, splits, counts, add, numbers, work_dir)
 
 
-def _split_rows(splits: Sequence[Found]) -> list[list[str | float | None]]:
-    columns = [
-        {
-            "folder of pictures": str(split.images),
-            "folder of label maps": str(split.labels),
-            "pictures with label maps": f"{len(split.pairs):,}",
-            "looked at and in order": f"{len(split.good):,}",
-            "decoded": f"{split.decoded:,}",
-            "turned by EXIF data": _count(split, "pictures turned by EXIF data"),
-            "modes": describe_modes(split.modes) or "–",
-            "modes of label maps": describe_modes(split.label_modes) or "–",
-            "long side, px": describe_range(_long_sides(split)),
-            "short side, px": describe_range(np.array([min(size) for size in split.sizes])),
-            "labelled pixels": f"{split.pixels.sum():,}",
-            "ignored pixels": f"{split.ignored:,} ({100 * split.ignored_share():.1f} %)",
-            "label maps that are all ignored": _count(split, "label maps that are all ignored"),
-            "classes that occur": f"{(split.pixels > 0).sum()} of {len(split.pixels)}",
-        }
-        for split in splits
-    ]
-    return [[name, *(column[name] for column in columns)] for name in columns[0]]
+def _facts(split: Found) -> dict[str, str]:
+    return {
+        "folder of pictures": str(split.images),
+        "folder of label maps": str(split.labels),
+        "pictures with label maps": f"{len(split.pairs):,}",
+        "looked at and in order": f"{len(split.good):,}",
+        "decoded": f"{split.decoded:,}",
+        "turned by EXIF data": _count(split, "pictures turned by EXIF data"),
+        "modes": describe_modes(split.modes) or "–",
+        "modes of label maps": describe_modes(split.label_modes) or "–",
+        "long side, px": describe_range(_long_sides(split)),
+        "short side, px": describe_range(np.array([min(size) for size in split.sizes])),
+        "labelled pixels": f"{split.pixels.sum():,}",
+        "ignored pixels": f"{split.ignored:,} ({100 * split.ignored_share():.1f} %)",
+        "label maps that are all ignored": _count(split, "label maps that are all ignored"),
+        "classes that occur": f"{(split.pixels > 0).sum()} of {len(split.pixels)}",
+    }
 
 
 def _count(split: Found, kind: str) -> str:
@@ -94,18 +86,13 @@ def _long_sides(split: Found) -> NDArray[np.int64]:
 
 
 def _add_samples(page: Page, split: Found, classes: Sequence[str], options: SegmentationDataOptions) -> None:
-    remarks: dict[Pair, list[str]] = {}
-    for fault in split.faults:
-        if fault.image is not None:
-            remarks.setdefault(fault.image, []).append(fault.kind)
+    remarks = remarked(split)
     in_order = [pair for pair in split.good if pair not in remarks]
     at_fault = [pair for pair in split.good if pair in remarks]
-    for title, pairs in ((f"Samples, {split.name}", in_order), (f"Pictures with remarks, {split.name}", at_fault)):
-        chosen = spread(pairs, SAMPLES)
-        if chosen:
-            shown = [Shown(pair, _caption(pair, remarks.get(pair, [])), {}) for pair in chosen]
-            caption = f"{len(chosen)} of {len(pairs):,}, spread evenly. Pixels that are ignored are grey."
-            add_pictures(page, title, shown, classes, options, caption, columns=2, channels=split.reading.channels)
+    for title, chosen, share in samples(split.name, in_order, at_fault):
+        shown = [Shown(pair, _caption(pair, remarks.get(pair, [])), {}) for pair in chosen]
+        caption = f"{share} Pixels that are ignored are grey."
+        add_pictures(page, title, shown, classes, options, caption, columns=2, channels=split.reading.channels)
 
 
 def _caption(pair: Pair, remarks: Sequence[str]) -> str:

@@ -5,15 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from convmae.engine.config import to_yaml
 from convmae.engine.faults import Tally
-from convmae.engine.log import duration
 from convmae.engine.machine.memory import describe_peak
 from convmae.engine.machine.precision import resolve_device
 from convmae.engine.training.scalars import read_scalars
-from convmae.reports.data_report import add_remarks, add_unread
-from convmae.reports.page import Number, Page, environment, write_metrics
+from convmae.reports.page import Number, Page
 from convmae.reports.plots import curves, matrix
+from convmae.reports.run_page import add_remarks, add_run, add_unread
 from convmae.segmentation.config import SegmentationConfig
 from convmae.segmentation.data.found import Found
 from convmae.segmentation.data.layout import Pair
@@ -49,14 +47,13 @@ def write_report(
     details = metric.details
     if details is None:
         raise ValueError("the metric has no details: evaluate before writing the report")
-    metrics_path, page_path = work_dir / "metrics.json", work_dir / "report" / "index.html"
     predictions_path = write_predictions(
         work_dir / "predictions.zip", metric.classes, metric.pictures, found[-1].images
     )
     page = Page("Semantic segmentation", f"UPerNet on ConvMAE-{config.model.size}, {config.data.root}")
     page.headline([Number(name, f"{100 * metric.numbers[name]:.2f} %", MEANINGS[name]) for name in MEANINGS])
     add_remarks(page, {split.name: Tally(split.faults).remarks for split in found})
-    write_metrics(metrics_path, {**metric.numbers, **_per_class(details), **add_unread(page, unread or {})})
+    numbers = {**metric.numbers, **_per_class(details), **add_unread(page, unread or {})}
     _add_classes(page, details)
     rows = read_scalars(work_dir)
     if rows:
@@ -68,10 +65,8 @@ def write_report(
     _add_pictures(page, metric, config, found[-1].pairs)
     page.facts("Data", {split.name: f"{split.describe()}, in {split.images}" for split in found})
     cost = {"evaluation": metric.pace(), "peak memory": describe_peak(resolve_device(config.runtime.device))}
-    page.facts("Run", {"weights": str(weights), "time": duration(seconds), **cost, **environment()})
-    page.code("Configuration", to_yaml(config))
-    page.write(page_path)
-    return page, [metrics_path, predictions_path, page_path]
+    add_run(page, config, weights, seconds, cost)
+    return page, [*page.save(numbers, work_dir), predictions_path]
 
 
 def _add_pictures(page: Page, metric: SegmentationMetric, config: SegmentationConfig, pairs: Sequence[Pair]) -> None:
