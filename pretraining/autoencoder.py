@@ -11,12 +11,14 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from convmae.backbones.convvit import Dims
 from convmae.backbones.encoder import Encoder
 from convmae.backbones.layers import TransformerBlock
 from convmae.backbones.masked import VisiblePatches
 from convmae.backbones.position import resample_pos_embed, sincos_pos_embed
+from convmae.backbones.vit import ViTDims
 from convmae.backbones.weights.shapes import block_count
-from convmae.pretraining.decoder import DecoderDims, decoder_heads, insert_mask_tokens
+from convmae.pretraining.decoder import DecoderDims, decoder_dims, decoder_heads, insert_mask_tokens
 from convmae.pretraining.masking import random_masking
 from convmae.pretraining.patches import PATCH, pad_to_patches, patch_statistics, patchify
 
@@ -30,11 +32,43 @@ class Reconstruction(NamedTuple):
 
 
 class MaskedAutoencoder(Encoder):
-    """Encodes the visible patches of images and decodes the removed ones' pixels."""
+    """Encodes the visible patches of images and decodes the removed ones' pixels.
 
-    norm_pix_loss: bool
+    A method has this and its encoder as bases, in this order.
+
+    Args:
+        size: the encoder's, and by it the decoder's: a name of the encoder's sizes, a dict of dims or its dims.
+        img_size: pixels (a side, or height and width) whose grid the fixed positions are kept at.
+        norm_pix_loss: the target is each patch's pixels less their mean over their deviation.
+        decoder_dim, decoder_depth, decoder_heads: None for the size's own.
+        checkpoint_activations: recompute each block in the backward pass instead of keeping its activations.
+        in_chans: channels of the images; 3 are RGB.
+    """
+
+    pos_embed: nn.Parameter
     width: int  # of the encoder's output
     decoder_dims: DecoderDims
+
+    def __init__(
+        self,
+        size: str | Mapping[str, Any] | Dims | ViTDims = "base",
+        img_size: int | tuple[int, int] = 224,
+        norm_pix_loss: bool = True,
+        decoder_dim: int | None = None,
+        decoder_depth: int | None = None,
+        decoder_heads: int | None = None,
+        checkpoint_activations: bool = False,
+        in_chans: int = 3,
+    ) -> None:
+        encoder = {"checkpoint_activations": checkpoint_activations, "in_chans": in_chans}
+        super().__init__(size, img_size, **encoder)
+        self.norm_pix_loss = norm_pix_loss
+        self.pos_embed.requires_grad_(False)  # sin-cos, fixed while pretraining
+        self.add_decoder(self.add_output(), decoder_dims(size, decoder_dim, decoder_depth, decoder_heads))
+
+    def add_output(self) -> int:
+        """Makes what lies between the encoder's stages and the decoder; returns the width of the encoder's output."""
+        raise NotImplementedError
 
     def add_decoder(self, width: int, dims: DecoderDims) -> None:
         """Makes the decoder for an encoder's output of `width` channels."""

@@ -2,44 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convmae.backbones.masked import VisiblePatches
 from convmae.backbones.position import resample_pos_embed
-from convmae.backbones.vit import ViTDims, ViTEncoder
+from convmae.backbones.vit import ViTEncoder
 from convmae.pretraining.autoencoder import MaskedAutoencoder
-from convmae.pretraining.decoder import decoder_dims, insert_mask_tokens
+from convmae.pretraining.decoder import DecoderDims, insert_mask_tokens
 
 
 class MAE(MaskedAutoencoder, ViTEncoder):
     """A masked autoencoder on a plain ViT with a class token; parameter names and outputs are the public MAE's.
 
-    Args:
-        size: the encoder's, and by it the decoder's: a name of `VIT_SIZES`, a dict of dims or a `ViTDims`.
-        img_size, norm_pix_loss, decoder_dim, decoder_depth, decoder_heads, checkpoint_activations, in_chans: as in `ConvMAE`.
+    Its arguments are those of `MaskedAutoencoder`; `size` is of `VIT_SIZES`.
     """
 
-    def __init__(
-        self,
-        size: str | Mapping[str, Any] | ViTDims = "base",
-        img_size: int | tuple[int, int] = 224,
-        norm_pix_loss: bool = True,
-        decoder_dim: int | None = None,
-        decoder_depth: int | None = None,
-        decoder_heads: int | None = None,
-        checkpoint_activations: bool = False,
-        in_chans: int = 3,
-    ) -> None:
-        ViTEncoder.__init__(self, size, img_size, checkpoint_activations=checkpoint_activations, in_chans=in_chans)
-        self.norm_pix_loss = norm_pix_loss
-        self.pos_embed.requires_grad_(False)  # sin-cos, fixed while pretraining
+    def add_output(self) -> int:
+        """Makes the norm of the tokens."""
         self.norm = nn.LayerNorm(self.dims.embed_dim, eps=1e-6)
-        self.add_decoder(self.dims.embed_dim, decoder_dims(size, decoder_dim, decoder_depth, decoder_heads))
+        return self.dims.embed_dim
+
+    def add_decoder(self, width: int, dims: DecoderDims) -> None:
+        """Makes the decoder, whose positions have a row for the class token, too."""
+        super().add_decoder(width, dims)
         self.decoder_pos_embed = nn.Parameter(F.pad(self.decoder_pos_embed, (0, 0, 1, 0)), requires_grad=False)
 
     def forward_encoder(self, images: Tensor, visible: VisiblePatches) -> Tensor:

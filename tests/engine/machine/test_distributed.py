@@ -55,7 +55,7 @@ import functools
 import sys
 
 import convmae.engine.training.train
-from convmae.engine import compilation
+from convmae.engine.machine import compilation
 from convmae.tools import pretrain
 
 compilation.check_compiler = convmae.engine.training.train.check_compiler = lambda device: None

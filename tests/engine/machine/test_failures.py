@@ -1,6 +1,9 @@
 """What ends a run and is no defect becomes one message, which says what to change."""
 
+import gc
 import json
+from collections.abc import Iterator
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +32,13 @@ class Large(Dataset):
         if self.way == "torch":
             return torch.empty(1 << 58, dtype=torch.uint8)
         raise OSError(5, "Input/output error", "a.png")
+
+
+@pytest.fixture(autouse=True)
+def _no_loader_process_stays() -> Iterator[None]:
+    yield
+    gc.collect()  # what was raised and the frames it came through
+    assert active_children() == []
 
 
 def error_of(way: str, workers: int) -> Exception:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convmae.detection.checks import run_checks as detection_check
+from convmae.detection.checks import preflight as detection_check
 from convmae.detection.data.coco import CocoData
 from convmae.detection.data.coco_records import ImageRecord
 from convmae.engine.pictures import images, limits, picture_check
