@@ -1,11 +1,19 @@
 """Every option of a classification run, with its default (the paper's fine-tuning recipe) and the line that --help shows."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import List, Optional  # noqa: UP035  (the spelling that OmegaConf 2.3 reads on every Python)
 
 from convmae.backbones import FAMILIES
-from convmae.engine.config import option
-from convmae.engine.options import DataOptions, OptimOptions, RuntimeOptions, ScheduleOptions, channels_option
+from convmae.engine.config import branch, option
+from convmae.engine.options import (
+    DataOptions,
+    OptimOptions,
+    RuntimeOptions,
+    ScheduleOptions,
+    channels_option,
+    drop_path_option,
+    size_option,
+)
 
 
 @dataclass
@@ -13,13 +21,11 @@ class ModelOptions:
     """An encoder with its mean-pooled head."""
 
     arch: str = option("convvit", "kind of encoder: ConvMAE's, or the plain ViT of MAE", tuple(FAMILIES))
-    size: str = option("base", "encoder", ("tiny", "small", "base", "large", "huge"))
+    size: str = size_option()
     init: str = option("", "pretrained weights, FILE or FILE:KEY (.pth or .safetensors); empty trains from scratch")
     img_size: int = option(224, "side of the square that the model sees, in pixels", low=16, high=4096)
     in_chans: int = channels_option()
-    drop_path: float = option(
-        0.1, "rate of dropped residual paths, rising linearly over the blocks to this", low=0, high=0.99
-    )
+    drop_path: float = drop_path_option(0.1)
     smoothing: float = option(0.1, "label smoothing: part of the target spread over all classes", low=0, high=1)
 
 
@@ -48,28 +54,18 @@ class AugmentationOptions:
     cutmix: float = option(1.0, "parameter of cutmix's beta distribution; 0: no cutmix", low=0)
 
 
-def _folders() -> FolderOptions:
-    return FolderOptions(batch_size=1024, workers=8)
-
-
-def _optim() -> OptimOptions:
-    return OptimOptions(lr=5e-4, lr_batch=256, weight_decay=0.05, layer_decay=0.65)
-
-
-def _schedule() -> ScheduleOptions:
-    return ScheduleOptions(epochs=100.0, policy="cosine", warmup=5.0, min_lr=5e-4, eval_every=5.0, save_every=1.0)
-
-
 @dataclass
 class FinetuningConfig:
     """The tree that fine-tuning recipes fill."""
 
-    model: ModelOptions = field(default_factory=ModelOptions)
-    data: FolderOptions = field(default_factory=_folders)
-    augment: AugmentationOptions = field(default_factory=AugmentationOptions)
-    optim: OptimOptions = field(default_factory=_optim)
-    schedule: ScheduleOptions = field(default_factory=_schedule)
-    runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
+    model: ModelOptions = branch(ModelOptions)
+    data: FolderOptions = branch(FolderOptions, batch_size=1024, workers=8)
+    augment: AugmentationOptions = branch(AugmentationOptions)
+    optim: OptimOptions = branch(OptimOptions, lr=5e-4, lr_batch=256, weight_decay=0.05, layer_decay=0.65)
+    schedule: ScheduleOptions = branch(
+        ScheduleOptions, epochs=100.0, policy="cosine", warmup=5.0, min_lr=5e-4, eval_every=5.0, save_every=1.0
+    )
+    runtime: RuntimeOptions = branch(RuntimeOptions)
 
 
 @dataclass
@@ -86,10 +82,6 @@ class EncoderOptions:
     features: str = option(
         "work_dirs/features", "folder that keeps features, so that they are computed once for all probes of an encoder"
     )
-
-
-def _probe_folders() -> FolderOptions:
-    return FolderOptions(batch_size=64, workers=2)
 
 
 @dataclass
@@ -123,8 +115,8 @@ class NeighbourOptions:
 class ProbeConfig:
     """The tree of linear probes and k-NN: both read the same features."""
 
-    model: EncoderOptions = field(default_factory=EncoderOptions)
-    data: FolderOptions = field(default_factory=_probe_folders)
-    linear: LinearProbeOptions = field(default_factory=LinearProbeOptions)
-    knn: NeighbourOptions = field(default_factory=NeighbourOptions)
-    runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
+    model: EncoderOptions = branch(EncoderOptions)
+    data: FolderOptions = branch(FolderOptions, batch_size=64, workers=2)
+    linear: LinearProbeOptions = branch(LinearProbeOptions)
+    knn: NeighbourOptions = branch(NeighbourOptions)
+    runtime: RuntimeOptions = branch(RuntimeOptions)

@@ -105,7 +105,7 @@ def build_model(config: FinetuningConfig, classes: int) -> Classifier:
 
 
 def test(config: FinetuningConfig, checkpoint: Path, work_dir: Path) -> Page | None:
-    """Evaluates a classifier on the validation pictures; writes ``metrics.json`` and ``report/index.html``.
+    """Evaluates a classifier on the validation pictures; writes ``config.yaml``, ``metrics.json`` and ``report/index.html``.
 
     Returns the report's page (None on other processes than the first). Raises UserError for weights of another model.
     """
@@ -129,6 +129,7 @@ def test(config: FinetuningConfig, checkpoint: Path, work_dir: Path) -> Page | N
         return None
     assert metric.details is not None
     seconds = time.perf_counter() - started
+    save_config(config, work_dir / "config.yaml")
     page = start_page("Image classification", f"{checkpoint}, on {validation.root}", metric.numbers, metric.details)
     files = write_report(page, metric.numbers, metric.details, config, [validation], work_dir, seconds, checkpoint)
     log_done(metric.numbers, files, seconds)

@@ -1,17 +1,25 @@
 """Every option of a detection run, with its default (the paper's COCO recipe) and the line that --help shows."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import List  # noqa: UP035  (the spelling that OmegaConf 2.3 reads on every Python)
 
-from convmae.engine.config import option
-from convmae.engine.options import EvaluatedDataOptions, OptimOptions, RuntimeOptions, ScheduleOptions, channels_option
+from convmae.engine.config import branch, option
+from convmae.engine.options import (
+    EvaluatedDataOptions,
+    OptimOptions,
+    RuntimeOptions,
+    ScheduleOptions,
+    channels_option,
+    drop_path_option,
+    size_option,
+)
 
 
 @dataclass
 class ModelOptions:
     """Mask R-CNN on ConvViTDet."""
 
-    size: str = option("base", "encoder", ("tiny", "small", "base", "large", "huge"))
+    size: str = size_option()
     init: str = option(
         "", "pretrained weights, FILE or FILE:KEY (.pth or .safetensors), whole or encoder alone; empty: from scratch"
     )
@@ -37,9 +45,7 @@ class ModelOptions:
     pyramid: str = option(
         "fpn", "feature pyramid: a network on four maps of the encoder, or ViTDet's on its last", ("fpn", "simple")
     )
-    drop_path: float = option(
-        0.1, "rate of dropped residual paths, rising linearly over the blocks to this", low=0, high=0.99
-    )
+    drop_path: float = drop_path_option(0.1)
     masks: bool = option(True, "predict masks; false for data with boxes alone")
     norm: str = option(
         "syncbn",
@@ -112,24 +118,14 @@ class DetectionDataOptions(EvaluatedDataOptions):
     )
 
 
-def _optim() -> OptimOptions:
-    return OptimOptions(lr=8e-5, lr_batch=32, weight_decay=0.1, decay_biases=True)
-
-
-def _data() -> DetectionDataOptions:
-    return DetectionDataOptions(batch_size=32, workers=4)
-
-
-def _schedule() -> ScheduleOptions:
-    return ScheduleOptions(epochs=25.0, policy="cosine", warmup=0.125, warmup_factor=0.001, eval_every=5.0)
-
-
 @dataclass
 class DetectionConfig:
     """The tree that detection recipes fill."""
 
-    model: ModelOptions = field(default_factory=ModelOptions)
-    data: DetectionDataOptions = field(default_factory=_data)
-    optim: OptimOptions = field(default_factory=_optim)
-    schedule: ScheduleOptions = field(default_factory=_schedule)
-    runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
+    model: ModelOptions = branch(ModelOptions)
+    data: DetectionDataOptions = branch(DetectionDataOptions, batch_size=32, workers=4)
+    optim: OptimOptions = branch(OptimOptions, lr=8e-5, lr_batch=32, weight_decay=0.1, decay_biases=True)
+    schedule: ScheduleOptions = branch(
+        ScheduleOptions, epochs=25.0, policy="cosine", warmup=0.125, warmup_factor=0.001, eval_every=5.0
+    )
+    runtime: RuntimeOptions = branch(RuntimeOptions)

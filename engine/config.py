@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import math
 import os
 import re
@@ -38,6 +39,11 @@ def option(
     if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def branch(kind: type[Schema], **defaults: Any) -> Schema:
+    """Returns a dataclass field that holds a branch of the tree, with these defaults in place of the branch's own."""
+    return typing.cast(Schema, dataclasses.field(default_factory=functools.partial(kind, **defaults)))
 
 
 def load_config(schema: type[Schema], recipe: str | Path | None, overrides: typing.Sequence[str] = ()) -> Schema:

@@ -15,6 +15,16 @@ def channels_option() -> int:
     )
 
 
+def size_option() -> str:
+    """Returns the option of a model's encoder."""
+    return option("base", "size of the encoder", ("tiny", "small", "base", "large", "huge"))
+
+
+def drop_path_option(default: float) -> float:
+    """Returns the option of stochastic depth."""
+    return option(default, "rate of dropped residual paths, rising linearly over the blocks to this", low=0, high=0.99)
+
+
 @dataclass
 class ReadingOptions:
     """How pictures are read from their files."""

@@ -1,10 +1,17 @@
 """The configuration tree of pretraining."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Dict, List, Optional  # noqa: UP035  (the spelling that OmegaConf 2.3 reads on every Python)
 
-from convmae.engine.config import option
-from convmae.engine.options import DataOptions, OptimOptions, RuntimeOptions, ScheduleOptions, channels_option
+from convmae.engine.config import branch, option
+from convmae.engine.options import (
+    DataOptions,
+    OptimOptions,
+    RuntimeOptions,
+    ScheduleOptions,
+    channels_option,
+    size_option,
+)
 from convmae.pretraining.targets import PIXELS, Target
 
 
@@ -17,7 +24,7 @@ class PretrainingModelOptions:
         "encoder and masks: fastconvmae has complementary masks, convmae one, mae one before a plain ViT",
         ("fastconvmae", "convmae", "mae"),
     )
-    size: str = option("base", "size of the encoder", ("tiny", "small", "base", "large", "huge"))
+    size: str = size_option()
     img_size: int = option(224, "side of the square that is cut from a picture, in pixels", low=32, high=4096)
     in_chans: int = channels_option()
     mask_ratio: float = option(0.75, "part of the tokens that is removed", low=0.0, high=1.0)
@@ -59,13 +66,13 @@ class PretrainingDataOptions(DataOptions):
 class PretrainingConfig:
     """A pretraining run."""
 
-    model: PretrainingModelOptions = field(default_factory=PretrainingModelOptions)
+    model: PretrainingModelOptions = branch(PretrainingModelOptions)
     targets: List[Target] = option(lambda: [Target()], "what is predicted, each the sum's part")  # noqa: UP006
-    teachers: TeacherOptions = field(default_factory=TeacherOptions)
-    data: PretrainingDataOptions = field(default_factory=PretrainingDataOptions)
-    optim: OptimOptions = field(default_factory=lambda: OptimOptions(betas=(0.9, 0.95)))
-    schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
-    runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
+    teachers: TeacherOptions = branch(TeacherOptions)
+    data: PretrainingDataOptions = branch(PretrainingDataOptions)
+    optim: OptimOptions = branch(OptimOptions, betas=(0.9, 0.95))
+    schedule: ScheduleOptions = branch(ScheduleOptions)
+    runtime: RuntimeOptions = branch(RuntimeOptions)
 
     @property
     def norm_pix_loss(self) -> bool:

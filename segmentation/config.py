@@ -1,24 +1,30 @@
 """Every option of a segmentation run, with its default (the paper's ADE20K recipe) and the line that --help shows."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import List  # noqa: UP035  (the spelling that OmegaConf 2.3 reads on every Python)
 
-from convmae.engine.config import option
-from convmae.engine.options import EvaluatedDataOptions, OptimOptions, RuntimeOptions, ScheduleOptions, channels_option
+from convmae.engine.config import branch, option
+from convmae.engine.options import (
+    EvaluatedDataOptions,
+    OptimOptions,
+    RuntimeOptions,
+    ScheduleOptions,
+    channels_option,
+    drop_path_option,
+    size_option,
+)
 
 
 @dataclass
 class ModelOptions:
     """UPerNet on ConvViTSeg."""
 
-    size: str = option("base", "encoder", ("tiny", "small", "base", "large", "huge"))
+    size: str = size_option()
     init: str = option(
         "", "pretrained encoder weights, FILE or FILE:KEY (.pth or .safetensors); empty trains from scratch"
     )
     in_chans: int = channels_option()
-    drop_path: float = option(
-        0.2, "rate of dropped residual paths, rising linearly over the blocks to this", low=0, high=0.99
-    )
+    drop_path: float = drop_path_option(0.2)
     downsample: str = option(
         "conv", "E4 from E3 by a strided convolution, which learns, or by 2x2 max-pooling", ("conv", "max_pool")
     )
@@ -116,24 +122,22 @@ class InferenceOptions:
     flip: bool = option(False, "average in the mirrored picture's probabilities, too")
 
 
-def _optim() -> OptimOptions:
-    return OptimOptions(lr=1e-4, weight_decay=0.05, layer_decay=0.75)
-
-
-def _schedule() -> ScheduleOptions:
-    return ScheduleOptions(
-        steps=160_000, policy="poly", warmup=1500, warmup_factor=1e-6, eval_every=16_000, save_every=16_000
-    )
-
-
 @dataclass
 class SegmentationConfig:
     """The tree that segmentation recipes fill."""
 
-    model: ModelOptions = field(default_factory=ModelOptions)
-    data: SegmentationDataOptions = field(default_factory=SegmentationDataOptions)
-    loss: LossOptions = field(default_factory=LossOptions)
-    inference: InferenceOptions = field(default_factory=InferenceOptions)
-    optim: OptimOptions = field(default_factory=_optim)
-    schedule: ScheduleOptions = field(default_factory=_schedule)
-    runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
+    model: ModelOptions = branch(ModelOptions)
+    data: SegmentationDataOptions = branch(SegmentationDataOptions)
+    loss: LossOptions = branch(LossOptions)
+    inference: InferenceOptions = branch(InferenceOptions)
+    optim: OptimOptions = branch(OptimOptions, lr=1e-4, weight_decay=0.05, layer_decay=0.75)
+    schedule: ScheduleOptions = branch(
+        ScheduleOptions,
+        steps=160_000,
+        policy="poly",
+        warmup=1500,
+        warmup_factor=1e-6,
+        eval_every=16_000,
+        save_every=16_000,
+    )
+    runtime: RuntimeOptions = branch(RuntimeOptions)

@@ -116,6 +116,23 @@ def test_the_picture_draws_what_is_there() -> None:
         assert (PROJECT / name).is_dir() or (PROJECT / f"{name}.py").is_file(), name
 
 
+def test_documents_name_files_that_are_there() -> None:
+    for document in (*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md")):
+        if document.name != "CHANGELOG.md":  # which tells of what was
+            for name in re.findall(r"`((?:[a-z]\w*/)+\w+\.py)`", document.read_text(encoding="utf-8")):
+                assert (PROJECT / name).is_file() or name == "tools/test.py", f"{document.name}: {name}"  # mmseg's own
+
+
+def test_names_that_others_rely_on_are_where_they_were() -> None:
+    from convmae.backbones import ConvViT, ConvViTDet, ConvViTSeg, load_checkpoint
+    from convmae.pretraining import ConvMAE, FastConvMAE
+    from convmae.segmentation.backbone import ConvViTSeg as ForMMSeg
+
+    classes = (ConvViT, ConvViTDet, ConvViTSeg, ConvMAE, FastConvMAE, ForMMSeg)
+    assert all(isinstance(kind, type) for kind in classes)
+    assert callable(load_checkpoint)
+
+
 def test_files_and_rooms_can_be_taken_in() -> None:
     for module in [*CODE, *(path.relative_to(PROJECT).with_suffix("") for path in PROJECT.glob("tests/**/*.py"))]:
         lines = (PROJECT / f"{module}.py").read_text(encoding="utf-8").count("\n")

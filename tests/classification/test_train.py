@@ -111,6 +111,7 @@ def test_the_test_tool_gives_the_runs_numbers(folders: Path, tmp_path: Path, cap
     assert test_cls.main([str(tmp_path / "run" / "model.pth")]) == 0
     first, again = (json.loads((tmp_path / "run" / name / "metrics.json").read_text()) for name in ("", "test"))
     assert first == again
+    assert (tmp_path / "run" / "test" / "config.yaml").is_file()
     (folders / "val" / "left").rename(folders / "val" / "rightmost")
     for name in ("model.pth", "step_4.pth"):
         assert test_cls.main([str(tmp_path / "run" / name), "--overwrite", "--work-dir", str(tmp_path / "test")]) == 2
