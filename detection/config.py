@@ -47,6 +47,10 @@ class ModelOptions:
     )
     drop_path: float = drop_path_option(0.1)
     masks: bool = option(True, "predict masks; false for data with boxes alone")
+    cascade: bool = option(
+        False,
+        "three box heads in a row, each on the boxes of the one before, closer ones from head to head (Cascade R-CNN)",
+    )
     norm: str = option(
         "syncbn",
         "norm in pyramid and heads: bn counts each process's pictures, syncbn those of all; gn and ln suit small batches",

@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=inspect.cleandoc(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    tasks = (*METHODS, "encoder", "classifier", "detection_backbone", "detection")
+    tasks = (*METHODS, "encoder", "classifier", "detection_backbone", "detection", "cascade_detection")
     parser.add_argument("task", choices=(*tasks, "segmentation_backbone", "segmentation"), help="what to count")
     parser.add_argument("--size", choices=tuple(SIZES), default="base", help="size of the encoder (default base)")
     parser.add_argument(

@@ -40,10 +40,13 @@ SUFFIXES = (".pth", ".pt", ".safetensors")
 def to_convmae(state: dict[str, Tensor], source: str, args: argparse.Namespace) -> tuple[Converted, str, str]:
     """Converts a detectron2 detector; returns it, its recipe as YAML, and the command that evaluates it."""
     recipe = args.config or (PORT if any(name.startswith("backbone.net.") for name in state) else PUBLISHED)
-    config = load_config(DetectionConfig, recipe, args.cfg_options)
+    options = list(args.cfg_options)
+    if not args.config and any(name.startswith("roi_heads.box_predictor.0.") for name in state):
+        options.insert(0, "model.cascade=true")
+    config = load_config(DetectionConfig, recipe, options)
     command = ["python", "tools/test_det.py", str(args.output), "--config", recipe]
-    if args.cfg_options:
-        command += ["--cfg-options", *args.cfg_options]
+    if options:
+        command += ["--cfg-options", *options]
     converted = detector_from_detectron2(state, source, config, args.annotations)
     return converted, to_yaml(config), f"to evaluate it: {shlex.join(command)}"
 

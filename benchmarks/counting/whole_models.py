@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from convmae.pretraining import METHODS, MaskedAutoencoder
 from convmae.segmentation.config import SegmentationConfig
 from convmae.segmentation.model.upernet import build_model
 
-CLASSES = {"classifier": 1000, "detection": 80, "segmentation": 150}
+CLASSES = {"classifier": 1000, "detection": 80, "cascade_detection": 80, "segmentation": 150}
 BOXES, MASKS = 1000, 100  # a test picture's proposals and detections
 
 
@@ -44,7 +45,7 @@ class Encoder(nn.Module):
 
 
 class Detector(nn.Module):
-    """Mask R-CNN without what depends on the picture: the box head on BOXES boxes, the mask head on MASKS."""
+    """Mask R-CNN without what depends on the picture: each box head on BOXES boxes, the mask head on MASKS."""
 
     def __init__(self, model: MaskRCNN) -> None:
         super().__init__()
@@ -56,7 +57,8 @@ class Detector(nn.Module):
         levels, heads = pyramid[:-1], self.model.roi_heads
         labels = torch.zeros(MASKS, dtype=torch.int64)
         masks = heads.mask_outputs(levels, [boxes[:MASKS]], labels)
-        return *objectness, *deltas, *heads.box_outputs(levels, [boxes]), masks
+        found = chain(*(heads.box_outputs(levels, [boxes], number) for number in range(len(heads.stages))))
+        return *objectness, *deltas, *found, masks
 
 
 def build(
@@ -71,6 +73,7 @@ def build(
     def detector() -> nn.Module:
         config = DetectionConfig()
         config.model.size, config.model.in_chans = size, channels
+        config.model.cascade = task == "cascade_detection"
         return Detector(MaskRCNN(config.model, CLASSES[task], longer))
 
     def segmenter() -> nn.Module:
@@ -90,6 +93,7 @@ def build(
         "classifier": (lambda: ConvViT(size, CLASSES[task], area, in_chans=channels), [images]),
         "detection_backbone": (lambda: ConvViTDet(size, longer, in_chans=channels), [images]),
         "detection": (detector, [images, boxes]),
+        "cascade_detection": (detector, [images, boxes]),
         "segmentation_backbone": (lambda: ConvViTSeg(size, longer, in_chans=channels), [images]),
         "segmentation": (segmenter, [images]),
     }

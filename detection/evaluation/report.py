@@ -28,6 +28,11 @@ LOSSES = {
     "proposals, boxes": "loss_rpn_box",
     "classes": "loss_class",
     "boxes": "loss_box",
+    **{
+        f"{what}, stage {n}": f"{name}_{n}"
+        for n in (2, 3)
+        for what, name in (("classes", "loss_class"), ("boxes", "loss_box"))
+    },
     "masks": "loss_mask",
 }
 MEANINGS = {
@@ -62,7 +67,8 @@ def write_report(
     """
     results_path = write_results(work_dir / "detections.json", metric.predictions, metric.data)
     pictures = {kind: overlaps(metric.data, metric.predictions, kind) for kind in metric.details}
-    page = Page("Object detection", f"Mask R-CNN on ConvMAE-{config.model.size}, {metric.data.annotations}")
+    detector = "Cascade Mask R-CNN" if config.model.cascade else "Mask R-CNN"
+    page = Page("Object detection", f"{detector} on ConvMAE-{config.model.size}, {metric.data.annotations}")
     _add_results(page, metric, config.model.detections)
     rows = read_scalars(work_dir)
     if rows:

@@ -18,7 +18,7 @@ from convmae.detection.config import DetectionConfig
 from convmae.detection.data.coco import Category, read_classes
 from convmae.detection.model.detection_model import DetectionModel
 from convmae.detection.model.mask_rcnn import MaskRCNN
-from convmae.detection.model.weights import detectron2_names, from_detectron2, to_detectron2
+from convmae.detection.model.weights import check_stages, detectron2_names, from_detectron2, to_detectron2
 from convmae.engine.errors import UserError
 from convmae.engine.pictures.images import channel_statistics
 
@@ -45,6 +45,7 @@ def detector_from_detectron2(
     with torch.device("meta"):
         model = DetectionModel(config, categories)
     given = from_detectron2(state)
+    check_stages(given, model.model, source)
     _check_fit(given, model.model, source)
     constants = _constants(model.model)
     left = {name: value for name, value in state.items() if name in constants}
@@ -107,7 +108,8 @@ def coco_classes() -> list[Category]:
 
 
 def _classes(state: Mapping[str, Tensor], source: str, annotations: Path | None) -> list[Category]:
-    bias = state.get("roi_heads.box_predictor.cls_score.bias")
+    names = (f"roi_heads.box_predictor.{stage}cls_score.bias" for stage in ("", "0."))  # 0: the first of a cascade
+    bias = next((state[name] for name in names if name in state), None)
     if bias is None or bias.ndim != 1:
         raise UserError(f"{source} has no roi_heads.box_predictor.cls_score.bias; expected a whole detector.")
     count = len(bias) - 1  # and the background

@@ -39,12 +39,12 @@ class ProposalHead(RPNHead):
 
 
 class BoxPredictor(nn.Module):
-    """Class logits [N, classes + 1], background last, and one box delta for each class [N, classes * 4], in fp32."""
+    """Class logits [N, classes + 1], background last, and box deltas [N, moves * 4], one a class or one for all, in fp32."""
 
-    def __init__(self, channels: int, classes: int) -> None:
+    def __init__(self, channels: int, classes: int, moves: int) -> None:
         super().__init__()
         self.cls_score = nn.Linear(channels, classes + 1)
-        self.bbox_pred = nn.Linear(channels, classes * 4)
+        self.bbox_pred = nn.Linear(channels, moves * 4)
         nn.init.normal_(self.cls_score.weight, std=0.01)
         nn.init.normal_(self.bbox_pred.weight, std=0.001)
         nn.init.zeros_(self.cls_score.bias)

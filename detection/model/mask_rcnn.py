@@ -1,4 +1,4 @@
-"""Mask R-CNN (arXiv 1703.06870) on ConvViTDet, in the form of the published ConvMAE detectors."""
+"""Mask R-CNN (arXiv 1703.06870) on ConvViTDet, in the form of the published ConvMAE detectors, or as a cascade."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ from torch import Tensor, nn
 from convmae.backbones import ConvViTDet
 from convmae.detection.config import ModelOptions
 from convmae.detection.model.anchors import Anchors
+from convmae.detection.model.boxes import BoxCoder, Matcher
 from convmae.detection.model.heads import BoxPredictor, ProposalHead, box_head, mask_head, mask_predictor, norm_layer
 from convmae.detection.model.pooler import Pooler
 from convmae.detection.model.proposals import Counts, ProposalNetwork
 from convmae.detection.model.pyramid import SimplePyramid, TopDownPyramid
-from convmae.detection.model.roi_heads import DetectionHeads, Detections
+from convmae.detection.model.roi_heads import BoxStage, DetectionHeads, Detections
 
+# Of each box stage: from which overlap on a box is an object's, and how its deltas are weighted (arXiv 1712.00726, 4.2 and 5).
+STAGES = (
+    (Matcher(0.5, 0.5), BoxCoder((10.0, 10.0, 5.0, 5.0))),
+    (Matcher(0.6, 0.6), BoxCoder((20.0, 20.0, 10.0, 10.0))),
+    (Matcher(0.7, 0.7), BoxCoder((30.0, 30.0, 15.0, 15.0))),
+)
 PYRAMIDS: dict[str, type[TopDownPyramid | SimplePyramid]] = {"fpn": TopDownPyramid, "simple": SimplePyramid}
 
 
@@ -58,10 +65,18 @@ class MaskRCNN(nn.Module):
                 mask_head(channels, widths, norm),
                 mask_predictor(widths[-1] if widths else channels, classes),
             )
+        stages = [
+            BoxStage(
+                box_head(channels, 7, options.box_convs, options.box_hidden, norm),
+                BoxPredictor(options.box_hidden[-1], classes, moves=1 if options.cascade else classes),
+                matcher,
+                coder,
+            )
+            for matcher, coder in (STAGES if options.cascade else STAGES[:1])
+        ]
         self.roi_heads = DetectionHeads(
             Pooler(7, strides, options.canonical_size),
-            box_head(channels, 7, options.box_convs, options.box_hidden, norm),
-            BoxPredictor(options.box_hidden[-1], classes),
+            stages,
             mask_parts,
             sampled=options.roi_sampled,
             score_threshold=options.score_threshold,

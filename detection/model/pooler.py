@@ -87,7 +87,7 @@ def _sample_weights(start: Tensor, end: Tensor, size: int, cells: int) -> Tensor
     within = (sample + 0.5) / count[:, None]
     steps = torch.arange(size, device=start.device)[:, None] + within[:, None]
     position = start[:, None, None] + length[:, None, None] * steps
-    counted = (sample < count[:, None])[:, None] & (position >= -1) & (position <= cells)
+    counted = (sample < length.ceil()[:, None])[:, None] & (position >= -1) & (position <= cells)
     position = position.clamp(0, cells - 1)[..., None]
     share = (1 - (position - torch.arange(cells, device=start.device)).abs()).clamp(min=0)
     return (share * counted[..., None]).sum(dim=2) / count[:, None, None]

@@ -48,6 +48,14 @@ class BalancedSampler:
         return index[:, : self.count], kind[:, : self.count]
 
 
+def choose_all(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """As ``BalancedSampler``, of all candidates: returns indices [B, N] and what each is, in the same order of kinds."""
+    kind, index = pad_sequence(list(states), batch_first=True, padding_value=-1).sort(
+        dim=1, descending=True, stable=True
+    )
+    return index, kind
+
+
 def _smallest(keys: Tensor, candidates: Tensor, count: int) -> tuple[Tensor, Tensor]:
     found = torch.where(candidates, keys, _LAST).topk(min(count, keys.shape[1]), dim=1, largest=False)
     return found.values, found.indices

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,15 @@ from convmae.backbones import CheckpointError, load_checkpoint
 from convmae.backbones.weights.weight_files import read_weights
 from convmae.detection.data.coco import Category
 from convmae.detection.model.detection_model import DetectionModel, read_categories
+from convmae.detection.model.mask_rcnn import MaskRCNN
 from convmae.engine.class_lists import check_classes, class_difference
 from convmae.engine.errors import UserError
 from convmae.engine.log import log
 from convmae.engine.whole_weights import check_encoder, check_filled
 
 # Modules by detectron2's names and by ours: what both directions follow. `n` counts from 0, `one` from 1 and `level` from
-# 2, as p2 does; for `trunk`, `conv` and `linear` see `detectron2_names`. Values need no change: classes, background and box
-# deltas stand in the same order in both.
+# 2, as p2 does; for the others see `detectron2_names`. Values need no change: classes, background and box deltas stand in the
+# same order in both.
 _MODULES = (
     ("backbone.{trunk}", "backbone"),
     ("backbone.simfp_{level}", "fpn.simfp_{level}"),
@@ -29,18 +31,17 @@ _MODULES = (
     ("proposal_generator.rpn_head.conv{conv}", "rpn.head.conv.{n}.0"),
     ("proposal_generator.rpn_head.objectness_logits", "rpn.head.cls_logits"),
     ("proposal_generator.rpn_head.anchor_deltas", "rpn.head.bbox_pred"),
-    ("roi_heads.box_head.conv{one}.norm", "roi_heads.box_head.{n}.1"),
-    ("roi_heads.box_head.conv{one}", "roi_heads.box_head.{n}.0"),
-    ("roi_heads.box_head.fc{one}", "roi_heads.box_head.{linear}"),
-    ("roi_heads.box_predictor", "roi_heads.box_predictor"),
+    ("roi_heads.box_head{number}.conv{one}.norm", "roi_heads{stage}.box_head.{n}.1"),
+    ("roi_heads.box_head{number}.conv{one}", "roi_heads{stage}.box_head.{n}.0"),
+    ("roi_heads.box_head{number}.fc{one}", "roi_heads{stage}.box_head.{linear}"),
+    ("roi_heads.box_predictor{number}", "roi_heads{stage}.box_predictor"),
     ("roi_heads.mask_head.mask_fcn{one}.norm", "roi_heads.mask_head.{n}.1"),
     ("roi_heads.mask_head.mask_fcn{one}", "roi_heads.mask_head.{n}.0"),
     ("roi_heads.mask_head.deconv", "roi_heads.mask_predictor.conv5_mask"),
     ("roi_heads.mask_head.predictor", "roi_heads.mask_predictor.mask_fcn_logits"),
 )
 _WINDOW_TABLE = "backbone.windowed_rel_pos_bias.relative_position_bias_table"
-# What has an output a class.
-_OF_CLASSES = ("roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits.")
+_LATER = re.compile(r"\broi_heads\.later_stages\.\d+\.")  # of a cascade
 _DEEPEST = 32  # modules in a row, more than any head has
 
 
@@ -49,15 +50,17 @@ def detectron2_names(names: Iterable[str], back: bool = False) -> dict[str, str]
     names = list(names)
     simple = any(re.match(r"(backbone|fpn)\.simfp_", name) for name in names)
     rpn_convs = _count(names, r"proposal_generator\.rpn_head\.conv\.conv\d+|rpn\.head\.conv\.\d+")
-    box_convs = _count(names, r"roi_heads\.box_head\.(?:conv\d+|\d+\.0\.)")
+    box_convs = _count(names, r"roi_heads\.box_head\.(?:(?:0\.)?conv\d+|\d+\.0\.)")
+    stages = _count(names, r"roi_heads\.box_predictor\.\d+\.") or box_stages(names)
     modules = {}
-    for n in range(_DEEPEST):
+    for n, k in product(range(_DEEPEST), range(min(stages, _DEEPEST))):
         # detectron2's simple pyramid has the encoder as its `net`, the other one as its `bottom_up`. The convolutions of the
         # proposals are numbered if there are several. In our box head a Flatten comes after the convolutions, and an
-        # activation after each linear layer.
+        # activation after each linear layer. The box stages of a cascade are numbered there, the later ones alone here.
         conv = f".conv{n}" if n or rpn_convs > 1 else ""
         places = {"trunk": "net" if simple else "bottom_up", "n": n, "one": n + 1, "level": n + 2, "conv": conv}
-        places["linear"] = box_convs + 1 + 2 * n
+        places |= {"linear": box_convs + 1 + 2 * n, "number": f".{k}" if stages > 1 else ""}
+        places["stage"] = f".later_stages.{k - 1}" if k else ""
         pairs = [(theirs.format(**places), ours.format(**places)) for theirs, ours in _MODULES]
         modules.update({ours: theirs for theirs, ours in pairs} if back else dict(pairs))
     found = {}
@@ -83,6 +86,25 @@ def _count(names: list[str], pattern: str) -> int:
     return len({match[0] for name in names if (match := re.match(pattern, name))})
 
 
+def box_stages(names: Iterable[str]) -> int:
+    """Returns how many box stages a detector has, by names as ours are, whatever stands before them."""
+    return 1 + len({match[0] for name in names if (match := _LATER.search(name))})
+
+
+def check_stages(names: Iterable[str], model: MaskRCNN, source: str) -> None:
+    """Raises UserError for a cascade's weights where the model is none, and for the reverse; names are ours."""
+    found, expected = box_stages(names), len(model.roi_heads.stages)
+    if found != expected:
+        raise UserError(
+            f"{source} has {_stages(found)}, the recipe {_stages(expected)}; expected the recipe of its run: give it by "
+            f"--config, or set model.cascade={'true' if found > 1 else 'false'}."
+        )
+
+
+def _stages(count: int) -> str:
+    return "one box stage" if count == 1 else f"a cascade of {count} box stages"
+
+
 def init_weights(model: DetectionModel, path: str) -> None:
     """Fills what it can of a model from a detector's or an encoder's weights and logs what became of every key.
 
@@ -97,18 +119,29 @@ def init_weights(model: DetectionModel, path: str) -> None:
     report = load_checkpoint(
         model.model if whole else model.model.backbone,
         weights,
-        left_out=dict.fromkeys(_OF_CLASSES, "of other classes") if other else None,
+        left_out=dict.fromkeys(_of_classes(model.model), "of other classes") if other else None,
         source=source,
     )
     log.info(str(report))
     if other:
         log.warning(f"{path} {other}; what tells classes apart starts anew")
+    if whole and box_stages(names) != (own := len(model.model.roi_heads.stages)):
+        log.warning(
+            f"{path} has {_stages(box_stages(names))}, the recipe {_stages(own)}; what has no match starts anew"
+        )
     check_encoder(report, path, "backbone." if whole else "")
+
+
+def _of_classes(model: MaskRCNN) -> list[str]:
+    """Returns the names of what has an output a class; a cascade's boxes move alike for all."""
+    layers = ["cls_score", "mask_fcn_logits", *([] if len(model.roi_heads.stages) > 1 else ["bbox_pred"])]
+    return [f"roi_heads.{name}" for name, _ in model.roi_heads.named_parameters() if name.split(".")[-2] in layers]
 
 
 def load_detector(model: DetectionModel, path: Path) -> None:
     """Fills a whole model. Raises UserError for weights of another detector, of other windows or of other classes."""
-    weights, _, categories, source = _open(path)
+    weights, names, categories, source = _open(path)
+    check_stages(names, model.model, str(path))
     check_classes(path, [category.name for category in categories or ()], model.dataset_meta["classes"], "the data")
     report = load_checkpoint(model.model, weights, source=source)
     log.info(str(report))
