@@ -5,6 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from convmae.detection.model.heads import BoxPredictor, box_head, mask_head, mask_predictor
+from convmae.detection.model.mask_rcnn import STAGES
+from convmae.detection.model.pooler import Pooler
+from convmae.detection.model.roi_heads import BoxStage, DetectionHeads
+
 SIDE, STRIDES, CHANNELS, CLASSES, HIDDEN, CANONICAL = 128, (4, 8, 16, 32), 16, 5, 32, 24
 CONVS = [CHANNELS] * 2  # of the box heads and of the mask head
 GAINS = {"cls_score": 3, "bbox_pred": 0.8, "predictor": 2}
@@ -51,3 +56,17 @@ def pictures() -> tuple[list[Tensor], list[dict[str, Tensor]]]:
             }
         )
     return proposals, targets
+
+
+def our_heads() -> DetectionHeads:
+    """This project's heads of those sizes, with norms over channels, untrained."""
+    stages = [
+        BoxStage(box_head(CHANNELS, 7, CONVS, [HIDDEN], "ln"), BoxPredictor(HIDDEN, CLASSES, moves=1), matcher, coder)
+        for matcher, coder in STAGES
+    ]
+    masks = (
+        Pooler(14, STRIDES, CANONICAL),
+        mask_head(CHANNELS, CONVS, "ln"),
+        mask_predictor(CHANNELS, CLASSES),
+    )
+    return DetectionHeads(Pooler(7, STRIDES, CANONICAL), stages, masks, SAMPLED, SCORE_THRESHOLD, 0.5, DETECTIONS)

@@ -65,7 +65,7 @@ class BoxStage(nn.Module):
         background = logits.shape[1] - 1
         truth = torch.cat([F.pad(of, (0, left), value=background) for of, left in zip(labels, rest, strict=True)])
         objects = torch.cat([target["boxes"][match] for target, match in zip(targets, matches, strict=True)])
-        parts = deltas.view(len(deltas), -1, 4).split([len(found) for found in boxes])
+        parts = deltas.unflatten(1, (-1, 4)).split([len(found) for found in boxes])
         chosen = torch.cat([part[:first] for part, first in zip(parts, firsts, strict=True)])
         own = _sets(chosen, torch.cat(labels))[:, None, None]
         chosen = torch.take_along_dim(chosen, own, dim=1)[:, 0]
@@ -84,7 +84,7 @@ class BoxStage(nn.Module):
 
     def decoded(self, deltas: Tensor, boxes: Sequence[Tensor], index: Tensor, labels: Tensor) -> Tensor:
         """Returns where deltas [N, sets * 4] lead the boxes of ``index`` [n] among all, taken as of classes ``labels`` [n]."""
-        sets = deltas.view(len(deltas), -1, 4)
+        sets = deltas.unflatten(1, (-1, 4))
         return self.box_coder.decode(sets[index, _sets(sets, labels)], torch.cat(list(boxes))[index])
 
 

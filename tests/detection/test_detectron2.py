@@ -4,7 +4,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import cascade_reference as given
+import numpy as np
 import pytest
+import reference
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +19,18 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import SimpleTrainer, hooks
 from detectron2.evaluation import inference_on_dataset
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.modeling.matcher import Matcher
+from detectron2.modeling.poolers import ROIPooler
+from detectron2.modeling.roi_heads import (
+    CascadeROIHeads,
+    FastRCNNConvFCHead,
+    FastRCNNOutputLayers,
+    MaskRCNNConvUpsampleHead,
+)
+from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils.events import EventStorage
 
 from convmae import backbones
 from convmae.detection.config import DetectionConfig, ModelOptions
@@ -27,6 +42,7 @@ from convmae.engine.files import save_weights
 from convmae.engine.pictures.images import normalize
 
 SIDE, CHANNELS, CLASSES = 64, 16, 3
+LEVELS = ["p2", "p3", "p4", "p5"]
 OPTIONS = ModelOptions(
     size="tiny", window_size=3, norm="bn", fpn_channels=CHANNELS, anchor_sizes=[8, 16, 32, 64, 128], canonical_size=56,
     box_convs=[CHANNELS] * 2, box_hidden=[32], mask_convs=[CHANNELS] * 2, score_threshold=0.3, detections=20,
@@ -143,13 +159,13 @@ def test_converted_weights_detect_the_same_in_both(tmp_path: Path) -> None:
     with torch.inference_mode():
         found, _ = ours(normalize(squares), sizes=sizes)
         expected = theirs.inference([{"image": picture} for picture in pictures], do_postprocess=False)
-    for mine, reference in zip(found, expected, strict=True):
-        assert len(mine["scores"]) == len(reference) > 5
+    for mine, wanted in zip(found, expected, strict=True):
+        assert len(mine["scores"]) == len(wanted) > 5
         assert len(set(mine["labels"].tolist())) > 1
-        torch.testing.assert_close(mine["scores"], reference.scores, rtol=0, atol=1e-4)
-        torch.testing.assert_close(mine["boxes"], reference.pred_boxes.tensor, rtol=0, atol=1e-2)
-        assert torch.equal(mine["labels"], reference.pred_classes)
-        torch.testing.assert_close(mine["masks"], reference.pred_masks[:, 0], rtol=0, atol=1e-2)
+        torch.testing.assert_close(mine["scores"], wanted.scores, rtol=0, atol=1e-4)
+        torch.testing.assert_close(mine["boxes"], wanted.pred_boxes.tensor, rtol=0, atol=1e-2)
+        assert torch.equal(mine["labels"], wanted.pred_classes)
+        torch.testing.assert_close(mine["masks"], wanted.pred_masks[:, 0], rtol=0, atol=1e-2)
 
 
 def test_detectron2_trains_and_evaluates_it(dataset: str) -> None:
@@ -193,3 +209,92 @@ def undecayed(model: nn.Module, optimizer: torch.optim.Optimizer) -> set[str]:
     groups = [group for group in optimizer.param_groups if group["weight_decay"] == 0]
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.1}
     return {names[value] for group in groups for value in group["params"]}
+
+
+def detectron2s_cascade() -> CascadeROIHeads:
+    """detectron2's heads of `cascade_reference`'s sizes, as its configs of Cascade Mask R-CNN put them together."""
+
+    def pooler(side: int) -> ROIPooler:
+        scales = [1 / stride for stride in given.STRIDES]
+        return ROIPooler(side, scales, 0, "ROIAlignV2", canonical_box_size=given.CANONICAL)
+
+    def pooled(side: int) -> ShapeSpec:
+        return ShapeSpec(channels=given.CHANNELS, height=side, width=side)
+
+    return CascadeROIHeads(
+        num_classes=given.CLASSES,
+        batch_size_per_image=given.SAMPLED,
+        positive_fraction=0.25,
+        box_in_features=LEVELS,
+        box_pooler=pooler(7),
+        box_heads=[
+            FastRCNNConvFCHead(pooled(7), conv_dims=given.CONVS, fc_dims=[given.HIDDEN], conv_norm="LN")
+            for _ in range(3)
+        ],
+        box_predictors=[
+            FastRCNNOutputLayers(
+                ShapeSpec(channels=given.HIDDEN),
+                box2box_transform=Box2BoxTransform((weight, weight, weight / 2, weight / 2)),
+                num_classes=given.CLASSES,
+                test_score_thresh=given.SCORE_THRESHOLD,
+                test_topk_per_image=given.DETECTIONS,
+                cls_agnostic_bbox_reg=True,
+            )
+            for weight in (10.0, 20.0, 30.0)
+        ],
+        proposal_matchers=[Matcher([overlap], [0, 1]) for overlap in (0.5, 0.6, 0.7)],
+        mask_in_features=LEVELS,
+        mask_pooler=pooler(14),
+        mask_head=MaskRCNNConvUpsampleHead(
+            pooled(14), num_classes=given.CLASSES, conv_dims=[*given.CONVS, given.CHANNELS], conv_norm="LN"
+        ),
+    )
+
+
+def cascade_outputs(heads: CascadeROIHeads) -> dict[str, np.ndarray]:
+    """What tests/data/cascade.npz holds: detections, losses, and the losses' gradients."""
+    proposals, targets = given.pictures()
+    maps = {name: level.requires_grad_() for name, level in zip(LEVELS, given.maps(), strict=True)}
+
+    def rated() -> list[Instances]:
+        return [
+            Instances(size, proposal_boxes=Boxes(boxes.clone()), objectness_logits=torch.zeros(len(boxes)))
+            for size, boxes in zip(given.SIZES, proposals, strict=True)
+        ]
+
+    with torch.inference_mode():
+        found, _ = heads.eval()(None, maps, rated())
+    objects = [
+        Instances(size, gt_boxes=Boxes(one["boxes"]), gt_classes=one["labels"], gt_masks=BitMasks(one["masks"]))
+        for size, one in zip(given.SIZES, targets, strict=True)
+    ]
+    with EventStorage():
+        _, losses = heads.train()(None, maps, rated(), objects)
+    sum(losses.values()).backward()
+    return {
+        "counts": np.array([len(one) for one in found]),
+        "boxes": torch.cat([one.pred_boxes.tensor for one in found]).numpy(),
+        "scores": torch.cat([one.scores for one in found]).numpy(),
+        "classes": torch.cat([one.pred_classes for one in found]).numpy(),
+        "masks": torch.cat([one.pred_masks[:, 0, ::4, ::4] for one in found]).numpy(),
+        "loss_names": np.array(list(losses)),
+        "losses": np.array([loss.item() for loss in losses.values()]),
+        **{f"gradient_{name}": level.grad[:, ::4, ::2, ::2].numpy() for name, level in maps.items()},
+        "gradient_names": np.array([f"roi_heads.{name}" for name, _ in heads.named_parameters()]),
+        "gradient_norms": np.array([value.grad.norm().item() for value in heads.parameters()]),
+    }
+
+
+def test_the_cascades_reference_is_detectron2s() -> None:
+    keys, outputs = reference.reference("cascade")
+    heads = detectron2s_cascade()
+    assert {f"roi_heads.{name}": list(value.shape) for name, value in heads.state_dict().items()} == keys
+    state = reference.seeded_model(keys, given.WEIGHT_SEED, "backbone.", given.GAINS)
+    heads.load_state_dict({name.removeprefix("roi_heads."): value for name, value in state.items()})
+    found = cascade_outputs(heads)
+    assert found.keys() == outputs.keys()
+    for name, value in found.items():
+        if value.dtype.kind == "f":
+            np.testing.assert_allclose(value, outputs[name], rtol=1e-3, atol=1e-3, err_msg=name)
+        else:
+            assert (value == outputs[name]).all(), name

@@ -14,6 +14,7 @@ from convmae.detection.train import train
     "overrides",
     [
         ["data.batch_size=4", "data.accumulate=2", "model.box_convs=[8]"],
+        ["data.batch_size=4", "model.cascade=true", "model.box_convs=[8]"],
         ["data.batch_size=2"],  # a process has the picture without objects, whose mask head normalises nothing
     ],
 )

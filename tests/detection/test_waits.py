@@ -34,6 +34,20 @@ def test_a_training_step_waits_for_the_proposals_and_for_how_many_boxes_there_ar
     }
 
 
+def test_a_cascade_waits_for_each_stages_boxes_and_their_levels_too(split: Path) -> None:
+    torch.manual_seed(0)
+    data = read_coco(split / "instances.json", split / "images")
+
+    def waits(cascade: bool) -> Counter[tuple[str, str]]:
+        config = small_config(norm="bn", cascade=cascade)
+        model, batch = DetectionModel(config, data.categories).train(), batch_of(split, config, (0, 1, 2, 3))
+        found = host_waits(lambda: sum(model(**batch, mode="loss").values()).backward(), [model, batch])
+        return Counter((wait.op, wait.where.partition(":")[0]) for wait in found)
+
+    added = {("tolist", "detection/model/roi_heads.py"): 2, ("tolist", "detection/model/pooler.py"): 2}
+    assert waits(cascade=True) - waits(cascade=False) == added
+
+
 def test_a_batch_is_waited_for_as_often_as_another_but_for_its_suppression(split: Path) -> None:
     torch.manual_seed(0)
     config = small_config()
