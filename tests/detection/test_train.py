@@ -17,7 +17,7 @@ from convmae.detection.train import train
 from convmae.engine.config import load_config, save_config, shipped_recipes
 from convmae.engine.errors import UserError
 
-RECIPES = [name for name in shipped_recipes() if name.startswith("mask_rcnn_")]
+RECIPES = [name for name in shipped_recipes() if name.startswith(("mask_rcnn_", "cascade_mask_rcnn_"))]
 
 
 def test_a_run_then_a_test_of_its_weights_give_the_same_numbers_and_a_report(split: Path, tmp_path: Path) -> None:
@@ -45,10 +45,12 @@ def test_a_run_then_a_test_of_its_weights_give_the_same_numbers_and_a_report(spl
     assert batched == pytest.approx(rerun, abs=1e-6)
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(split: Path) -> None:
+@pytest.mark.parametrize("cascade", ["false", "true"])
+def test_a_resumed_run_equals_an_uninterrupted_one(cascade: str, split: Path) -> None:
     for name in ("whole", "parts"):
         (split / name).mkdir()
     overrides = ("schedule.save_every=1", "schedule.policy=constant", "schedule.warmup=0", "model.drop_path=0.2")
+    overrides += (f"model.cascade={cascade}",)
     train(tiny_config(split, *overrides), split / "whole", resume=False)
     train(tiny_config(split, *overrides, "schedule.steps=1"), split / "parts", resume=False)
     train(tiny_config(split, *overrides), split / "parts", resume=True)
@@ -67,6 +69,7 @@ def test_every_recipe_builds_its_model(recipe: str) -> None:
     with torch.device("meta"):
         model = MaskRCNN(config.model, classes=80, img_size=config.data.img_size)
     assert model.roi_heads.has_mask
+    assert len(model.roi_heads.stages) == (3 if recipe.startswith("cascade_") else 1)
 
 
 def test_the_papers_settings_stand_in_its_recipes() -> None:

@@ -19,7 +19,9 @@ def test_the_base_models_have_the_published_counts(task: str, millions: float, b
     assert not uncounted
 
 
-@pytest.mark.parametrize("task", ["convmae", "fastconvmae", "mae", "classifier", "detection", "segmentation"])
+@pytest.mark.parametrize(
+    "task", ["convmae", "fastconvmae", "mae", "classifier", "detection", "cascade_detection", "segmentation"]
+)
 def test_sums_and_other_sizes_agree_with_pytorchs_counter(task: str) -> None:
     torch.manual_seed(0)
     model, inputs = tool.build(task, "tiny", 96, 64, 0.5)

@@ -79,6 +79,27 @@ def test_a_published_files_recipe_and_classes_need_not_be_given(
     assert json.loads(classes)[::79] == [[1, "person"], [90, "toothbrush"]]
 
 
+def test_a_cascade_goes_both_ways_without_being_told(
+    run: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tool, "PUBLISHED", str(run / "config.yaml"))
+    config = load_config(DetectionConfig, run / "config.yaml", ["model.cascade=true"])
+    model = DetectionModel(config, CLASSES)
+    save_weights(model.state_dict(), run / "model.pth")
+    assert convert(run, "model.pth", "detectron2.pth", "detectron2") == 0
+    theirs = torch.load(run / "detectron2.pth", weights_only=True)["model"]
+    assert {"roi_heads.box_head.2.conv1.weight", "roi_heads.box_predictor.0.cls_score.bias"} <= theirs.keys()
+    classes = ["--annotations", str(run / "classes.json")]
+    capsys.readouterr()
+    assert tool.main([str(run / "detectron2.pth"), str(run / "back.pth"), "--to", "convmae", *classes]) == 0
+    assert f"{run / 'config.yaml'} --cfg-options model.cascade=true" in capsys.readouterr().out
+    back = torch.load(run / "back.pth", weights_only=True)["model"]
+    assert back.keys() == model.state_dict().keys()
+    assert all(torch.equal(back[name], value) for name, value in model.state_dict().items())
+    assert convert(run, "detectron2.pth", "other.pth", "convmae") == 2  # by the recipe of one stage
+    assert "has a cascade of 3 box stages, the recipe one box stage; " in capsys.readouterr().err
+
+
 def test_what_cant_be_turned_is_refused_by_one_message(run: Path, capsys: pytest.CaptureFixture) -> None:
     assert convert(run, "model.pth", "detectron2.pth", "detectron2") == 0
     theirs = torch.load(run / "detectron2.pth", weights_only=True)["model"]

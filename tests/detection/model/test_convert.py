@@ -81,6 +81,45 @@ def test_a_file_of_the_vitdet_port_comes_back_whole() -> None:
         assert torch.equal(back.state[f"model.{name}"], value), name
 
 
+def test_a_cascade_of_the_vitdet_port_comes_back_whole(published: dict[str, Tensor]) -> None:
+    options = ["model.size=tiny", "model.global_blocks=[1,4]", "model.cascade=true"]
+    config = load_config(DetectionConfig, "mask_rcnn_convmae_simple_25e.yaml", options)
+    with torch.device("meta"):
+        shapes = {
+            name: value.shape for name, value in DetectionModel(config, coco_classes()).model.state_dict().items()
+        }
+    ours = {name: torch.tensor(1.0 + number).expand(shape) for number, (name, shape) in enumerate(shapes.items())}
+    port = detector_to_detectron2(ours, "a.pth").state
+    heads = {
+        name.removeprefix("roi_heads.") for name in port if name.startswith(("roi_heads.box_head", "roi_heads.box_p"))
+    }
+    assert heads == {
+        f"{name}.{kind}"
+        for stage in range(3)
+        for name in (
+            *(f"box_head.{stage}.conv{n}.norm" for n in range(1, 5)),
+            *(f"box_head.{stage}.conv{n}" for n in range(1, 5)),
+            f"box_head.{stage}.fc1", f"box_predictor.{stage}.cls_score", f"box_predictor.{stage}.bbox_pred",
+        )
+        for kind in (("weight",) if name[:-1].endswith(".conv") else ("weight", "bias"))
+    }  # fmt: skip
+    assert list(port["roi_heads.box_predictor.2.bbox_pred.weight"].shape) == [4, 1024]
+    back = detector_from_detectron2(port, "b.pth", config)
+    assert not any(back.left.values())
+    assert {name.removeprefix("model."): value.shape for name, value in back.state.items()} == {
+        **shapes, "_extra_state": back.state["_extra_state"].shape
+    }  # fmt: skip
+    for name, value in ours.items():
+        assert torch.equal(back.state[f"model.{name}"], value), name
+    longer = {name.replace(".2.", ".3.", 1): value for name, value in port.items() if "roi_heads.box_" in name} | port
+    for state, said in (
+        (published, "has one box stage, the recipe a cascade of 3"),
+        (longer, "has a cascade of 4 box"),
+    ):
+        with pytest.raises(UserError, match=said):
+            detector_from_detectron2(state, "b.pth", config)
+
+
 def test_what_is_not_carried_is_named(published: dict[str, Tensor]) -> None:
     cells = "proposal_generator.anchor_generator.cell_anchors.0"
     side = torch.tensor([0.5, 1.0, 2.0]).sqrt()

@@ -23,12 +23,15 @@ from convmae.engine.config import load_config
 from convmae.engine.errors import UserError
 from convmae.engine.files import save_weights
 
+ONE = [Category(1, "one")]
 DEPTHS = [
     {},
     {"rpn_convs": 1, "norm": "gn"},
     {"rpn_convs": 3, "box_convs": [8], "box_hidden": [8, 8], "norm": "bn"},
     {"box_convs": [], "box_hidden": [8, 8, 8], "mask_convs": [8] * 6, "norm": "none"},
     {"masks": False, "box_convs": [8] * 12, "norm": "ln"},
+    {"cascade": True},
+    {"cascade": True, "box_convs": [], "box_hidden": [8, 8], "norm": "none"},
 ]
 
 
@@ -68,6 +71,44 @@ def test_heads_are_numbered_as_detectron2_does() -> None:
         "roi_heads.mask_head.deconv.bias",
     ):
         assert name in many
+
+
+def test_the_stages_of_a_cascade_are_numbered_as_detectron2_does() -> None:
+    names = our_names(cascade=True, box_convs=[8] * 2, box_hidden=[8, 8], norm="ln")
+    theirs = detectron2_names(names, back=True)
+    for ours, number in (("roi_heads", 0), ("roi_heads.later_stages.0", 1), ("roi_heads.later_stages.1", 2)):
+        assert theirs[f"{ours}.box_head.1.0.weight"] == f"roi_heads.box_head.{number}.conv2.weight"
+        assert theirs[f"{ours}.box_head.1.1.bias"] == f"roi_heads.box_head.{number}.conv2.norm.bias"
+        assert theirs[f"{ours}.box_head.5.weight"] == f"roi_heads.box_head.{number}.fc2.weight"
+        assert theirs[f"{ours}.box_predictor.bbox_pred.bias"] == f"roi_heads.box_predictor.{number}.bbox_pred.bias"
+    assert theirs["roi_heads.mask_head.0.0.weight"] == "roi_heads.mask_head.mask_fcn1.weight"
+
+
+@pytest.mark.parametrize("cascade", [True, False])
+def test_a_cascade_and_one_stage_are_told_apart(
+    cascade: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    small = ["model.fpn_channels=8", "model.box_hidden=[8]", "model.mask_convs=[]", "model.box_convs=[]"]
+    own, other = (
+        DetectionModel(
+            load_config(DetectionConfig, "mask_rcnn_tiny_256px.yaml", [*small, f"model.cascade={some}"]), ONE
+        )
+        for some in (cascade, not cascade)
+    )
+    ours = save_weights(own.state_dict(), tmp_path / "ours.pth")
+    theirs = save_weights(to_detectron2(own.model.state_dict()), tmp_path / "theirs.pth")
+    one, three = "one box stage", "a cascade of 3 box stages"
+    has, recipe = (three, one) if cascade else (one, three)
+    for path in (ours, theirs):
+        with pytest.raises(
+            UserError, match=f"has {has}, the recipe {recipe}; .*set model.cascade={str(cascade).lower()}"
+        ):
+            load_detector(other, path)
+    init_weights(other, str(ours))  # what both have is a start
+    assert f"has {has}, the recipe {recipe}; what has no match starts anew" in caplog.text
+    for part in ("backbone", "fpn", "rpn", "roi_heads.box_head", "roi_heads.mask_predictor"):
+        for name, value in own.model.get_submodule(part).state_dict().items():
+            assert torch.equal(other.model.get_submodule(part).state_dict()[name], value), (part, name)
 
 
 def test_names_of_other_models_are_left_out() -> None:
@@ -124,6 +165,21 @@ def detector(split: Path, *categories: tuple[int, str]) -> DetectionModel:
 
 
 OF_CLASSES = ("box_predictor", "mask_fcn_logits")
+
+
+def test_a_cascade_keeps_how_boxes_move_for_other_classes(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, "model.cascade=true")
+    given = DetectionModel(config, [Category(1, "box"), Category(2, "disc")]).state_dict()
+    model = DetectionModel(config, [Category(1, "disc"), Category(2, "bar")])
+    init_weights(model, str(save_weights(given, tmp_path / "model.pth")))
+    for stage in ("", "later_stages.0.", "later_stages.1."):
+        for layer, kept in (
+            ("box_head.0.0", True),
+            ("box_predictor.bbox_pred", True),
+            ("box_predictor.cls_score", False),
+        ):
+            name = f"model.roi_heads.{stage}{layer}.weight"
+            assert torch.equal(model.state_dict()[name], given[name]) == kept, name
 
 
 @pytest.mark.parametrize(
