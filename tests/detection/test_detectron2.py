@@ -1,5 +1,7 @@
 """detectron2 trains, evaluates and detects with ConvViTDet as this project does."""
 
+import copy
+import dataclasses
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 pytest.importorskip("detectron2", reason="detectron2 is not installed (docs/detectron2.md says how)")
 
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import LazyCall, LazyConfig, instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import SimpleTrainer, hooks
@@ -72,10 +74,25 @@ def small_recipe() -> Any:
     return config
 
 
-def random_detector() -> MaskRCNN:
+def cascade_recipe() -> Any:
+    """The small recipe made a cascade, as detectron2's own configs of Cascade Mask R-CNN do it."""
+    config = small_recipe()
+    heads = config.model.roi_heads
+    head, predictor = heads.pop("box_head"), heads.pop("box_predictor")
+    heads.pop("proposal_matcher")
+    predictors = [copy.deepcopy(predictor) for _ in range(3)]
+    for weight, one in zip((10.0, 20.0, 30.0), predictors, strict=True):
+        one.box2box_transform.weights = (weight, weight, weight / 2, weight / 2)
+        one.update(cls_agnostic_bbox_reg=True, num_classes=CLASSES)
+    matchers = [LazyCall(Matcher)(thresholds=[overlap], labels=[0, 1]) for overlap in (0.5, 0.6, 0.7)]
+    heads.update(_target_=CascadeROIHeads, box_heads=[head] * 3, box_predictors=predictors, proposal_matchers=matchers)
+    return config
+
+
+def random_detector(options: ModelOptions, seed: int) -> MaskRCNN:
     """A detector of this project whose outputs are neither constant nor saturated."""
-    model = MaskRCNN(OPTIONS, CLASSES, SIDE).eval()
-    generator = torch.Generator().manual_seed(0)
+    model = MaskRCNN(options, CLASSES, SIDE).eval()
+    generator = torch.Generator().manual_seed(seed)
     for name, value in model.state_dict().items():
         noise = torch.randn(value.shape, generator=generator)
         if name.endswith("running_var"):
@@ -143,8 +160,11 @@ def test_the_recipe_says_what_ours_does() -> None:
     assert {name: value.shape for name, value in model.state_dict().items()} == shapes
 
 
-def test_converted_weights_detect_the_same_in_both(tmp_path: Path) -> None:
-    ours, theirs = random_detector(), instantiate(small_recipe().model).eval()
+@pytest.mark.parametrize("cascade", [False, True])
+def test_converted_weights_detect_the_same_in_both(cascade: bool, tmp_path: Path) -> None:
+    ours = random_detector(dataclasses.replace(OPTIONS, cascade=cascade), seed=2 if cascade else 0)
+    config = cascade_recipe() if cascade else small_recipe()
+    theirs = instantiate(config.model).eval()
     path = save_weights(detector_to_detectron2(ours.state_dict(), "model").state, tmp_path / "model.pth")
     keys = DetectionCheckpointer(theirs)._load_model({"model": torch.load(path, weights_only=True)["model"]})
     assert not keys.missing_keys
