@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from convmae.detection.model.heads import BoxPredictor, box_head, mask_head, mask_predictor
-from convmae.detection.model.mask_rcnn import STAGES
+from convmae.detection.model.mask_rcnn import BOX_STAGES
 from convmae.detection.model.pooler import Pooler
 from convmae.detection.model.roi_heads import BoxStage, DetectionHeads
 
@@ -62,7 +62,7 @@ def our_heads() -> DetectionHeads:
     """This project's heads of those sizes, with norms over channels, untrained."""
     stages = [
         BoxStage(box_head(CHANNELS, 7, CONVS, [HIDDEN], "ln"), BoxPredictor(HIDDEN, CLASSES, moves=1), matcher, coder)
-        for matcher, coder in STAGES
+        for matcher, coder in BOX_STAGES
     ]
     masks = (
         Pooler(14, STRIDES, CANONICAL),

@@ -18,8 +18,9 @@ from convmae.detection.model.proposals import Counts, ProposalNetwork
 from convmae.detection.model.pyramid import SimplePyramid, TopDownPyramid
 from convmae.detection.model.roi_heads import BoxStage, DetectionHeads, Detections
 
-# Of each box stage: from which overlap on a box is an object's, and how its deltas are weighted (arXiv 1712.00726, 4.2 and 5).
-STAGES = (
+# Of a cascade's box stages (arXiv 1712.00726; Mask R-CNN has the first), in detectron2's numbers: from which overlap on a box
+# is an object's, and how its deltas are weighted.
+BOX_STAGES = (
     (Matcher(0.5, 0.5), BoxCoder((10.0, 10.0, 5.0, 5.0))),
     (Matcher(0.6, 0.6), BoxCoder((20.0, 20.0, 10.0, 10.0))),
     (Matcher(0.7, 0.7), BoxCoder((30.0, 30.0, 15.0, 15.0))),
@@ -72,7 +73,7 @@ class MaskRCNN(nn.Module):
                 matcher,
                 coder,
             )
-            for matcher, coder in (STAGES if options.cascade else STAGES[:1])
+            for matcher, coder in (BOX_STAGES if options.cascade else BOX_STAGES[:1])
         ]
         self.roi_heads = DetectionHeads(
             Pooler(7, strides, options.canonical_size),

@@ -117,7 +117,7 @@ class DetectionHeads(BoxStage):
     @property
     def stages(self) -> list[BoxStage]:
         """All box stages in their order."""
-        return [self, *self.later_stages]  # type: ignore[list-item]
+        return [self, *self.later_stages]
 
     def forward(
         self,
