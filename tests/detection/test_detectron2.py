@@ -6,11 +6,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import cascade_reference as given
 import numpy as np
 import pytest
 import reference
 import torch
+from reference import Cascade as given
 from torch import Tensor, nn
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed (docs/detectron2.md says how)")
@@ -232,7 +232,7 @@ def undecayed(model: nn.Module, optimizer: torch.optim.Optimizer) -> set[str]:
 
 
 def detectron2s_cascade() -> CascadeROIHeads:
-    """detectron2's heads of `cascade_reference`'s sizes, as its configs of Cascade Mask R-CNN put them together."""
+    """detectron2's heads of `reference.Cascade`'s sizes, as its configs of Cascade Mask R-CNN put them together."""
 
     def pooler(side: int) -> ROIPooler:
         scales = [1 / stride for stride in given.STRIDES]

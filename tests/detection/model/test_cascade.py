@@ -1,6 +1,6 @@
 """The cascade's heads are detectron2's by their numbers, and what a stage learns from follows from plain formulas.
 
-tests/data/cascade.npz holds what detectron2 (02b5c4e2) made of `cascade_reference`'s maps, proposals and objects;
+tests/data/cascade.npz holds what detectron2 (02b5c4e2) made of `reference.Cascade`'s maps, proposals and objects;
 tests/detection/test_detectron2.py makes it anew where detectron2 is installed.
 """
 
@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import cascade_reference as given
 import numpy as np
 import pytest
 import reference
 import torch
+from reference import Cascade as given
 from tiny_detector import batch_of, small_config
 from torch import Tensor
 from torchvision.ops import box_iou
@@ -22,6 +22,9 @@ from convmae.detection.data.coco import Category, read_coco
 from convmae.detection.data.dataset import EvalSet, collate_test
 from convmae.detection.model.boxes import BoxCoder, Matcher
 from convmae.detection.model.detection_model import DetectionModel
+from convmae.detection.model.heads import BoxPredictor, box_head, mask_head, mask_predictor
+from convmae.detection.model.mask_rcnn import BOX_STAGES
+from convmae.detection.model.pooler import Pooler
 from convmae.detection.model.roi_heads import BoxStage, DetectionHeads
 from convmae.detection.model.sampling import choose_all
 from convmae.detection.model.weights import detectron2_names, from_detectron2
@@ -31,11 +34,38 @@ LOSSES |= {f"loss_box_reg_stage{n}": f"loss_box{end}" for n, end in enumerate(("
 LOSSES["loss_mask"] = "loss_mask"
 
 
+def our_heads() -> DetectionHeads:
+    """This project's heads of those sizes, with norms over channels, untrained."""
+    stages = [
+        BoxStage(
+            box_head(given.CHANNELS, 7, given.CONVS, [given.HIDDEN], "ln"),
+            BoxPredictor(given.HIDDEN, given.CLASSES, moves=1),
+            matcher,
+            coder,
+        )
+        for matcher, coder in BOX_STAGES
+    ]
+    masks = (
+        Pooler(14, given.STRIDES, given.CANONICAL),
+        mask_head(given.CHANNELS, given.CONVS, "ln"),
+        mask_predictor(given.CHANNELS, given.CLASSES),
+    )
+    return DetectionHeads(
+        Pooler(7, given.STRIDES, given.CANONICAL),
+        stages,
+        masks,
+        given.SAMPLED,
+        given.SCORE_THRESHOLD,
+        0.5,
+        given.DETECTIONS,
+    )
+
+
 @pytest.fixture(scope="module")
 def heads() -> DetectionHeads:
     keys, _ = reference.reference("cascade")
     state = from_detectron2(reference.seeded_model(keys, given.WEIGHT_SEED, "backbone.", given.GAINS))
-    heads = given.our_heads()
+    heads = our_heads()
     assert {f"roi_heads.{name}" for name in heads.state_dict()} == state.keys()
     heads.load_state_dict({name.removeprefix("roi_heads."): value for name, value in state.items()})
     return heads
