@@ -55,13 +55,23 @@ class DetectionHeads(nn.Module):
         features = [poolable(level) for level in features]  # once for both poolers
         if targets is not None:
             return [], self.losses(features, proposals, targets)
-        logits, deltas = self.box_outputs(features, proposals)
-        found = self.select(logits, deltas, proposals, image_shapes)
+        found = self.detect(features, proposals, image_shapes)
         if self.has_mask:
-            masks = self.mask_outputs(features, [f["boxes"] for f in found], torch.cat([f["labels"] for f in found]))
-            for one, part in zip(found, masks.sigmoid().split([len(f["boxes"]) for f in found]), strict=True):
-                one["masks"] = part
+            for one, masks in zip(found, self.masks(features, found), strict=True):
+                one["masks"] = masks
         return found, {}
+
+    def detect(
+        self, features: Sequence[Tensor], proposals: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> list[Detections]:
+        """Returns the detections of each picture, without their masks."""
+        logits, deltas = self.box_outputs(features, proposals)
+        return self.select(logits, deltas, proposals, image_shapes)
+
+    def masks(self, features: Sequence[Tensor], found: list[Detections]) -> Sequence[Tensor]:
+        """Returns the masks [n, side, side] of each picture's boxes, of their labels, as probabilities."""
+        masks = self.mask_outputs(features, [f["boxes"] for f in found], torch.cat([f["labels"] for f in found]))
+        return masks.sigmoid().split([len(f["boxes"]) for f in found])
 
     def box_outputs(self, features: Sequence[Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Returns class logits [N, classes + 1] and deltas [N, classes * 4] for boxes of all pictures."""
