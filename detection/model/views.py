@@ -19,7 +19,7 @@ Size = tuple[int, int]  # height, width
 class View(NamedTuple):
     """Pictures at one size, as they are or mirrored.
 
-    images: [B, C, H, W], normalised; sizes: height and width of each picture inside its padding, which it fills.
+    images: [B, C, H, W], normalised; sizes: height and width of each picture within its padding.
     """
 
     images: Tensor
