@@ -4,15 +4,19 @@ from dataclasses import dataclass
 from typing import List  # noqa: UP035  (the spelling that OmegaConf 2.3 reads on every Python)
 
 from convmae.engine.config import branch, option
+from convmae.engine.errors import UserError
 from convmae.engine.options import (
     EvaluatedDataOptions,
     OptimOptions,
     RuntimeOptions,
     ScheduleOptions,
     channels_option,
+    check_scales,
     drop_path_option,
     size_option,
 )
+
+SMALLEST, LARGEST = 32, 8192  # side of the square that a picture is fitted into, in pixels
 
 
 @dataclass
@@ -103,7 +107,7 @@ class DetectionDataOptions(EvaluatedDataOptions):
     )
     keep_empty: bool = option(True, "train on pictures without objects too")
     img_size: int = option(
-        1024, "side of the square that pictures are fitted into or cut to, in pixels", low=32, high=8192
+        1024, "side of the square that pictures are fitted into or cut to, in pixels", low=SMALLEST, high=LARGEST
     )
     padding: str = option(
         "grey", "colour of the square beyond the picture: mean is ImageNet's, zero once normalised", ("grey", "mean")
@@ -123,11 +127,35 @@ class DetectionDataOptions(EvaluatedDataOptions):
 
 
 @dataclass
+class InferenceOptions:
+    """From which views of a picture its objects are found."""
+
+    scales: List[float] = option(  # noqa: UP006
+        lambda: [1.0],
+        "sizes of the square that a picture is fitted into, as factors of data.img_size; boxes found at all are merged, "
+        "masks averaged",
+    )
+    flip: bool = option(False, "merge and average in the mirrored picture's boxes and masks, too")
+
+    def sides(self, img_size: int) -> tuple[int, ...]:
+        """Returns the side of each square, in pixels. Raises UserError for scales that make none."""
+        check_scales(self.scales)
+        for scale in self.scales:
+            if not SMALLEST <= img_size * scale <= LARGEST:
+                raise UserError(
+                    f"inference.scales has {scale:g}, which makes a square of {img_size * scale:g} pixels of "
+                    f"data.img_size={img_size}; expected {SMALLEST} to {LARGEST} pixels."
+                )
+        return tuple(round(img_size * scale) for scale in self.scales)
+
+
+@dataclass
 class DetectionConfig:
     """The tree that detection recipes fill."""
 
     model: ModelOptions = branch(ModelOptions)
     data: DetectionDataOptions = branch(DetectionDataOptions, batch_size=32, workers=4)
+    inference: InferenceOptions = branch(InferenceOptions)
     optim: OptimOptions = branch(OptimOptions, lr=8e-5, lr_batch=32, weight_decay=0.1, decay_biases=True)
     schedule: ScheduleOptions = branch(
         ScheduleOptions, epochs=25.0, policy="cosine", warmup=0.125, warmup_factor=0.001, eval_every=5.0

@@ -17,8 +17,7 @@ from convmae.detection.data.annotation_entries import read_images
 from convmae.detection.data.annotation_file import read_json
 from convmae.detection.data.coco import CocoData, check_files
 from convmae.detection.data.coco_records import Category, ImageRecord
-from convmae.detection.data.dataset import Sample, check_size
-from convmae.detection.data.transforms import fit
+from convmae.detection.data.dataset import check_size, collate_test, fitted
 from convmae.detection.evaluation.coco_metric import coco_results
 from convmae.detection.model.detection_model import DetectionModel
 from convmae.detection.model.weights import known_categories, load_detector
@@ -34,9 +33,9 @@ class Predictor:
     """Calls a detector on one picture after the other, of any size."""
 
     def __init__(self, config: DetectionConfig, checkpoint: Path) -> None:
-        """Raises UserError for weights that don't fill the model or don't name their classes."""
+        """Raises UserError for weights that don't fill the model or don't name their classes, and for no possible scales."""
         self.device, self.dtype = set_up(config.runtime)
-        self.size, self.padding = config.data.img_size, config.data.padding
+        self.sides, self.padding = config.inference.sides(config.data.img_size), config.data.padding
         self.model = DetectionModel(config, read_classes(checkpoint))
         load_detector(self.model, checkpoint)
         self.model.eval().to(self.device)
@@ -49,12 +48,10 @@ class Predictor:
     @torch.inference_mode()
     def __call__(self, image: Picture, image_id: int = 0) -> dict[str, Any]:
         """Returns the detections of a picture as ``DetectionModel`` does, in its own pixels."""
-        width, height = size_of(image)
-        geometry = fit(width, height, self.size)
-        sample = Sample(image_id, width, height, geometry)
-        square = geometry.image(image, self.padding)[None].to(self.device)
+        batch = collate_test([fitted(image, image_id, self.sides, self.padding)])
+        squares = [square.to(self.device) for square in batch["images"]]
         with autocast(self.device, self.dtype):
-            (found,) = self.model(square, samples=[sample], mode="predict")
+            (found,) = self.model(squares, samples=batch["samples"], mode="predict")
         return found
 
 

@@ -19,6 +19,7 @@ from convmae.engine.config import save_config, to_yaml
 from convmae.engine.faults import log_remarks
 from convmae.engine.files import save_weights
 from convmae.engine.log import log, log_done
+from convmae.engine.options import describe_views
 from convmae.engine.seeding import INIT, seed_all
 from convmae.engine.training.train import evaluate
 from convmae.engine.training.train import train as run_training
@@ -99,7 +100,9 @@ def test(config: DetectionConfig, checkpoint: Path, work_dir: Path) -> dict[str,
 
 
 def _eval_set(data: CocoData, config: DetectionConfig) -> EvalSet:
-    return EvalSet(data, config.data.img_size, config.data.padding)
+    inference = config.inference
+    log.info(f"validation views: {describe_views(inference.scales, inference.flip)}")
+    return EvalSet(data, *inference.sides(config.data.img_size), padding=config.data.padding)
 
 
 def _headline(metric: CocoMetric) -> dict[str, float]:

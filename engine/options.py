@@ -1,11 +1,14 @@
 """The branches of the configuration tree that every task shares."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import List, Optional, Tuple  # noqa: UP035  (the spelling that OmegaConf 2.3 reads on every Python)
 
 from convmae.engine.config import option
 from convmae.engine.errors import UserError
 from convmae.engine.pictures.reading import MAX_PIXELS, Reading
+
+MOST_SCALES = 16  # at which a picture is predicted
 
 
 def channels_option() -> int:
@@ -23,6 +26,21 @@ def size_option() -> str:
 def drop_path_option(default: float) -> float:
     """Returns the option of stochastic depth."""
     return option(default, "rate of dropped residual paths, rising linearly over the blocks to this", low=0, high=0.99)
+
+
+def check_scales(scales: Sequence[float]) -> None:
+    """Raises UserError unless ``inference.scales`` is a list of factors by which pictures can be resized."""
+    if not 0 < len(scales) <= MOST_SCALES or min(scales) <= 0:
+        found = scales if len(scales) <= MOST_SCALES else f"a list of {len(scales)}"
+        raise UserError(
+            f"inference.scales is {found}; expected 1 to {MOST_SCALES} factors above 0, such as [0.75, 1.0, 1.25]."
+        )
+
+
+def describe_views(scales: Sequence[float], flip: bool) -> str:
+    """Returns from how many views of a picture is predicted, and which, for logs and reports."""
+    sizes = ", ".join(f"{scale:g}" for scale in scales)
+    return f"{len(scales) * (1 + flip)} a picture, scale {sizes}" + (", mirrored too" if flip else "")
 
 
 @dataclass

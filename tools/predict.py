@@ -37,6 +37,7 @@ from convmae.engine.commands.given_pictures import check_free, find_pictures, na
 from convmae.engine.config import run_config
 from convmae.engine.errors import UserError
 from convmae.engine.files import check_is_file, write_whole
+from convmae.engine.options import describe_views
 from convmae.engine.pictures.images import as_rgb, read_image
 from convmae.reports.drawing import draw_labels, legend
 from convmae.segmentation.config import SegmentationConfig
@@ -113,7 +114,10 @@ def detect(args: argparse.Namespace, results: Path) -> Done:
     rows = {args.output / f"results_{what}.json": kind for what, kind in kinds}
     drawn = () if args.no_drawings else [args.output / name for name in names.values()]
     check_free([*rows, *drawn], args.overwrite)
-    print(f"{args.checkpoint}: {len(detector.categories)} classes, {len(names)} pictures, on {detector.device}")
+    views = describe_views(config.inference.scales, config.inference.flip)
+    print(
+        f"{args.checkpoint}: {len(detector.categories)} classes, {len(names)} pictures, on {detector.device}; views: {views}"
+    )
     images, predictions, done = [], [], 0
     for path, name, image in read_pictures(names, pictures.read):
         found, done = detector(image), done + 1

@@ -180,14 +180,14 @@ def _detect(setting: Setting, seconds: float) -> Iterator[Row]:
     scores: list[Tensor] = []
     hook = heads.box_predictor.register_forward_hook(lambda _, given, made: scores.append(made[0].softmax(-1)))
     with torch.inference_mode(), autocast(device, DTYPE):
-        model.model(normalize(collate_test(samples[:1])["images"].to(device)))
+        model.model(normalize(collate_test(samples[:1])["images"][0].to(device)))
     hook.remove()
     likely = scores[0][:, :-1].flatten().float()
     heads.score_threshold = float(likely.topk(min(2000, len(likely))).values[-1])
 
     def run(encode: bool, size: int) -> Step:
         batches = [collate_test(samples[first : first + size]) for first in range(0, pictures, size)]
-        held = [(batch["images"].to(device), batch["samples"]) for batch in batches]
+        held = [(batch["images"][0].to(device), batch["samples"]) for batch in batches]
 
         @torch.inference_mode()
         def step() -> None:

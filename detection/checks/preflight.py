@@ -23,6 +23,7 @@ from convmae.engine.pictures.value_ranges import check_ranges
 def check_options(config: DetectionConfig) -> None:
     """Raises UserError for options that can't work, naming the option."""
     model, data = config.model, config.data
+    config.inference.sides(data.img_size)
     if data.jitter[0] > data.jitter[1]:
         raise UserError(
             f"data.jitter is {data.jitter}; expected the smallest and the largest factor, such as [0.1, 2.0]."

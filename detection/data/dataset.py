@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, stack
+from torch import stack
 from torch.utils.data import Dataset
 
 from convmae.detection.config import DetectionDataOptions
@@ -20,12 +20,17 @@ from convmae.engine.pictures.reading import reading_picture
 
 @dataclass(frozen=True)
 class Sample:
-    """What leads from the square that the model sees back to the picture."""
+    """What leads from the squares that the model sees back to the picture."""
 
     image_id: int
     width: int
     height: int
-    geometry: Geometry
+    geometries: tuple[Geometry, ...]  # of each square
+
+    @property
+    def geometry(self) -> Geometry:
+        """That of the first square, in whose pixels detections are."""
+        return self.geometries[0]
 
 
 class TrainSet(Dataset):
@@ -51,31 +56,37 @@ class TrainSet(Dataset):
 
 
 class EvalSet(Dataset):
-    """uint8 squares [C, size, size] that hold the whole picture, and the way back."""
+    """uint8 squares [C, side, side] that hold the whole picture, one of each side, and the way back."""
 
-    def __init__(self, data: CocoData, img_size: int, padding: str = "grey") -> None:
-        self.data, self.img_size, self.padding = data, img_size, padding
+    def __init__(self, data: CocoData, *sides: int, padding: str = "grey") -> None:
+        self.data, self.sides, self.padding = data, sides, padding
 
     def __len__(self) -> int:
         return len(self.data.images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self.data.images[index]
-        geometry = fit(record.width, record.height, self.img_size)
-        return {
-            "image": geometry.image(_read(self.data, record), self.padding),
-            "sample": Sample(record.id, record.width, record.height, geometry),
-        }
+        return fitted(_read(self.data, record), record.id, self.sides, self.padding)
+
+
+def fitted(image: Picture, image_id: int, sides: Sequence[int], padding: str) -> dict[str, Any]:
+    """Returns ``images``, the whole picture in squares [C, side, side], each resized from it itself, and its ``sample``."""
+    width, height = size_of(image)
+    geometries = tuple(fit(width, height, side) for side in sides)
+    squares = [geometry.image(image, padding) for geometry in geometries]
+    return {"images": squares, "sample": Sample(image_id, width, height, geometries)}
 
 
 def collate_train(batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Returns ``images`` [B, C, size, size] and ``targets``, one a picture."""
-    return {"images": _stack(batch), "targets": [found["target"] for found in batch]}
+    images = stack([found["image"] for found in batch])
+    return {"images": images, "targets": [found["target"] for found in batch]}
 
 
 def collate_test(batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Returns ``images`` [B, C, size, size] and ``samples``, one a picture."""
-    return {"images": _stack(batch), "samples": [found["sample"] for found in batch]}
+    """Returns ``images``, [B, C, side, side] of each side, and ``samples``, one a picture."""
+    images = [stack(squares) for squares in zip(*(found["images"] for found in batch), strict=True)]
+    return {"images": images, "samples": [found["sample"] for found in batch]}
 
 
 def check_size(size: tuple[int, int], record: ImageRecord, data: CocoData) -> None:
@@ -96,7 +107,3 @@ def _read(data: CocoData, record: ImageRecord) -> Picture:
         image = read_image(data.path(record), data.reading)
     check_size(size_of(image), record, data)
     return image
-
-
-def _stack(batch: Sequence[dict[str, Any]]) -> Tensor:
-    return stack([found["image"] for found in batch])

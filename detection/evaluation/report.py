@@ -15,6 +15,7 @@ from convmae.detection.evaluation.rated_pictures import Rated, draw, rate
 from convmae.engine.log import duration
 from convmae.engine.machine.memory import describe_peak
 from convmae.engine.machine.precision import resolve_device
+from convmae.engine.options import describe_views
 from convmae.engine.text import distinct
 from convmae.engine.training.scalars import read_scalars
 from convmae.reports.page import Number, Page, Picture
@@ -203,6 +204,7 @@ def _picture(data: CocoData, one: Rated) -> Picture:
 
 def _cost(metric: CocoMetric, config: DetectionConfig) -> dict[str, str]:
     return {
+        "views": describe_views(config.inference.scales, config.inference.flip),
         "evaluation": f"{metric.pace()}, then {duration(metric.scoring)} for COCO's numbers",
         "peak memory": describe_peak(resolve_device(config.runtime.device)),
     }

@@ -17,6 +17,8 @@ from convmae.detection.data.coco import Category
 from convmae.detection.data.dataset import Sample
 from convmae.detection.model.mask_rcnn import MaskRCNN
 from convmae.detection.model.restore import restore
+from convmae.detection.model.roi_heads import Detections
+from convmae.detection.model.views import detect_in_views, views_of
 from convmae.engine.class_lists import MOST, class_difference
 from convmae.engine.pictures.images import normalize
 
@@ -28,34 +30,50 @@ class DetectionModel(BaseModel):
         super().__init__(BaseDataPreprocessor(non_blocking=True))  # the loader pins its batches
         self.categories = list(categories)
         self.dataset_meta = {"classes": [category.name for category in self.categories]}
+        self.flip = config.inference.flip
         self.model = MaskRCNN(
             config.model, len(self.categories), config.data.img_size, config.runtime.checkpoint_activations
         )
 
     def forward(
         self,
-        images: Tensor,
+        images: Tensor | Sequence[Tensor],
         targets: list[dict[str, Tensor]] | None = None,
         samples: list[Sample] | None = None,
         mode: str = "loss",
     ) -> Any:
         """Returns the losses (``mode="loss"``) or, for each picture, its detections (``mode="predict"``).
 
-        images: uint8 [B, in_chans, H, W]. A detection dict holds image_id, boxes [n, 4] (left, top, right, bottom) and masks
-        (compressed RLE) in the picture's pixels, scores [n], and labels [n] into ``categories``. With ``mode="defer"`` there is
-        a call in its place that returns it, in any thread, and any number of threads at a time.
+        images: uint8 [B, in_chans, H, W], for detections also one of each size that the pictures are looked at in. A detection
+        dict holds image_id, boxes [n, 4] (left, top, right, bottom) and masks (compressed RLE) in the picture's pixels, scores
+        [n], and labels [n] into ``categories``. With ``mode="defer"`` there is a call in its place that returns it, in any
+        thread, and any number of threads at a time.
         """
-        pixels = normalize(images)
+        squares = [images] if isinstance(images, Tensor) else images
         if mode == "loss":
-            return self.model(pixels, targets)[1]
+            return self.model(normalize(squares[0]), targets)[1]
         if mode not in ("predict", "defer") or samples is None:
             raise ValueError(f"mode is {mode!r}; expected loss with targets, or predict or defer with samples")
-        detections, _ = self.model(pixels, sizes=[sample.geometry.content for sample in samples])
-        found = list(zip(detections, samples, strict=True))
+        found = list(zip(self._detect(squares, samples), samples, strict=True))
         if mode == "predict":
             return [restore(*one) for one in found]
-        ready = torch.cuda.current_stream(pixels.device).record_event() if pixels.is_cuda else None
+        device = squares[0].device
+        ready = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
         return [partial(restore, *one, ready) for one in found]
+
+    def _detect(self, squares: Sequence[Tensor], samples: Sequence[Sample]) -> list[Detections]:
+        """Returns each picture's detections in the pixels of its first square."""
+        sizes = [
+            [geometry.content for geometry in alike] for alike in zip(*(s.geometries for s in samples), strict=True)
+        ]
+        if len(squares) == 1 and not self.flip:
+            return self.model(normalize(squares[0]), sizes=sizes[0])[0]
+        views = (
+            view
+            for images, inside in zip(squares, sizes, strict=True)
+            for view in views_of(normalize(images), inside, self.flip)
+        )
+        return detect_in_views(self.model, views)
 
     def val_step(self, data: dict[str, Any]) -> list[Callable[[], dict[str, Any]]]:
         """Returns for each picture of a batch a call that gives its detections, for ``CocoMetric``'s threads."""

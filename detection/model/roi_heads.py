@@ -135,10 +135,14 @@ class DetectionHeads(BoxStage):
             return [], self.losses(features, proposals, image_shapes, targets)
         found = self.detect(features, proposals, image_shapes)
         if self.has_mask:
-            masks = self.mask_outputs(features, [f["boxes"] for f in found], torch.cat([f["labels"] for f in found]))
-            for one, part in zip(found, masks.sigmoid().split([len(f["boxes"]) for f in found]), strict=True):
-                one["masks"] = part
+            for one, masks in zip(found, self.masks(features, found), strict=True):
+                one["masks"] = masks
         return found, {}
+
+    def masks(self, features: Sequence[Tensor], found: list[Detections]) -> Sequence[Tensor]:
+        """Returns the masks [n, side, side] of each picture's boxes, of their labels, as probabilities."""
+        masks = self.mask_outputs(features, [f["boxes"] for f in found], torch.cat([f["labels"] for f in found]))
+        return masks.sigmoid().split([len(f["boxes"]) for f in found])
 
     def box_outputs(
         self, features: Sequence[Tensor], boxes: Sequence[Tensor], number: int = 0

@@ -8,6 +8,7 @@ import numpy as np
 from convmae.engine.faults import Tally
 from convmae.engine.machine.memory import describe_peak
 from convmae.engine.machine.precision import resolve_device
+from convmae.engine.options import describe_views
 from convmae.engine.training.scalars import read_scalars
 from convmae.reports.page import Number, Page
 from convmae.reports.plots import curves, matrix
@@ -64,7 +65,11 @@ def write_report(
     _add_confusion(page, details)
     _add_pictures(page, metric, config, found[-1].pairs)
     page.facts("Data", {split.name: f"{split.describe()}, in {split.images}" for split in found})
-    cost = {"evaluation": metric.pace(), "peak memory": describe_peak(resolve_device(config.runtime.device))}
+    cost = {
+        "views": describe_views(config.inference.scales, config.inference.flip),
+        "evaluation": metric.pace(),
+        "peak memory": describe_peak(resolve_device(config.runtime.device)),
+    }
     add_run(page, config, weights, seconds, cost)
     return page, [*page.save(numbers, work_dir), predictions_path]
 

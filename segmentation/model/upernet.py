@@ -14,6 +14,7 @@ from torch import nn
 from convmae.backbones import Dims
 from convmae.backbones.layers import rand_samples
 from convmae.engine.errors import UserError
+from convmae.engine.options import check_scales
 from convmae.engine.pictures.images import channel_statistics
 from convmae.segmentation import backbone as _registers_backbone  # noqa: F401
 from convmae.segmentation.config import ModelOptions, SegmentationConfig
@@ -154,8 +155,7 @@ def check_options(config: SegmentationConfig, training: bool = True) -> None:
             f"inference.stride is {inference.stride} with windows of {inference.crop} pixels; expected 1 to inference.crop, "
             "or pixels between windows would be left out."
         )
-    if not inference.scales or min(inference.scales) <= 0:
-        raise UserError(f"inference.scales is {inference.scales}; expected factors above 0, such as [0.75, 1.0, 1.25].")
+    check_scales(inference.scales)
     if ratios[0] > ratios[1]:
         raise UserError(
             f"data.ratio_range is {ratios}; expected the smallest and the largest factor, such as [0.5, 2.0]."

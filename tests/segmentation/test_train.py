@@ -108,6 +108,7 @@ def test_balanced_classes_hard_pixels_rare_pictures_and_several_sizes(tiny_confi
     train(config, tmp_path, resume=False)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert 0 < metrics["aAcc"] < 1
+    assert "4 a picture, scale 0.5, 1, mirrored too" in (tmp_path / "report/index.html").read_text()
     scalars = [json.loads(line) for line in (tmp_path / "scalars.jsonl").read_text().splitlines()]
     assert all(np.isfinite(row["decode.loss_ce"]) for row in scalars if "decode.loss_ce" in row)
     assert run_test(config, tmp_path / "model.pth", tmp_path)["mIoU"] == pytest.approx(metrics["mIoU"])

@@ -99,17 +99,23 @@ def test_pictures_of_all_kinds_are_drawn_and_written_and_broken_ones_named(
         assert drawing.height > drawing.width
 
 
-def test_detections_are_those_of_an_evaluation(run_dir: Path) -> None:
+@pytest.mark.parametrize("options", [[], ["inference.flip=true", "inference.scales=[1,0.5]"]])
+def test_detections_are_those_of_an_evaluation(
+    run_dir: Path, options: list[str], capsys: pytest.CaptureFixture
+) -> None:
     image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (50, 70, 3), dtype=np.uint8))
     image.save("a.png")
-    assert predict.main(["det", "model.pth", "a.png", "--score-threshold", "0.05"]) == 0
+    argv = ["det", "model.pth", "a.png", "--score-threshold", "0.05", "--cfg-options", "data.img_size=64", *options]
+    assert predict.main(argv) == 0
+    said = "4 a picture, scale 1, 0.5, mirrored too" if options else "1 a picture, scale 1"
+    assert f"views: {said}\n" in capsys.readouterr().out
     rows = json.loads(Path("predictions/detections.json").read_text())["annotations"]
-    config = load_config(DetectionConfig, "config.yaml")
+    config = load_config(DetectionConfig, "config.yaml", options)
     model = DetectionModel(config, CLASSES).eval()
     model.load_state_dict(torch.load("model.pth", weights_only=True)["model"])
     data = CocoData(Path("none.json"), run_dir, CLASSES, [ImageRecord(1, "a.png", 70, 50)], {})
     with torch.no_grad():
-        (found,) = model(**collate_test([EvalSet(data, 64)[0]]), mode="predict")
+        (found,) = model(**collate_test([EvalSet(data, *config.inference.sides(64))[0]]), mode="predict")
     assert [row["score"] for row in rows] == pytest.approx(found["scores"].tolist())
     assert len(rows) == len(found["scores"]) > 0
     corners = [[row["bbox"][0], row["bbox"][1], sum(row["bbox"][::2]), sum(row["bbox"][1::2])] for row in rows]

@@ -114,7 +114,7 @@ def test_detection(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     train, val = read_detection_splits(detection_options(folder, range=RANGE), masks=False)
     assert REMARK not in caplog.text
     for data in (train, val):
-        assert DetectionSet(data, SIDE)[0]["image"].median() == GREY
+        assert DetectionSet(data, SIDE)[0]["images"][0].median() == GREY
     assert (np.asarray(draw(train, train.images[0], {})) == GREY).all(axis=-1).mean() > 0.3
     config = DetectionConfig(data=detection_options(folder))
     config.model.masks = False
