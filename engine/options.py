@@ -25,6 +25,15 @@ def drop_path_option(default: float) -> float:
     return option(default, "rate of dropped residual paths, rising linearly over the blocks to this", low=0, high=0.99)
 
 
+def freeze_option() -> str:
+    """Returns the option of an encoder that is not, or not all, trained."""
+    return option(
+        "none",
+        "what of the encoder stays as model.init has it: nothing, its stem (all below the transformer blocks), or all of it",
+        ("none", "stem", "encoder"),
+    )
+
+
 @dataclass
 class ReadingOptions:
     """How pictures are read from their files."""
