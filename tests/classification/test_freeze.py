@@ -65,11 +65,15 @@ def test_a_run_is_not_continued_with_other_parts_frozen(
     init = write_encoder(tmp_path / "encoder.pth", 32)
     sizes = {}
     for before, now, said in (
-        ("none", "encoder", r"training trained what this run keeps frozen, model\.blocks1\.0\.attn\.bias and \d+ more"),
+        (
+            "none",
+            "encoder",
+            r"training trained there what this run keeps frozen, model\.blocks1\.0\.attn\.bias and \d+ more",
+        ),
         (
             "encoder",
             "stem",
-            r"training kept frozen what this run trains, model\.blocks3\.0\.attn\.proj\.bias and \d+ more",
+            r"training kept frozen there what this run trains, model\.blocks3\.0\.attn\.proj\.bias and \d+ more",
         ),
     ):
         work_dir = tmp_path / before
