@@ -56,6 +56,7 @@ class ConvViTSeg(ConvViTEncoder):
     """
 
     strides = (4, 8, 16, 32)
+    added = ("fpn",)
 
     def __init__(
         self,

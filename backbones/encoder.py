@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from convmae.backbones.position import Grid
 from convmae.backbones.weights.shapes import FromCheckpoint
+
+Trained = TypeVar("Trained", bound="Encoder")
 
 
 def checked_channels(in_chans: int) -> int:
@@ -26,6 +29,8 @@ class Encoder(FromCheckpoint):
     checkpoint_activations: bool
     grid_size: Grid  # that the positions are kept at
     in_chans: int  # channels of the images
+    added: tuple[str, ...] = ()  # parts that tasks put on it, which no pretraining fills and nothing freezes
+    frozen: frozenset[str] = frozenset()  # parts that don't learn, by the first word of their names
 
     @staticmethod
     def init_linear(module: nn.Module) -> None:
@@ -44,6 +49,36 @@ class Encoder(FromCheckpoint):
         """Turns `checkpoint_activations` on or off, by timm's name."""
         self.checkpoint_activations = enable
 
+    def freeze(self, what: str) -> None:
+        """Has its "stem" (layer 0 of `group_matcher`) or all of the "encoder" but what is `added` learn nothing; or "none".
+
+        Frozen parts compute as in evaluation whatever the mode of the rest, and no gradient is computed for them.
+
+        Raises:
+            ValueError: another word.
+        """
+        if what not in ("none", "stem", "encoder"):
+            raise ValueError(f"freeze is {what!r}; expected 'none', 'stem' or 'encoder'")
+        stem = re.compile(self.group_matcher()["stem"])
+        for name, parameter in self.named_parameters():
+            part = name.partition(".")[0]
+            if (what == "stem" and stem.match(name)) or (what == "encoder" and part not in self.added):
+                parameter.requires_grad_(False)
+                self.frozen |= {part}
+        self.train(self.training)
+
+    def train(self: Trained, mode: bool = True) -> Trained:
+        """Sets the mode of all but the frozen parts, whose norms, dropout and drop path stay as in evaluation."""
+        super().train(mode)
+        for name, part in self.named_children():
+            if name in self.frozen:
+                part.eval()
+        return self
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Returns patterns of the parameters' names for layer-wise decay, in timm's form; those of "stem" are layer 0."""
+        raise NotImplementedError
+
     def forward_features(self, images: Tensor) -> Tensor:
         """Returns the last stage's tokens, [B, L, C], L in row-major order, of images [B, in_chans, H, W]."""
         raise NotImplementedError
@@ -52,6 +87,7 @@ class Encoder(FromCheckpoint):
 class Classifier(Encoder):
     """Mean over an encoder's tokens, `fc_norm`, `head`. With `num_classes=0` it returns the normed mean."""
 
+    added = ("fc_norm", "head")
     fc_norm: nn.Module
     head: nn.Module
 

@@ -12,6 +12,7 @@ from convmae.engine.options import (
     ScheduleOptions,
     channels_option,
     drop_path_option,
+    freeze_option,
     size_option,
 )
 
@@ -24,6 +25,7 @@ class ModelOptions:
     size: str = size_option()
     init: str = option("", "pretrained weights, FILE or FILE:KEY (.pth or .safetensors); empty trains from scratch")
     img_size: int = option(224, "side of the square that the model sees, in pixels", low=16, high=4096)
+    freeze: str = freeze_option()
     in_chans: int = channels_option()
     drop_path: float = drop_path_option(0.1)
     smoothing: float = option(0.1, "label smoothing: part of the target spread over all classes", low=0, high=1)

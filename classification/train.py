@@ -29,7 +29,7 @@ from convmae.engine.machine.precision import resolve_device
 from convmae.engine.seeding import INIT, seed_all
 from convmae.engine.training.train import evaluate
 from convmae.engine.training.train import train as run_training
-from convmae.engine.whole_weights import check_encoder, check_filled
+from convmae.engine.whole_weights import check_encoder, check_filled, check_freeze
 from convmae.reports.page import Page
 
 _FOLDERS = "class folders"
@@ -41,6 +41,7 @@ def finetune(config: FinetuningConfig, work_dir: Path, resume: bool) -> Page | N
     Returns the report's page (None on other processes than the first). Raises UserError for data and options that can't work.
     """
     started = time.perf_counter()
+    check_freeze(config.model.freeze, config.model.init)
     check_pairs(config.augment, config.data, get_world_size())
     training, validation = read_splits(config.data, config.model.in_chans)
     options = config.model
@@ -55,6 +56,7 @@ def finetune(config: FinetuningConfig, work_dir: Path, resume: bool) -> Page | N
         if other:
             log.warning(f"{init} {other}; its head is left out, and a new one is trained")
         check_encoder(report, options.init)
+    model.freeze(options.freeze)
     metric = ClassificationMetric(training.classes)
     trained = ClassificationModel(model, options.smoothing)
     # Labels follow the folders' order; their readable names may change.

@@ -13,6 +13,7 @@ from convmae.engine.options import (
     channels_option,
     check_scales,
     drop_path_option,
+    freeze_option,
     size_option,
 )
 
@@ -27,6 +28,7 @@ class ModelOptions:
     init: str = option(
         "", "pretrained weights, FILE or FILE:KEY (.pth or .safetensors), whole or encoder alone; empty: from scratch"
     )
+    freeze: str = freeze_option()
     in_chans: int = channels_option()
     window_size: int = option(
         7, "side of the attention windows of stage 3, in tokens; the released detector has 16", low=1, high=512

@@ -23,6 +23,7 @@ from convmae.engine.options import describe_views
 from convmae.engine.seeding import INIT, seed_all
 from convmae.engine.training.train import evaluate
 from convmae.engine.training.train import train as run_training
+from convmae.engine.whole_weights import check_freeze
 from convmae.reports.page import Page
 
 
@@ -34,6 +35,7 @@ def train(config: DetectionConfig, work_dir: Path, resume: bool) -> Page | None:
     """
     started = time.perf_counter()
     check_options(config)
+    check_freeze(config.model.freeze, config.model.init)
     masks = config.model.masks
     train_data, val_data = read_splits(config.data, masks, config.model.detections, config.model.in_chans)
     train_set, val_set = TrainSet(train_data, config.data, masks), _eval_set(val_data, config)
@@ -41,6 +43,7 @@ def train(config: DetectionConfig, work_dir: Path, resume: bool) -> Page | None:
     model = DetectionModel(config, train_data.categories)
     if config.model.init:
         init_weights(model, config.model.init)
+    model.model.backbone.freeze(config.model.freeze)
     metric = CocoMetric(val_data, masks)
     runner = run_training(
         model,

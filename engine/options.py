@@ -43,6 +43,15 @@ def describe_views(scales: Sequence[float], flip: bool) -> str:
     return f"{len(scales) * (1 + flip)} a picture, scale {sizes}" + (", mirrored too" if flip else "")
 
 
+def freeze_option() -> str:
+    """Returns the option of an encoder that is not, or not all, trained."""
+    return option(
+        "none",
+        "what of the encoder stays as model.init has it: nothing, its stem (all below the transformer blocks), or all of it",
+        ("none", "stem", "encoder"),
+    )
+
+
 @dataclass
 class ReadingOptions:
     """How pictures are read from their files."""

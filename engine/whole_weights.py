@@ -55,6 +55,15 @@ def check_filled(report: LoadReport, path: Path, classes: int, classifier: str, 
         )
 
 
+def check_freeze(freeze: str, init: str) -> None:
+    """Raises UserError where an encoder would be frozen that no weights fill."""
+    if freeze != "none" and not init:
+        raise UserError(
+            f"model.freeze is {freeze} and model.init empty, so that random weights would stay as they are; expected "
+            "pretrained weights by model.init, or model.freeze=none."
+        )
+
+
 def check_encoder(report: LoadReport, path: str, prefix: str = "") -> None:
     """Raises UserError unless a file filled all of an encoder but what tasks add to it; names of it begin with ``prefix``."""
     names = [name for name in report.missing if name.startswith(prefix)]

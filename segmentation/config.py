@@ -11,6 +11,7 @@ from convmae.engine.options import (
     ScheduleOptions,
     channels_option,
     drop_path_option,
+    freeze_option,
     size_option,
 )
 
@@ -23,6 +24,7 @@ class ModelOptions:
     init: str = option(
         "", "pretrained encoder weights, FILE or FILE:KEY (.pth or .safetensors); empty trains from scratch"
     )
+    freeze: str = freeze_option()
     in_chans: int = channels_option()
     drop_path: float = drop_path_option(0.2)
     downsample: str = option(

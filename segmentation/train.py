@@ -17,7 +17,7 @@ from convmae.engine.seeding import INIT, seed_all
 from convmae.engine.training.train import evaluate
 from convmae.engine.training.train import train as run_training
 from convmae.engine.training.unreadable import let_skip
-from convmae.engine.whole_weights import check_encoder
+from convmae.engine.whole_weights import check_encoder, check_freeze
 from convmae.reports.page import Page
 from convmae.segmentation.checks.class_fit import check_fit
 from convmae.segmentation.checks.splits import check_repeated_pairs, check_split
@@ -44,6 +44,7 @@ def train(config: SegmentationConfig, work_dir: Path, resume: bool) -> Page | No
     """
     started = time.perf_counter()
     check_options(config)
+    check_freeze(config.model.freeze, config.model.init)
     classes, training, validation = find_data(config, ("training", "validation"))
     seed_all(config.runtime.seed, INIT)
     model = build_model(config, len(classes))
@@ -53,6 +54,7 @@ def train(config: SegmentationConfig, work_dir: Path, resume: bool) -> Page | No
         report = load_checkpoint(model.backbone, config.model.init)
         log.info(str(report))
         check_encoder(report, config.model.init)
+    model.backbone.freeze(config.model.freeze)
     metric = SegmentationMetric(classes)
     val_set = SegmentationDataset(validation.pairs, classes, config.data, False, config.model.in_chans)
     runner = run_training(

@@ -1,12 +1,14 @@
-"""Whether several processes train what one does on the same batches."""
+"""Whether several processes train what one does on the same batches, and runs leave alone what is frozen."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from launch import forked
+from torch import Tensor
 
 from convmae.engine.seeding import INIT, seed_all
 from convmae.engine.training.checkpoints import latest_checkpoint
@@ -39,3 +41,31 @@ def assert_processes_equal_one(train: Callable[[Path], Any], folder: Path, world
     for name, value in left.items():
         apart = (right[name].double() - value.double()).abs()
         assert apart.mean() <= 0.02 * length + 1e-3 * value.abs().double().mean(), (name, apart.mean(), length)
+
+
+def assert_frozen(
+    train: Callable[[Path, int, bool], Any], folder: Path, start: Mapping[str, Tensor], frozen: str
+) -> dict[str, Any]:
+    """Calls ``train(work_dir, steps, resume)`` for a run in one go and in two: they are to be equal bit for bit.
+
+    What of ``start``, the encoder's weights under the model's names, matches ``frozen`` is to stay as it is and to be known to
+    no optimiser or average, all other to be trained. Returns the last checkpoint.
+    """
+    for name, steps, resume in (("whole", 2, False), ("parts", 1, False), ("parts", 2, True)):
+        (folder / name).mkdir(exist_ok=True)
+        train(folder / name, steps, resume)
+    whole, parts = (torch.load(folder / name / "step_2.pth", weights_only=True) for name in ("whole", "parts"))
+    for part in ("state_dict", "average"):
+        torch.testing.assert_close(whole.get(part, {}), parts.get(part, {}), rtol=0, atol=0)
+    torch.testing.assert_close(whole["optimizer"]["state"], parts["optimizer"]["state"], rtol=0, atol=0)
+    weights = whole["state_dict"]
+    held = {name for name in start if re.match(frozen, name)}
+    trained = [name for group in whole["optimizer"]["param_groups"] for name in group["names"]]
+    assert held
+    assert not held & set(trained)
+    assert len(whole["optimizer"]["state"]) == len(trained)
+    if "average" in whole:
+        assert whole["average"]["values"].keys() == set(trained)
+    for name, value in start.items():
+        assert torch.equal(weights[name], value) == (name in held), name
+    return whole

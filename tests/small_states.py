@@ -1,6 +1,8 @@
-"""Small encoders and their weights, for tests of files."""
+"""Small encoders and their weights, for tests of files and of runs that start from them."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -26,6 +28,14 @@ def random_state(model: torch.nn.Module, seed: int = 1) -> State:
 
 def same(model: torch.nn.Module, state: State) -> bool:
     return all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def write_encoder(path: Path, img_size: int = 64) -> Path:
+    """Writes a tiny encoder as pretraining leaves one, without what tasks add, and returns its file."""
+    torch.manual_seed(1)
+    encoder = ConvViT("tiny", num_classes=0, img_size=img_size)
+    torch.save({"model": {name: x for name, x in encoder.state_dict().items() if "fc_norm" not in name}}, path)
+    return path
 
 
 def prefixed(state: State, prefix: str) -> State:

@@ -63,6 +63,7 @@ def check_optimizer(state: dict[str, Any], optimizer: torch.optim.Optimizer, pat
     """Raises UserError unless a state of AdamW's is of this optimiser's parameters, and moments have their shapes."""
     groups, moments = state.get("param_groups"), state.get("state")
     own = optimizer.state_dict()["param_groups"]
+    _check_trained(groups, own, path)
     _expect(
         isinstance(groups, list)
         and all(isinstance(group, dict) for group in groups)
@@ -94,6 +95,24 @@ def check_optimizer(state: dict[str, Any], optimizer: torch.optim.Optimizer, pat
         and all(isinstance(value, (int, float)) and 0 <= value < math.inf for value in scale.values()),
         path, "optimizer.loss_scaler", scale, "numbers by name",
     )  # fmt: skip
+
+
+def _check_trained(groups: Any, own: list[dict[str, Any]], path: Path) -> None:
+    """Raises UserError where a whole state is of other parameters than this run trains."""
+    if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
+        return
+    numbers = [number for group in groups for number in _members(group)[0] or ()]
+    if not numbers or numbers != list(range(len(numbers))):  # as PyTorch numbers them
+        return
+    before, now = ({name for group in some for name in _members(group)[1] or ()} for some in (groups, own))
+    for names, did, does in ((before - now, "trained", "keeps frozen"), (now - before, "kept frozen", "trains")):
+        if names:
+            more = f" and {len(names) - 1} more" * (len(names) > 1)
+            raise UserError(
+                f"{path} does not continue this run: training {did} there what this run {does}, {min(names, key=str)}{more}; "
+                "expected model.freeze as it was. With another one a run is new: give another --work-dir, and these weights "
+                "by model.init."
+            )
 
 
 def check_average(state: Any, own: Mapping[str, Tensor], path: Path) -> None:

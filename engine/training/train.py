@@ -175,12 +175,16 @@ def announce_run(
     world: int,
 ) -> None:
     """Logs what the run is about to do."""
-    size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    size, trained = (
+        sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad or not only) / 1e6
+        for only in (False, True)
+    )
+    of_them = f" ({trained:.2f} M trained, {size - trained:.2f} M frozen)" * (trained < size)
     batch, parts = config.data.batch_size, world * config.data.accumulate
     epochs = schedule.total * batch / pictures
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     log.info(
-        f"model: {size:.2f} M parameters, on {where}, {world} process{'es' * (world > 1)}, {precision_name(dtype)}"
+        f"model: {size:.2f} M parameters{of_them}, on {where}, {world} process{'es' * (world > 1)}, {precision_name(dtype)}"
         + ", fp32 as TF32" * (config.runtime.tf32 and device.type == "cuda")
     )
     log.info(
