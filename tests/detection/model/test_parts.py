@@ -10,8 +10,8 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from convmae.detection.model.anchors import Anchors
-from convmae.detection.model.mask_pasting import encode_masks, paste_masks
 from convmae.detection.model.pooler import Pooler, dense_roi_align
+from convmae.detection.model.restore import encode_masks, paste_masks
 
 
 def random_boxes(count: int, size: float, generator: torch.Generator) -> Tensor:
