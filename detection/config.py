@@ -55,7 +55,7 @@ class ModelOptions:
     masks: bool = option(True, "predict masks; false for data with boxes alone")
     cascade: bool = option(
         False,
-        "three box heads in a row, each on the boxes of the one before, closer ones from head to head (Cascade R-CNN)",
+        "three box heads in a row, each stricter, and on the boxes that the one before moved (Cascade Mask R-CNN)",
     )
     norm: str = option(
         "syncbn",

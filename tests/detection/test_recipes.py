@@ -83,6 +83,18 @@ def test_the_published_heads(name: str, norm: type) -> None:
         assert all(isinstance(module, norm) for module in norms)
 
 
+def test_the_cascades_stages() -> None:
+    config = load_config(DetectionConfig, "cascade_mask_rcnn_convmae_25e.yaml")
+    with torch.device("meta"):
+        heads = MaskRCNN(config.model, 80, config.data.img_size).roi_heads
+    assert [stage.matcher for stage in heads.stages] == [Matcher(low, low) for low in (0.5, 0.6, 0.7)]
+    assert [stage.box_coder.weights for stage in heads.stages] == [(w, w, w / 2, w / 2) for w in (10, 20, 30)]
+    assert [len(stage.box_predictor.bbox_pred.bias) for stage in heads.stages] == [4] * 3
+    assert len({str(stage.box_head) for stage in heads.stages}) == 1
+    config.model.cascade = False
+    assert config == recipe("25e")
+
+
 def test_the_box_heads_linear_layers_start_as_detectron2s() -> None:
     torch.manual_seed(0)
     model = MaskRCNN(recipe("25e", "model.size=tiny", "model.fpn_channels=16").model, 3, 64)
