@@ -1,6 +1,7 @@
 """DINO (arXiv 2203.03605) for mmdet's own tools: mmdet's own head of four scales on E2, E3 and E4 of ConvMAE-Base.
 
-Data and schedule are those of mmdet_mask_rcnn_convmae_25e.py. Neither published with this encoder nor trained at this size here.
+Data and schedule are those of mmdet_mask_rcnn_convmae_25e.py. Neither published with this encoder nor trained at this
+size here.
 """
 
 _base_ = "mmdet_mask_rcnn_convmae_25e.py"

@@ -1,6 +1,7 @@
 """Mask2Former (arXiv 2112.01527) for mmdet's own tools: mmdet's own head for COCO's objects on E1..E4 of ConvMAE-Base.
 
-Data and schedule are those of mmdet_mask_rcnn_convmae_25e.py. Neither published with this encoder nor trained at this size here.
+Data and schedule are those of mmdet_mask_rcnn_convmae_25e.py. Neither published with this encoder nor trained at this
+size here.
 """
 
 _base_ = "mmdet_mask_rcnn_convmae_25e.py"

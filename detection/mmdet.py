@@ -5,7 +5,9 @@ In Python import this before mmdet.
 
 from __future__ import annotations
 
-import convmae.detection.mmdet_operators  # noqa: F401, I001  (mmdet looks for operators as it is imported)
+import convmae.detection.mmdet_operators  # noqa: F401  (mmdet looks for operators as it is imported)
+
+# isort: split
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -36,9 +38,7 @@ class ConvViTDet(backbones.ConvViTDet):
     Raises UserError for a file that leaves some of the encoder unfilled.
     """
 
-    def __init__(
-        self, *args: Any, out_indices: Sequence[int] = (0, 1, 2, 3), init: str = "", **options: Any
-    ) -> None:
+    def __init__(self, *args: Any, out_indices: Sequence[int] = (0, 1, 2, 3), init: str = "", **options: Any) -> None:
         super().__init__(*args, **options)
         self.out_indices = tuple(out_indices)
         start_backbone(self, init)
@@ -67,8 +67,8 @@ class GreyPaddedPreprocessor(DetDataPreprocessor):
             height, width = image.shape[-2:]
             if max(height, width) > self.side:
                 raise UserError(
-                    f"Found a picture of {width}x{height} pixels; expected at most {self.side} a side: Resize and RandomCrop in "
-                    "the pipelines must fit pictures into model.data_preprocessor.side."
+                    f"Found a picture of {width}x{height} pixels; expected at most {self.side} a side: Resize and RandomCrop "
+                    "in the pipelines must fit pictures into model.data_preprocessor.side."
                 )
             padded.append(F.pad(image, (0, self.side - width, 0, self.side - height), value=GREY))
         found: dict[str, Any] = super().forward({**data, "inputs": padded}, training)
@@ -106,18 +106,25 @@ class ClassCheckHook(Hook):
         check_heads(runner.model, runner.test_dataloader)
         if self.unfilled:
             raise UserError(
-                f"The checkpoint leaves {len(self.unfilled)} of the model's tensors unfilled ({self.unfilled[0]}); expected one "
-                "of a model with these options and as many classes."
+                f"The checkpoint leaves {len(self.unfilled)} of the model's tensors unfilled ({self.unfilled[0]}); expected "
+                "one of a model with these options and as many classes."
             )
 
 
 def check_heads(model: Any, loader: DataLoader) -> None:
-    """Raises UserError unless each part of a detector that has a number of classes has that of the loader's data."""
+    """Raises UserError unless a detector's heads, its data and the data's class list have one number of classes."""
     classes = loader.dataset.metainfo.get("classes", ())
+    listed = f"{len(classes)} ({', '.join(classes[:3])}, ...)"
+    known = getattr(loader.dataset, "cat_ids", classes)
+    if len(known) != len(classes):
+        raise UserError(
+            f"{loader.dataset.ann_file} has {len(known)} of the data set's classes, {listed}; expected all: give their names "
+            "as metainfo.classes of each data set."
+        )
     for name, module in model.named_modules():
         count = getattr(module, "num_classes", len(classes))
         if count != len(classes) and not name.endswith("rpn_head"):  # which knows objects alone
             raise UserError(
-                f"{name}.num_classes is {count}, and the data has {len(classes)} classes ({', '.join(classes[:3])}, ...); expected "
-                "the same: set num_classes of all heads, and metainfo.classes of the data sets."
+                f"{name}.num_classes is {count}, the classes of the data are {listed}; expected the same: set num_classes of all "
+                "heads, and metainfo.classes of each data set."
             )

@@ -1,4 +1,4 @@
-"""What mmdet needs before it is imported: its version, and mmcv's compiled operators, by torchvision and PyTorch if there are none.
+"""What mmdet needs before it is imported: its version, and mmcv's operators, by torchvision and PyTorch if none are compiled.
 
 Mask R-CNN and its kin call RoI align and suppression; on a GPU transformers call deformable attention, and focal losses theirs.
 Importing this gives them.
@@ -55,7 +55,9 @@ def roi_align_backward(
 
 def _pooling(options: dict[str, Any]) -> tuple[float, int, int, int, bool]:
     if options["pool_mode"] != 1:
-        raise UserError("RoI align takes the largest sample in mmcv's compiled operators alone; expected pool_mode='avg'.")
+        raise UserError(
+            "RoI align takes the largest sample in mmcv's compiled operators alone; expected pool_mode='avg'."
+        )
     names = ("spatial_scale", "aligned_height", "aligned_width", "sampling_ratio", "aligned")
     scale, height, width, samples, aligned = (options[name] for name in names)
     return scale, height, width, samples, aligned

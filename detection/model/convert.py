@@ -45,7 +45,7 @@ def detector_from_detectron2(
     with torch.device("meta"):
         model = DetectionModel(config, categories)
     given = from_detectron2(state)
-    _check_fit(given, model.model, source)
+    check_fit(given, model.model, source)
     constants = _constants(model.model)
     left = {name: value for name, value in state.items() if name in constants}
     for name, value in left.items():
@@ -124,7 +124,8 @@ def _classes(state: Mapping[str, Tensor], source: str, annotations: Path | None)
     return found
 
 
-def _check_fit(given: Mapping[str, Tensor], model: MaskRCNN, source: str) -> None:
+def check_fit(given: Mapping[str, Tensor], model: MaskRCNN, source: str) -> None:
+    """Raises UserError unless tensors under our names fill a model."""
     differing = []
     for name, target in model.state_dict().items():
         if name in given and given[name].shape != target.shape:

@@ -55,7 +55,7 @@ def param_groups(model: nn.Module, options: OptimOptions) -> list[dict[str, Any]
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class ConvMAEOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """Groups parameters as this project's own runs do, which OpenMMLab's constructors of layer-wise decay can't for its encoders.
+    """Groups parameters as this project's own runs do, which OpenMMLab's constructors of layer-wise decay can't.
 
     ``paramwise_cfg`` takes ``layer_decay``, the factor of the learning rate from each layer to the one below it, and
     ``decay_biases``. Norms, positions, bias tables and, without the latter, biases have no weight decay.
