@@ -219,7 +219,7 @@ param_scheduler = [
     {"type": "LinearLR", "start_factor": 1e-3, "by_epoch": False, "begin": 0, "end": warmup},
     {"type": "CosineAnnealingLR", "eta_min": 0.0, "by_epoch": False, "begin": warmup, "end": steps},
 ]
-train_cfg = {"type": "IterBasedTrainLoop", "max_iters": steps, "val_interval": steps // 5}
+train_cfg = {"type": "IterBasedTrainLoop", "max_iters": steps, "val_interval": 18_323}  # 5 epochs
 val_cfg = {"type": "ValLoop"}
 test_cfg = {"type": "TestLoop"}
 

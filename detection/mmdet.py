@@ -125,6 +125,6 @@ def check_heads(model: Any, loader: DataLoader) -> None:
         count = getattr(module, "num_classes", len(classes))
         if count != len(classes) and not name.endswith("rpn_head"):  # which knows objects alone
             raise UserError(
-                f"{name}.num_classes is {count}, the classes of the data are {listed}; expected the same: set num_classes of all "
-                "heads, and metainfo.classes of each data set."
+                f"{name}.num_classes is {count}, the classes of the data are {listed}; expected the same: set num_classes of "
+                "all heads, and metainfo.classes of each data set."
             )

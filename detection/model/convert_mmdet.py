@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,13 +12,12 @@ from torch import Tensor
 
 from convmae.backbones.weights.weight_values import check_values
 from convmae.detection.config import DetectionConfig
-from convmae.detection.data.coco import Category, read_classes
+from convmae.detection.data.coco import Category, read_classes, read_json
 from convmae.detection.model.convert import Converted, check_fit, coco_classes
 from convmae.detection.model.detection_model import DetectionModel
 from convmae.detection.model.weights import known_categories
 from convmae.engine.class_lists import known_classes
 from convmae.engine.errors import UserError
-from convmae.engine.files import read_text
 
 # Modules by mmdet's names and by ours. Values need no change: classes, background and box deltas stand in the same order.
 _MODULES = (
@@ -105,7 +103,7 @@ def detector_from_mmdet(
 
 
 def detector_to_mmdet(state: Mapping[str, Tensor], source: str) -> tuple[Converted, dict[str, Any]]:
-    """Returns the weights of a `MaskRCNN`, as a `DetectionModel`'s file names them, in mmdet's layout, and meta with its classes.
+    """Returns the weights of a `MaskRCNN`, as a `DetectionModel`'s file names them, in mmdet's layout, and its classes as meta.
 
     Raises UserError for weights that have no place there.
     """
@@ -159,11 +157,11 @@ def _categories(
 
 
 def _check_order(annotations: Path) -> None:
-    ids = [entry["id"] for entry in json.loads(read_text(annotations))["categories"]]
+    ids = [entry["id"] for entry in read_json(annotations)["categories"]]
     if ids != sorted(ids):
         raise UserError(
-            f"{annotations} lists its classes in another order than that of their ids ({', '.join(map(str, ids[:8]))}, ...). mmdet "
-            "numbers classes as they are listed, this project by id: a detector trained on this file would mistake classes."
+            f"{annotations} lists its classes in another order than that of their ids ({', '.join(map(str, ids[:8]))}, ...). "
+            "mmdet numbers classes as they are listed, this project by id: a detector trained on this file would mistake them."
         )
 
 
