@@ -14,7 +14,7 @@ model = get_config("mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py").model.to_dict
 model["_delete_"] = True  # nothing of Mask R-CNN's
 model["data_preprocessor"], model["backbone"] = shared.model["data_preprocessor"], shared.model["backbone"]
 model["backbone"] = {**model["backbone"], "out_indices": (1, 2, 3)}
-model["neck"]["in_channels"] = shared.model["neck"]["in_channels"][1:]
+model["neck"]["in_channels"] = shared.widths[1:]
 
 val_evaluator = test_evaluator = {"metric": "bbox"}
 

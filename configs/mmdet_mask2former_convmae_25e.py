@@ -13,7 +13,7 @@ import convmae.configs.mmdet_mask_rcnn_convmae_25e as shared  # noqa: E402
 model = get_config("mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco.py").model.to_dict()
 model["_delete_"] = True  # nothing of Mask R-CNN's
 model["data_preprocessor"], model["backbone"] = shared.model["data_preprocessor"], shared.model["backbone"]
-model["panoptic_head"]["in_channels"] = shared.model["neck"]["in_channels"]
+model["panoptic_head"]["in_channels"] = shared.widths
 
 optim_wrapper = {
     "optimizer": {"lr": 1e-4, "weight_decay": 0.05},

@@ -8,6 +8,7 @@ default_scope = "mmdet"
 
 side = 1024  # of the square that pictures are fitted into, in pixels
 norm_cfg = {"type": "SyncBN", "requires_grad": True}  # in one process mmengine makes it plain BN
+widths = [256, 384, 768, 768]  # of E1..E4
 classes = 80
 
 model = {
@@ -31,7 +32,7 @@ model = {
     },
     "neck": {
         "type": "FPN",
-        "in_channels": [256, 384, 768, 768],
+        "in_channels": widths,
         "out_channels": 256,
         "num_outs": 5,
         "norm_cfg": norm_cfg,

@@ -113,12 +113,13 @@ class ClassCheckHook(Hook):
 
 def check_heads(model: Any, loader: DataLoader) -> None:
     """Raises UserError unless a detector's heads, its data and the data's class list have one number of classes."""
-    classes = loader.dataset.metainfo.get("classes", ())
+    data: Any = loader.dataset
+    classes = data.metainfo.get("classes", ())
     listed = f"{len(classes)} ({', '.join(classes[:3])}, ...)"
-    known = getattr(loader.dataset, "cat_ids", classes)
+    known = getattr(data, "cat_ids", classes)
     if len(known) != len(classes):
         raise UserError(
-            f"{loader.dataset.ann_file} has {len(known)} of the data set's classes, {listed}; expected all: give their names "
+            f"{data.ann_file} has {len(known)} of the data set's classes, {listed}; expected all: give their names "
             "as metainfo.classes of each data set."
         )
     for name, module in model.named_modules():

@@ -52,7 +52,7 @@ def mmdet_names(names: Iterable[str], back: bool = False) -> dict[str, str]:
     norms = ["bn" if batch else "gn"] if back else ["bn", "gn", "ln"]
     rpn_convs = _count(names, r"rpn_head\.rpn_conv\.\d+|rpn\.head\.conv\.\d+")
     box_convs = _count(names, r"roi_head\.bbox_head\.shared_convs\.\d+|roi_heads\.box_head\.\d+\.0\.")
-    modules = {}
+    modules: dict[str, str] = {}
     for n in range(_DEEPEST):
         for norm in norms:
             # The convolutions of the proposals are numbered if there are several. In our box head a Flatten comes after the
