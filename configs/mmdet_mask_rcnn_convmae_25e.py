@@ -1,4 +1,4 @@
-"""mask_rcnn_convmae_25e.yaml for mmdet's own tools (tools/train.py, tools/test.py); see docs/mmdetection.md.
+"""mask_rcnn_convmae_25e.yaml for mmdet's own tools (tools/run_mmdet.py train, test); see docs/mmdetection.md.
 
 Published with these settings: 53.2 box AP, 47.1 mask AP from the 1600-epoch encoder, in batches of 32.
 """

@@ -25,7 +25,7 @@ from convmae.engine.errors import UserError
 
 VERSION = "3.5.1"
 NAME = "mmcv._ext"
-# What mmdet's tools load before they read a config: there stand functions that raise in an operator's place.
+# What mmdet imports without its models: there functions that raise stand in an operator's place by then.
 _EARLY = {
     "mmdet.structures.mask.structures": "roi_align",
     "mmdet.utils.large_image": "batched_nms",

@@ -42,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=inspect.cleandoc(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("tool", help="train, test, or another script in mmdet's tools, such as analysis_tools/get_flops")
+    parser.add_argument(
+        "tool", help="train, test, or another script in mmdet's tools, such as analysis_tools/get_flops"
+    )
     parser.add_argument("options", nargs=argparse.REMAINDER, help="that tool's own; --help after its name shows them")
     args = parser.parse_args(argv)
     return run_tool(lambda: run(args.tool, args.options))

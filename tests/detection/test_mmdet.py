@@ -1,8 +1,6 @@
 """mmdet's own tools train, evaluate and detect with ConvViTDet by the shipped configs, as this project does."""
 
 import json
-import runpy
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from importlib import resources
@@ -17,7 +15,6 @@ pytest.importorskip("mmdet", reason="mmdet is not installed (docs/mmdetection.md
 import convmae.detection.mmdet  # noqa: F401
 
 # isort: split
-import mmdet
 from mmdet.apis import init_detector
 from mmdet.registry import MODELS, PARAM_SCHEDULERS
 from mmdet.structures import DetDataSample
@@ -38,8 +35,8 @@ from convmae.engine.files import save_weights
 from convmae.engine.pictures.images import normalize
 from convmae.engine.training.optim import param_groups
 from convmae.engine.training.schedule import Schedule
+from convmae.tools import run_mmdet
 
-TOOLS = Path(mmdet.__file__).parent / ".mim" / "tools"
 NAMES = ("box", "disc", "bar")  # in the order of their ids
 SIDE, CHANNELS = 64, 16
 WIDTHS = [64, 128, 256, 256]
@@ -163,11 +160,10 @@ def run_tool(
     folder.mkdir()
     config.visualizer.name = folder.name  # mmengine keeps what it made under a name
     config.dump(str(folder / "config.py"))
-    monkeypatch.setattr(sys, "argv", [f"{name}.py", str(folder / "config.py"), *argv, "--work-dir", str(folder)])
     monkeypatch.setenv("LOCAL_RANK", "0")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        runpy.run_path(str(TOOLS / f"{name}.py"), run_name="__main__")
+        run_mmdet.run(name, [str(folder / "config.py"), *argv, "--work-dir", str(folder)])
     (path,) = folder.glob("*/vis_data/scalars.json" if name == "train" else "*/*.json")
     return [json.loads(line) for line in path.read_text().splitlines()]
 

@@ -167,8 +167,8 @@ def test_an_mmdet_that_is_absent_or_another_is_told(
         mmdet_operators.check_version()
 
 
-def test_what_mmdets_tools_imported_first_gets_the_operators() -> None:
-    """tools/test.py imports mmdet.evaluation before it reads a config."""
+def test_what_was_imported_first_gets_the_operators() -> None:
+    """Else functions that raise would stay in their place."""
     code = (
         "import mmdet.evaluation, mmdet.utils.large_image, mmdet.structures.mask.structures as masks; early = masks.roi_align; "
         "import convmae.detection.mmdet, mmcv.ops; assert early is not masks.roi_align is mmcv.ops.roi_align; "
