@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_detector import random_detector
 from torch import Tensor, nn
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed (docs/detectron2.md says how)")
@@ -55,6 +54,22 @@ def small_recipe() -> Any:
     heads.box_predictor.update(test_score_thresh=OPTIONS.score_threshold, test_topk_per_image=OPTIONS.detections)
     heads.mask_head.conv_dims = [CHANNELS] * 3  # the last is the upsampling's
     return config
+
+
+def random_detector() -> MaskRCNN:
+    """A detector of this project whose outputs are neither constant nor saturated."""
+    model = MaskRCNN(OPTIONS, CLASSES, SIDE).eval()
+    generator = torch.Generator().manual_seed(0)
+    for name, value in model.state_dict().items():
+        noise = torch.randn(value.shape, generator=generator)
+        if name.endswith("running_var"):
+            value.fill_(1.0)
+        elif value.ndim <= 1 and value.is_floating_point():
+            value.copy_(0.1 * noise + name.endswith("weight"))
+        elif value.ndim > 1:
+            gain = {"cls_score": 0.5, "cls_logits": 4.0, "bbox_pred": 0.5}.get(name.split(".")[-2], 1.4)
+            value.copy_(gain * noise / value[0].numel() ** 0.5)
+    return model
 
 
 @pytest.fixture
@@ -113,7 +128,7 @@ def test_the_recipe_says_what_ours_does() -> None:
 
 
 def test_converted_weights_detect_the_same_in_both(tmp_path: Path) -> None:
-    ours, theirs = random_detector(OPTIONS, CLASSES, SIDE), instantiate(small_recipe().model).eval()
+    ours, theirs = random_detector(), instantiate(small_recipe().model).eval()
     path = save_weights(detector_to_detectron2(ours.state_dict(), "model").state, tmp_path / "model.pth")
     keys = DetectionCheckpointer(theirs)._load_model({"model": torch.load(path, weights_only=True)["model"]})
     assert not keys.missing_keys
