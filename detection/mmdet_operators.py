@@ -77,7 +77,8 @@ def _by_gradient(function: Callable[..., Tensor], gradients: tuple[Tensor, ...],
     """Fills gradients with those of a function's first arguments, computed anew."""
     with torch.enable_grad():
         leaves = [value.detach().requires_grad_() for value in values]
-        found = torch.autograd.grad(function(*leaves), leaves, grad)
+        output = function(*leaves)
+        found = torch.autograd.grad(output, leaves, grad.to(output.dtype))
     for gradient, value in zip(gradients, found, strict=True):
         gradient.copy_(value)
 
@@ -90,7 +91,7 @@ def ms_deform_attn_forward(
     value: [B, keys, heads, C / heads]; shapes: height and width of each level; starts: the first key of each; locations:
     [B, queries, heads, levels, points, 2], from 0 to 1; weights: [B, queries, heads, levels, points].
     """
-    return _attention(shapes)(value, locations, weights)
+    return _attention(shapes)(value, locations, weights).to(value.dtype)  # autocast sums in fp32
 
 
 def ms_deform_attn_backward(

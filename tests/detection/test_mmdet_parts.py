@@ -106,6 +106,12 @@ def test_deformable_attention_and_its_gradients_are_those_of_the_form_in_pytorch
     for one, other in zip(mine, reference, strict=True):
         assert other.grad.abs().sum() > 0
         torch.testing.assert_close(one.grad, other.grad)
+    half = value.bfloat16().requires_grad_()
+    with torch.autocast("cpu"):
+        lower = MultiScaleDeformableAttnFunction.apply(half, shapes, starts, places, weights, 64)
+    lower.float().backward(outward)
+    assert (lower.dtype, half.grad.dtype) == (torch.bfloat16, torch.bfloat16)
+    torch.testing.assert_close(half.grad.float(), reference[0].grad, rtol=0.1, atol=0.1)
 
 
 def test_the_focal_loss_and_its_gradient_are_those_of_the_form_in_pytorch() -> None:
