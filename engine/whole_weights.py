@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from mmengine.logging import print_log
 
+from convmae.backbones import load_checkpoint
 from convmae.backbones.weights.load_report import LoadReport
 from convmae.engine.errors import UserError
 
@@ -73,3 +76,14 @@ def check_encoder(report: LoadReport, path: str, prefix: str = "") -> None:
             f"{path} leaves {len(lacking)} of the encoder's tensors unfilled ({lacking[0]}: "
             f"{report.notes.get(lacking[0], 'absent')}); expected pretrained weights of this kind and size."
         )
+
+
+def start_backbone(model: torch.nn.Module, init: str) -> None:
+    """Fills an encoder in an OpenMMLab config from pretrained weights; what became of each name goes to the run's log.
+
+    Does nothing for "". Raises UserError for a file that leaves some of the encoder unfilled.
+    """
+    if init:
+        report = load_checkpoint(model, init)
+        print_log(str(report), logger="current", level=logging.INFO)
+        check_encoder(report, init)

@@ -17,12 +17,11 @@ with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
     from mmseg.models import FCNHead, SegDataPreProcessor, UPerHead
     from mmseg.models.decode_heads.decode_head import BaseDecodeHead
     from mmseg.models.segmentors import EncoderDecoder
-    from mmseg.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
+    from mmseg.registry import MODELS
     from mmseg.structures import SegDataSample
 
 __all__ = [
     "MODELS",
-    "OPTIM_WRAPPER_CONSTRUCTORS",
     "ADE20KDataset",
     "BaseDecodeHead",
     "EncoderDecoder",

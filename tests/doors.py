@@ -18,6 +18,7 @@ from convmae.backbones.weights.checkpoint import fit_state
 from convmae.backbones.weights.weight_files import read_weights
 from convmae.classification.config import FinetuningConfig
 from convmae.detection.config import DetectionConfig
+from convmae.detection.model.convert_mmdet import detector_to_mmdet
 from convmae.detection.model.detection_model import DetectionModel
 from convmae.detection.model.weights import init_weights, load_detector, to_detectron2
 from convmae.detection.predict import read_classes
@@ -152,6 +153,9 @@ DOORS: dict[str, Door] = {
     "convert": Door(lambda: _detector().state_dict(), _DETECTOR, _convert),
     "convert to ours": Door(lambda: from_ours(), ["roi_heads.box_predictor.cls_score.bias", "pixel_mean"],
                             partial(_convert, to="convmae")),
+    "convert to mmdet": Door(lambda: _detector().state_dict(), _DETECTOR, partial(_convert, to="mmdet")),
+    "convert to ours, mmdet's": Door(lambda: in_mmdet(), ["roi_head.bbox_head.fc_cls.bias", "rpn_head.rpn_cls.weight"],
+                                    partial(_convert, to="convmae")),
     "export": Door(_convvit, ["head.weight"], _export),
     "beside": Door(_convvit, [], _beside),
     "recipe of a classifier": Door(_convvit, [], lambda path: run_config(FinetuningConfig, path, default="finetune_tiny.yaml")),
@@ -165,3 +169,9 @@ def from_ours() -> dict[str, Any]:
     """Returns a detector's weights under detectron2's names."""
     state = {name.removeprefix("model."): value for name, value in _detector().state_dict().items()}
     return {**to_detectron2(state), "pixel_mean": torch.ones(3, 1, 1)}
+
+
+def in_mmdet() -> dict[str, Any]:
+    """Returns a detector's weights under mmdet's names."""
+    state = {name.removeprefix("model."): value for name, value in _detector().state_dict().items()}
+    return detector_to_mmdet(state, "a detector")[0].state

@@ -9,6 +9,7 @@ from convmae.detection.data.coco import read_coco
 from convmae.detection.data.coco_records import Category
 from convmae.detection.data.dataset import TrainSet, collate_train
 from convmae.detection.model.detection_model import DetectionModel
+from convmae.detection.model.mask_rcnn import MaskRCNN
 from convmae.engine.config import load_config, save_config, to_yaml
 from convmae.engine.files import save_weights
 
@@ -29,6 +30,24 @@ def write_run(folder: Path) -> None:
     torch.manual_seed(0)
     save_weights(DetectionModel(config, CLASSES).state_dict(), folder / "model.pth", to_yaml(config))
     save_config(config, folder / "config.yaml")
+
+
+def random_detector(options: ModelOptions, classes: int, side: int, objectness: float = 4.0) -> MaskRCNN:
+    """A detector whose outputs are neither constant nor saturated; ``objectness`` is how sure it is of anchors."""
+    model = MaskRCNN(options, classes, side).eval()
+    generator = torch.Generator().manual_seed(0)
+    for name, value in model.state_dict().items():
+        noise = torch.randn(value.shape, generator=generator)
+        if name.endswith("running_var"):
+            value.fill_(1.0)
+        elif value.ndim <= 1 and value.is_floating_point():
+            value.copy_(0.1 * noise + name.endswith("weight"))
+        elif value.ndim > 1:
+            gain = {"cls_score": 0.5, "cls_logits": objectness, "bbox_pred": 0.125 * objectness}.get(
+                name.split(".")[-2], 1.4
+            )
+            value.copy_(gain * noise / value[0].numel() ** 0.5)
+    return model
 
 
 def tiny_config(split: Path, *overrides: str) -> DetectionConfig:

@@ -23,6 +23,7 @@ TOOLS = {
     "benchmark": "time the parts against their plain counterparts",
     "study": "compare ways to pretrain, in miniature",
     "convert_checkpoint": "turn weights of another layout into this project's, or back",
+    "run_mmdet": "run mmdetection's own tools with this project's encoder",
     "export": "write an encoder or a classifier as ONNX",
     "scenes": "write generated scenes to try everything on",
     "demo": "the whole path on generated scenes, in minutes",

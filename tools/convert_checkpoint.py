@@ -2,6 +2,7 @@
 
 python tools/convert_checkpoint.py mask_rcnn_detectron2.pth convmae_mask_rcnn.pth --to convmae
 python tools/convert_checkpoint.py work_dirs/det/model.pth detectron2.pth --to detectron2
+python tools/convert_checkpoint.py work_dirs/det/model.pth mmdet.pth --to mmdet
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,38 +27,72 @@ from torch import Tensor
 from convmae.backbones.weights.weight_files import read_weights, split_choice
 from convmae.detection.config import DetectionConfig
 from convmae.detection.model.convert import Converted, detector_from_detectron2, detector_to_detectron2
+from convmae.detection.model.convert_mmdet import detector_from_mmdet, detector_to_mmdet
 from convmae.engine.commands.cli import add_overrides, run_tool
 from convmae.engine.config import load_config, to_yaml
 from convmae.engine.errors import UserError
-from convmae.engine.files import save_weights
+from convmae.engine.files import read_meta, save_weights
 from convmae.engine.text import visible
 
 PUBLISHED = "mask_rcnn_convmae_w16_25e.yaml"  # the recipe that the public detection weights are of
 PORT = "mask_rcnn_convmae_simple_25e.yaml"  # and those of the public ViTDet port
+MMDET = "mask_rcnn_convmae_25e.yaml"  # and what configs/mmdet_mask_rcnn_convmae_25e.py trains
 SUFFIXES = (".pth", ".pt", ".safetensors")
 
 
-def to_convmae(state: dict[str, Tensor], source: str, args: argparse.Namespace) -> tuple[Converted, str, str]:
-    """Converts a detectron2 detector; returns it, its recipe as YAML, and the command that evaluates it."""
+class Output(NamedTuple):
+    """What is written: weights, their recipe as YAML and what else is said of them, and what is told of their use."""
+
+    converted: Converted
+    hint: str
+    recipe: str = ""
+    meta: Mapping[str, Any] = {}
+
+
+def to_convmae(state: dict[str, Tensor], source: str, args: argparse.Namespace) -> Output:
+    """Converts a detectron2 detector."""
     recipe = args.config or (PORT if any(name.startswith("backbone.net.") for name in state) else PUBLISHED)
     options = list(args.cfg_options)
     if not args.config and any(name.startswith("roi_heads.box_predictor.0.") for name in state):
         options.insert(0, "model.cascade=true")
     config = load_config(DetectionConfig, recipe, options)
-    command = ["python", "tools/test_det.py", str(args.output), "--config", recipe]
+    converted = detector_from_detectron2(state, source, config, args.annotations)
+    return Output(converted, _evaluated(recipe, options, args.output), to_yaml(config))
+
+
+def mmdet_to_convmae(state: dict[str, Tensor], source: str, args: argparse.Namespace) -> Output:
+    """Converts an mmdet detector."""
+    recipe = args.config or MMDET
+    config = load_config(DetectionConfig, recipe, args.cfg_options)
+    converted = detector_from_mmdet(state, source, config, args.annotations, read_meta(args.weights))
+    return Output(converted, _evaluated(recipe, args.cfg_options, args.output), to_yaml(config))
+
+
+def _evaluated(recipe: str, options: Sequence[str], output: Path) -> str:
+    command = ["python", "tools/test_det.py", str(output), "--config", recipe]
     if options:
         command += ["--cfg-options", *options]
-    converted = detector_from_detectron2(state, source, config, args.annotations)
-    return converted, to_yaml(config), f"to evaluate it: {shlex.join(command)}"
+    return f"to evaluate it: {shlex.join(command)}"
 
 
-def to_detectron2(state: dict[str, Tensor], source: str, args: argparse.Namespace) -> tuple[Converted, str, str]:
-    """Converts a detector of this project; returns it, no recipe, and where its use is described."""
+def to_detectron2(state: dict[str, Tensor], source: str, args: argparse.Namespace) -> Output:
+    """Converts a detector of this project."""
+    _check_needless(args)
+    return Output(detector_to_detectron2(state, source), "how detectron2 takes it: docs/detectron2.md")
+
+
+def to_mmdet(state: dict[str, Tensor], source: str, args: argparse.Namespace) -> Output:
+    """Converts a detector of this project."""
+    _check_needless(args)
+    converted, meta = detector_to_mmdet(state, source)
+    return Output(converted, "how mmdet takes it: docs/mmdetection.md", meta=meta)
+
+
+def _check_needless(args: argparse.Namespace) -> None:
     if args.annotations or args.config or args.cfg_options:
         raise UserError(
-            "--annotations, --config and --cfg-options say what detectron2's files lack; leave them out here."
+            "--annotations, --config and --cfg-options say what files of other frameworks lack; leave them out here."
         )
-    return detector_to_detectron2(state, source), "", "how detectron2 takes it: docs/detectron2.md"
 
 
 class Direction(NamedTuple):
@@ -66,12 +101,14 @@ class Direction(NamedTuple):
     mark: str
     layout: str
     to: str
-    convert: Callable[[dict[str, Tensor], str, argparse.Namespace], tuple[Converted, str, str]]
+    convert: Callable[[dict[str, Tensor], str, argparse.Namespace], Output]
 
 
 DIRECTIONS = (
     Direction("proposal_generator.", "detectron2", "convmae", to_convmae),
+    Direction("rpn_head.rpn_cls.", "mmdet", "convmae", mmdet_to_convmae),
     Direction("rpn.head.", "convmae", "detectron2", to_detectron2),
+    Direction("rpn.head.", "convmae", "mmdet", to_mmdet),
 )
 
 
@@ -93,7 +130,7 @@ def find_direction(names: Iterable[str], source: str, to: str) -> tuple[Directio
             "is, and mmseg takes a run's model.pth (docs/mmsegmentation.md)."
         )
     if not known:
-        marks = " or ".join(f"{direction.mark}* ({direction.layout})" for direction in DIRECTIONS)
+        marks = " or ".join(dict.fromkeys(f"{direction.mark}* ({direction.layout})" for direction in DIRECTIONS))
         raise UserError(
             f"{source} can't be converted: found {', '.join(names[:4])}, ...; expected a name like {marks}."
         )
@@ -143,14 +180,14 @@ def convert(args: argparse.Namespace) -> None:
     direction, prefix = find_direction(state, source, args.to)
     print(f"{source}: layout of {direction.layout}, {len(state)} tensors" + (f", prefix '{prefix}'" if prefix else ""))
     state = {name.removeprefix(prefix): value for name, value in state.items()}
-    converted, config, hint = direction.convert(state, source, args)
+    converted, hint, recipe, meta = direction.convert(state, source, args)
     left = {**converted.left, "are no tensors": others}
     carried = len(state) - sum(map(len, converted.left.values()))
     print(f"{carried} carried, {sum(map(len, left.values()))} left behind, {len(converted.state) - carried} added")
     for reason, names in left.items():
         if names:
             print(visible(f"  these {reason}: {', '.join(names)}"))
-    save_weights(converted.state, args.output, config)
+    save_weights(converted.state, args.output, recipe, meta)
     print(f"written: {args.output}, layout of {args.to}, {len(converted.state)} tensors")
     print(hint)
 
@@ -169,7 +206,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--annotations", type=Path, help="COCO JSON file with the classes of a detector (default: COCO's own 80)"
     )
     parser.add_argument(
-        "--config", help=f"the recipe of the weights, for --to convmae (default {PUBLISHED}, or {PORT})"
+        "--config",
+        help=f"the recipe of the weights, for --to convmae (default {PUBLISHED}, or {PORT}; of mmdet's {MMDET})",
     )
     add_overrides(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it is there")

@@ -46,7 +46,7 @@ def detector_from_detectron2(
         model = DetectionModel(config, categories)
     given = from_detectron2(state)
     check_stages(given, model.model, source)
-    _check_fit(given, model.model, source)
+    check_fit(given, model.model, source)
     constants = _constants(model.model)
     left = {name: value for name, value in state.items() if name in constants}
     for name, value in left.items():
@@ -126,7 +126,8 @@ def _classes(state: Mapping[str, Tensor], source: str, annotations: Path | None)
     return found
 
 
-def _check_fit(given: Mapping[str, Tensor], model: MaskRCNN, source: str) -> None:
+def check_fit(given: Mapping[str, Tensor], model: MaskRCNN, source: str) -> None:
+    """Raises UserError unless tensors under our names fill a model."""
     differing = []
     for name, target in model.state_dict().items():
         if name in given and given[name].shape != target.shape:

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from mmengine.optim import OptimWrapper
+from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from timm.models import group_parameters
 from torch import nn
 from torch.nn.utils import get_total_norm
@@ -50,6 +51,25 @@ def param_groups(model: nn.Module, options: OptimOptions) -> list[dict[str, Any]
         group["params"].append(parameter)
         group["names"].append(name)
     return [groups[key] for key in sorted(groups)]
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class ConvMAEOptimWrapperConstructor(DefaultOptimWrapperConstructor):
+    """Groups parameters as this project's own runs do, which OpenMMLab's constructors of layer-wise decay can't.
+
+    ``paramwise_cfg`` takes ``layer_decay``, the factor of the learning rate from each layer to the one below it, and
+    ``decay_biases``. Norms, positions, bias tables and, without the latter, biases have no weight decay.
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None) -> None:
+        # Without options mmengine makes no groups.
+        super().__init__(optim_wrapper_cfg, paramwise_cfg or {"layer_decay": 1.0})
+
+    def add_params(self, params: list[dict[str, Any]], module: nn.Module, **_: Any) -> None:
+        for group in param_groups(module, OptimOptions(weight_decay=1.0, **self.paramwise_cfg)):
+            decayed = group.pop("weight_decay")
+            decay = {} if decayed and self.base_wd is None else {"weight_decay": decayed * (self.base_wd or 0.0)}
+            params.append({**group, **decay, "lr": self.base_lr * group["lr_scale"]})
 
 
 def build_optim_wrapper(

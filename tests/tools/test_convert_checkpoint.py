@@ -65,6 +65,23 @@ def test_a_detector_goes_to_detectron2_and_back(run: Path, capsys: pytest.Captur
     assert all(torch.equal(model.state_dict()[name], value) for name, value in original.items())
 
 
+def test_a_detector_goes_to_mmdet_and_back(run: Path, capsys: pytest.CaptureFixture) -> None:
+    assert convert(run, "model.pth", "mmdet.pth", "mmdet") == 0
+    assert "are kept as meta.dataset_meta: _extra_state" in capsys.readouterr().out
+    content = torch.load(run / "mmdet.pth", weights_only=True)
+    assert content["meta"] == {"dataset_meta": {"classes": ["box", "disc"], "category_ids": [3, 7]}}
+    content["state_dict"] = {f"module.{name}": value for name, value in content.pop("model").items()}
+    torch.save({**content, "optimizer": {"state": {}}}, run / "trained.pth")
+    options = ["--to", "convmae", "--config", str(run / "config.yaml")]
+    assert tool.main([str(run / "trained.pth"), str(run / "back.pth"), *options]) == 0
+    printed = capsys.readouterr().out
+    assert "layout of mmdet" in printed
+    assert "0 left behind" in printed
+    original, back = (torch.load(run / name, weights_only=True)["model"] for name in ("model.pth", "back.pth"))
+    assert back.keys() == original.keys()
+    assert all(torch.equal(back[name], value) for name, value in original.items())
+
+
 def test_a_published_files_recipe_and_classes_need_not_be_given(
     run: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +146,13 @@ def test_what_cant_be_turned_is_refused_by_one_message(run: Path, capsys: pytest
             "no annotation file none.json",
         ),
         ("model.pth", "out.pth", [*to_theirs, *classes], "leave them out here"),
+        ("model.pth", "out.pth", ["--to", "mmdet", *config], "leave them out here"),
+        (
+            "detectron2.pth",
+            "out.pth",
+            ["--to", "mmdet"],
+            "layout of detectron2, which can't be turned into that of mmdet",
+        ),
         ("model.pth", "out.onnx", to_theirs, "expected a name that ends in .pth"),
         ("model.pth", "none/out.pth", to_theirs, "There is no folder"),
         ("model.pth", "detectron2.pth", to_theirs, "is there already"),
