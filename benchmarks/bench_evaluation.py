@@ -1,4 +1,4 @@
-"""Time COCO's evaluation as shipped (faster-coco-eval) against pycocotools, on the same random detections.
+"""Time COCO's evaluation as shipped (hotcoco) against pycocotools, on the same random detections.
 
 From dictionaries in memory to the twelve numbers, in turn. The last column is the largest difference between theirs and ours,
 over the twelve.
