@@ -1,0 +1,50 @@
+"""Intervals hold the true value as often as they say, and follow from the number of pictures alone."""
+
+import numpy as np
+import pytest
+
+from convmae.reports.intervals import BLOCK, RESAMPLES, interval, intervals, resamples, shared
+
+
+def shares(values: np.ndarray) -> np.ndarray:
+    """The mean of each resample, by the weights."""
+    return np.concatenate([values @ drawn / len(values) for drawn in resamples(len(values))])
+
+
+def test_draws_are_of_as_many_pictures_and_the_same_each_time() -> None:
+    blocks = list(resamples(7))
+    assert len(blocks) * BLOCK == RESAMPLES
+    for block, again in zip(blocks, resamples(7), strict=True):
+        assert block.shape == (7, BLOCK)
+        assert (block.sum(axis=0) == 7).all()
+        np.testing.assert_array_equal(block, again)
+    assert not np.array_equal(blocks[0], blocks[1])
+    # Each picture is as often drawn as any other: n draws of n, so once on average, with variance 1 - 1/n.
+    every = np.hstack(blocks)
+    assert every.mean(axis=1) == pytest.approx(np.ones(7), abs=0.15)
+    assert every.var() == pytest.approx(6 / 7, rel=0.1)
+
+
+def test_an_interval_of_a_share_holds_the_truth_nineteen_times_in_twenty() -> None:
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(400):
+        low, high = interval(shares((rng.random(80) < 0.7).astype(np.float32)))
+        held += low <= 0.7 <= high
+    assert 0.91 <= held / 400 <= 0.98  # 0.95, with three standard errors of 0.011; discrete
+
+
+def test_what_two_runs_share_cancels_out() -> None:
+    rng = np.random.default_rng(1)
+    one = rng.random(50).astype(np.float32)
+    before, after = shares(one), shares(one + np.float32(0.125))
+    gain = shared({"score": before}, {"score": after})["score"]
+    assert gain.low == pytest.approx(0.125, abs=1e-5)
+    assert gain.high == pytest.approx(0.125, abs=1e-5)
+    assert gain.points("+") == "95 %: +12.5 to +12.5"
+    assert interval(before).high - interval(before).low > 0.1
+
+
+def test_resamples_without_a_score_are_left_out() -> None:
+    assert interval(np.array([np.nan, 0.5, 0.5])) == (0.5, 0.5)
+    assert intervals({"none": np.full(3, np.nan)}) == {}
