@@ -79,7 +79,7 @@ def match_classes(truth: dict[str, Any], rows: Sequence[dict[str, Any]], kind: s
 
 
 def resampled_ap(truth: dict[str, Any], rows: Sequence[dict[str, Any]], kind: str) -> dict[str, NDArray[np.float64]]:
-    """Returns the box or mask ``mAP``, ``AP50`` and ``AP75`` of each of ``reports.intervals``' resamples, nan without an object.
+    """Returns ``mAP``, ``AP50`` and ``AP75`` of boxes or masks on each of ``resamples``, nan where no object was drawn.
 
     A class without an object in a resample is left out of its mean, as COCO leaves it out.
     """

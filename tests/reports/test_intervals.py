@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from convmae.reports.intervals import BLOCK, RESAMPLES, interval, intervals, resamples, shared
+from convmae.reports.intervals import BLOCK, RESAMPLES, gains, interval, intervals, resamples
 
 
 def shares(values: np.ndarray) -> np.ndarray:
@@ -38,13 +38,14 @@ def test_what_two_runs_share_cancels_out() -> None:
     rng = np.random.default_rng(1)
     one = rng.random(50).astype(np.float32)
     before, after = shares(one), shares(one + np.float32(0.125))
-    gain = shared({"score": before}, {"score": after})["score"]
+    gain = gains({"score": before}, {"score": after})["score"]
     assert gain.low == pytest.approx(0.125, abs=1e-5)
     assert gain.high == pytest.approx(0.125, abs=1e-5)
     assert gain.points("+") == "95 %: +12.5 to +12.5"
     assert interval(before).high - interval(before).low > 0.1
 
 
-def test_resamples_without_a_score_are_left_out() -> None:
-    assert interval(np.array([np.nan, 0.5, 0.5])) == (0.5, 0.5)
-    assert intervals({"none": np.full(3, np.nan)}) == {}
+def test_resamples_that_have_no_score_or_all_the_same_say_nothing() -> None:
+    assert interval(np.array([np.nan, *np.linspace(0, 1, 41)])) == pytest.approx((0.025, 0.975))
+    scores = {"none": np.full(3, np.nan), "one picture": shares(np.array([0.5], dtype=np.float32))}
+    assert intervals(scores) == {}
