@@ -31,7 +31,7 @@ class Interval(NamedTuple):
 
     def points(self, sign: str = "") -> str:
         """Returns a share's interval in points of 100; ``sign`` as in a format, "+" for a difference."""
-        return f"95 %: {100 * self.low:{sign}.1f} to {100 * self.high:{sign}.1f}"
+        return f"95\u00a0%: {100 * self.low:{sign}.1f} to {100 * self.high:{sign}.1f}"
 
 
 def resamples(pictures: int) -> Iterator[NDArray[np.float32]]:

@@ -80,4 +80,4 @@ def test_what_changed_most_stands_first_and_what_did_not_is_left_out() -> None:
     assert most_changed(before, after, 1) == ([1], [4])
     number = gain_number("AP", 0.5, 0.4)
     assert (number.value, number.note) == ("-10.0", "from 50.0 to 40.0")
-    assert gain_number("AP", 0.5, 0.4, Interval(-0.2, 0.05)).note == "from 50.0 to 40.0; 95 %: -20.0 to +5.0"
+    assert gain_number("AP", 0.5, 0.4, Interval(-0.2, 0.05)).note == "from 50.0 to 40.0; 95\u00a0%: -20.0 to +5.0"

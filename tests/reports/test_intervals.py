@@ -41,7 +41,7 @@ def test_what_two_runs_share_cancels_out() -> None:
     gain = gains({"score": before}, {"score": after})["score"]
     assert gain.low == pytest.approx(0.125, abs=1e-5)
     assert gain.high == pytest.approx(0.125, abs=1e-5)
-    assert gain.points("+") == "95 %: +12.5 to +12.5"
+    assert gain.points("+") == "95\u00a0%: +12.5 to +12.5"
     assert interval(before).high - interval(before).low > 0.1
 
 
