@@ -59,7 +59,8 @@ def compare(folders: Sequence[Path], overrides: Sequence[str], work_dir: Path) -
     masks = all(config.model.masks for config in configs)
     one, other = (_score(run, splits[0], masks) for run in runs)
     page = Page("Two detection runs", f"{one.run.name} and {other.run.name}, on {splits[0].annotations}")
-    sureness = gains(*(resampled(scored.metric) for scored in (one, other)))
+    metrics = [scored.metric for scored in (one, other)]
+    sureness = gains([metric.numbers for metric in metrics], [resampled(metric) for metric in metrics])
     _add_results(page, one, other, sureness)
     _add_curves(page, one, other)
     _add_pictures(page, one, other)

@@ -1,4 +1,4 @@
-"""How sure a score is: 95 % intervals by the bootstrap over pictures (Efron, doi:10.1214/aos/1176344552)."""
+"""How sure a score is: 95 % intervals by the basic bootstrap over pictures (Davison and Hinkley 1997, 5.2)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ BLOCK = 100  # resamples at a time: their counts of a class's detections stay in
 ENDS = (2.5, 97.5)  # percentiles
 MEANING = (
     f"95 % intervals by the bootstrap over pictures: the score is computed on {RESAMPLES:,} sets of as many pictures, drawn "
-    "from these with replacement, and the interval is what the middle 95 % of them reach. It says how much the score depends "
-    "on which pictures happened to be tested. It doesn't say how much another training run would differ, nor what pictures of "
-    "another kind would give, and it is too narrow where classes stand on a few pictures."
+    "from these with replacement. What the middle 95 % of them lie off the score, mirrored, are the ends (the basic bootstrap "
+    "interval). It says how much the score depends on which pictures happened to be tested. It doesn't say how much another "
+    "training run would differ, nor what pictures of another kind would give, and where classes have few objects, AP is too "
+    "high and the interval corrects a part of it alone."
 )
 PAIRED = (
     " Both runs are scored on the same draws, so that pictures hard for both cancel out; where the interval of a difference "
@@ -46,24 +47,30 @@ def resamples(pictures: int) -> Iterator[NDArray[np.float32]]:
         yield np.ascontiguousarray(counts.T, dtype=np.float32)
 
 
-def interval(scores: NDArray[np.floating]) -> Interval | None:
-    """Returns the interval of a score from its values on the resamples, those that are nan left out.
+def interval(score: float, drawn: NDArray[np.floating]) -> Interval | None:
+    """Returns the basic interval of a score from its values on the resamples, those that are nan left out.
 
+    It mirrors them at the score: where resamples score too high, as AP does on few objects, so does the set itself.
     None where they don't differ, as of one picture or of nothing found: then they say nothing.
     """
-    known = scores[~np.isnan(scores)]
-    return Interval(*np.percentile(known, ENDS).tolist()) if len(np.unique(known)) > 1 else None
+    known = drawn[~np.isnan(drawn)]
+    if len(np.unique(known)) < 2:
+        return None
+    low, high = np.percentile(known, ENDS).tolist()
+    return Interval(2 * score - high, 2 * score - low)
 
 
-def intervals(scores: Mapping[str, NDArray[np.floating]]) -> dict[str, Interval]:
-    """Returns the intervals of scores by their names, of those that have one."""
-    found = {name: interval(values) for name, values in scores.items()}
-    return {name: ends for name, ends in found.items() if ends is not None}
+def intervals(scores: Mapping[str, float], drawn: Mapping[str, NDArray[np.floating]]) -> dict[str, Interval]:
+    """Returns the intervals, within 0..1, of the scores that have one, from their values on the resamples."""
+    found = {name: interval(scores[name], values) for name, values in drawn.items()}
+    return {name: Interval(max(one.low, 0.0), min(one.high, 1.0)) for name, one in found.items() if one is not None}
 
 
-def gains(one: Mapping[str, NDArray], other: Mapping[str, NDArray]) -> dict[str, Interval]:
+def gains(scores: Sequence[Mapping[str, float]], drawn: Sequence[Mapping[str, NDArray]]) -> dict[str, Interval]:
     """Returns the intervals of the second run's gains over the first, from the values of both on the same draws."""
-    return intervals({name: other[name] - values for name, values in one.items()})
+    (before, after), (one, other) = scores, drawn
+    found = {name: interval(after[name] - before[name], other[name] - one[name]) for name in one}
+    return {name: ends for name, ends in found.items() if ends is not None}
 
 
 def ends(found: Mapping[str, Interval]) -> dict[str, Sequence[float]]:

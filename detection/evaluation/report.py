@@ -74,7 +74,7 @@ def write_report(
     results_path = write_results(work_dir / "detections.json", metric.predictions, metric.data)
     pictures = {kind: overlaps(metric.data, metric.predictions, kind) for kind in metric.details}
     page = Page("Object detection", f"Mask R-CNN on ConvMAE-{config.model.size}, {metric.data.annotations}")
-    sureness = intervals(resampled(metric))
+    sureness = intervals(metric.numbers, resampled(metric))
     _add_results(page, metric, config.model.detections, sureness)
     rows = read_scalars(work_dir)
     if rows:

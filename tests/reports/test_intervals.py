@@ -29,7 +29,8 @@ def test_an_interval_of_a_share_holds_the_truth_nineteen_times_in_twenty() -> No
     rng = np.random.default_rng(0)
     held = 0
     for _ in range(400):
-        low, high = interval(shares((rng.random(80) < 0.7).astype(np.float32)))
+        right = (rng.random(80) < 0.7).astype(np.float32)
+        low, high = interval(float(right.mean()), shares(right))
         held += low <= 0.7 <= high
     assert 0.91 <= held / 400 <= 0.98  # 0.95, with three standard errors of 0.011; discrete
 
@@ -38,14 +39,18 @@ def test_what_two_runs_share_cancels_out() -> None:
     rng = np.random.default_rng(1)
     one = rng.random(50).astype(np.float32)
     before, after = shares(one), shares(one + np.float32(0.125))
-    gain = gains({"score": before}, {"score": after})["score"]
+    means = [{"score": float(one.mean())}, {"score": float(one.mean()) + 0.125}]
+    gain = gains(means, [{"score": before}, {"score": after}])["score"]
     assert gain.low == pytest.approx(0.125, abs=1e-5)
     assert gain.high == pytest.approx(0.125, abs=1e-5)
     assert gain.points("+") == "95\u00a0%: +12.5 to +12.5"
-    assert interval(before).high - interval(before).low > 0.1
+    alone = interval(float(one.mean()), before)
+    assert alone.high - alone.low > 0.1
 
 
 def test_resamples_that_have_no_score_or_all_the_same_say_nothing() -> None:
-    assert interval(np.array([np.nan, *np.linspace(0, 1, 41)])) == pytest.approx((0.025, 0.975))
+    skewed = np.array([np.nan, *np.linspace(0, 1, 41)])
+    assert interval(0.25, skewed) == pytest.approx((-0.475, 0.475))  # mirrored at the score
+    assert intervals({"score": 0.25}, {"score": skewed})["score"] == pytest.approx((0, 0.475))
     scores = {"none": np.full(3, np.nan), "one picture": shares(np.array([0.5], dtype=np.float32))}
-    assert intervals(scores) == {}
+    assert intervals({"none": 0.0, "one picture": 0.5}, scores) == {}
