@@ -1,4 +1,4 @@
-"""Time COCO's evaluation as shipped (faster-coco-eval) against pycocotools, on the same random detections.
+"""Time COCO's evaluation as shipped (hotcoco) against pycocotools, on the same random detections.
 
 From dictionaries in memory to the twelve numbers, in turn. The last column is the largest difference between theirs and ours,
 over the twelve.
@@ -25,13 +25,13 @@ from convmae.detection.evaluation.coco_metric import evaluate_coco
 from convmae.engine.errors import UserError
 
 WIDTH, HEIGHT = 640, 480
-OBJECTS = 7  # a picture, as in COCO
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this comparison."""
     parser.add_argument("--pictures", type=int, default=2000, help="how many (default 2000)")
     parser.add_argument("--classes", type=int, default=80, help="how many (default 80)")
+    parser.add_argument("--objects", type=int, default=7, help="of each picture (default 7, as in COCO)")
     parser.add_argument("--detections", type=int, default=100, help="of each picture (default 100)")
     parser.add_argument(
         "--kinds", nargs="+", choices=("bbox", "segm"), default=["bbox", "segm"], help="boxes, masks (default both)"
@@ -40,9 +40,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Returns one row a kind. Raises UserError for counts below one."""
-    if min(args.pictures, args.classes, args.detections) < 1:
-        raise UserError("--pictures, --classes and --detections must be 1 or more.")
-    truth, rows = generate(args.pictures, args.classes, args.detections)
+    if min(args.pictures, args.classes, args.objects, args.detections) < 1:
+        raise UserError("--pictures, --classes, --objects and --detections must be 1 or more.")
+    truth, rows = generate(args.pictures, args.classes, args.detections, args.objects)
     return [measure(kind, truth, rows, args.repeats) for kind in args.kinds]
 
 
@@ -80,15 +80,17 @@ def plain_numbers(truth: dict[str, Any], rows: Sequence[dict[str, Any]], kind: s
     return np.asarray(evaluation.stats)
 
 
-def generate(pictures: int, classes: int, detections: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def generate(
+    pictures: int, classes: int, detections: int, objects: int = 7
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Returns ground truth and result rows: each detection is an object with noise in place and class, its mask an octagon."""
     rng = np.random.default_rng(0)
     annotations: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     for picture in range(1, pictures + 1):
-        sizes = np.exp(rng.uniform(np.log(8), np.log(300), (OBJECTS, 2)))
-        starts = rng.uniform(0, 1, (OBJECTS, 2)) * ((WIDTH, HEIGHT) - sizes)
-        labels = rng.integers(1, classes + 1, OBJECTS)
+        sizes = np.exp(rng.uniform(np.log(8), np.log(300), (objects, 2)))
+        starts = rng.uniform(0, 1, (objects, 2)) * ((WIDTH, HEIGHT) - sizes)
+        labels = rng.integers(1, classes + 1, objects)
         for number, (box, rle) in enumerate(_shapes(np.hstack([starts, sizes]))):
             annotations.append(
                 {
@@ -101,7 +103,7 @@ def generate(pictures: int, classes: int, detections: int) -> tuple[dict[str, An
                     "segmentation": rle,
                 }
             )
-        of = rng.integers(0, OBJECTS, detections)
+        of = rng.integers(0, objects, detections)
         noise = rng.normal(0, 0.15, (detections, 4)) * np.tile(sizes[of], 2)
         guessed = np.where(rng.random(detections) < 0.6, labels[of], rng.integers(1, classes + 1, detections))
         boxes = np.hstack([starts, sizes])[of] + noise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from convmae.detection.data.coco import CocoData
 from convmae.detection.evaluation.coco_metric import STANDARD, CocoMetric, read_results
 from convmae.detection.evaluation.error_kinds import CONFIDENT, ERRORS, judge, overlaps, sure
 from convmae.detection.evaluation.rated_pictures import Rated, draw, rate
-from convmae.detection.evaluation.report import KINDS, MEANINGS, known
+from convmae.detection.evaluation.report import KINDS, MEANINGS, known, resampled
 from convmae.engine.config import load_config
 from convmae.engine.errors import UserError
 from convmae.engine.log import log
@@ -29,6 +29,7 @@ from convmae.reports.comparison import (
     most_changed,
     read_runs,
 )
+from convmae.reports.intervals import MEANING, PAIRED, Interval, ends, gains
 from convmae.reports.page import Page, Picture
 from convmae.reports.plots import lines
 
@@ -58,10 +59,12 @@ def compare(folders: Sequence[Path], overrides: Sequence[str], work_dir: Path) -
     masks = all(config.model.masks for config in configs)
     one, other = (_score(run, splits[0], masks) for run in runs)
     page = Page("Two detection runs", f"{one.run.name} and {other.run.name}, on {splits[0].annotations}")
-    _add_results(page, one, other)
+    metrics = [scored.metric for scored in (one, other)]
+    sureness = gains([metric.numbers for metric in metrics], [resampled(metric) for metric in metrics])
+    _add_results(page, one, other, sureness)
     _add_curves(page, one, other)
     _add_pictures(page, one, other)
-    numbers = [scored.metric.numbers for scored in (one, other)]
+    numbers = [one.metric.numbers, {**other.metric.numbers, "gain_intervals": ends(sureness)}]
     headline = [f"{kind}_{name}" for kind in one.metric.kinds for name in ("mAP", "AP50")]
     return finish(page, runs, numbers, headline, one.metric.scoring + other.metric.scoring, work_dir)
 
@@ -87,16 +90,18 @@ def _score(run: Run, data: CocoData, masks: bool) -> Scored:
     return Scored(run, metric, rate(data, predictions, sure(overlaps(data, predictions, "bbox"))))
 
 
-def _add_results(page: Page, one: Scored, other: Scored) -> None:
+def _add_results(page: Page, one: Scored, other: Scored, sureness: Mapping[str, Interval]) -> None:
     runs, data = (one.run, other.run), one.metric.data
     pairs = {name: (value, other.metric.numbers[name]) for name, value in one.metric.numbers.items()}
     page.headline(
         [
-            gain_number(f"{KINDS[kind]} {name}", *pairs[f"{kind}_{key}"])
+            gain_number(f"{KINDS[kind]} {name}", *pairs[f"{kind}_{key}"], sureness.get(f"{kind}_{key}"))
             for name, key in (("AP", "mAP"), ("AP50", "AP50"))
             for kind in one.metric.kinds
         ]
     )
+    if sureness:
+        page.text("How sure the gains are", MEANING + PAIRED)
     for kind in one.metric.kinds:
         rows: Rows = [(MEANINGS[name], *_both(pairs[f"{kind}_{name}"])) for name in STANDARD]
         add_numbers(page, f"COCO's twelve numbers, {KINDS[kind]}", "measure", runs, rows)

@@ -12,6 +12,7 @@ from convmae.engine.config import differing_options
 from convmae.engine.errors import UserError
 from convmae.engine.log import log_done
 from convmae.engine.training.scalars import read_scalars
+from convmae.reports.intervals import Interval
 from convmae.reports.page import Number, Page
 from convmae.reports.plots import curves
 
@@ -75,9 +76,10 @@ def most_changed(before: Sequence[float], after: Sequence[float], count: int) ->
     return [number for number in first if gains[number] < 0], [number for number in second if gains[number] > 0]
 
 
-def gain_number(label: str, one: float, other: float) -> Number:
-    """Returns the headline of a share that went from ``one`` to ``other``, in points of 100."""
-    return Number(label, f"{100 * (other - one):+.1f}", f"from {100 * one:.1f} to {100 * other:.1f}")
+def gain_number(label: str, one: float, other: float, ends: Interval | None = None) -> Number:
+    """Returns the headline of a share that went from ``one`` to ``other``, in points of 100; ``ends`` are those of the gain."""
+    note = f"from {100 * one:.1f} to {100 * other:.1f}"
+    return Number(label, f"{100 * (other - one):+.1f}", f"{note}; {ends.points('+')}" if ends else note)
 
 
 def add_options(page: Page, runs: Sequence[Run]) -> None:
@@ -92,7 +94,7 @@ def add_options(page: Page, runs: Sequence[Run]) -> None:
 def finish(
     page: Page,
     runs: Sequence[Run],
-    numbers: Sequence[Mapping[str, float]],
+    numbers: Sequence[Mapping[str, Any]],
     headline: Sequence[str],
     seconds: float,
     work_dir: Path,

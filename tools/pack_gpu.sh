@@ -16,7 +16,7 @@ set -euo pipefail
 PACKAGES=(
     # As source alone, of which pip makes wheels without compiled parts:
     onedl-mmcv==2.3.6 onedl-mmsegmentation==1.4.2 antlr4-python3-runtime==4.9.3 fvcore==0.1.5.post20221221
-    onedl-mmengine==0.10.12 omegaconf==2.3.1 pycocotools==2.0.11 faster-coco-eval==1.8.0 yapf==0.43.0 prettytable==3.18.0
+    onedl-mmengine==0.10.12 omegaconf==2.3.1 pycocotools==2.0.11 hotcoco==1.3.0 yapf==0.43.0 prettytable==3.18.0
     wcwidth platformdirs ftfy iopath yacs termcolor addict tifffile==2026.11.8
 )
 PARTS=(backbones pretraining classification detection segmentation reports engine benchmarks configs tools tests docs setup.cfg pyproject.toml)

@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from faster_coco_eval import COCO, COCOeval_faster
+from hotcoco import COCO, COCOeval
 from numpy.typing import NDArray
-from pycocotools import mask as mask_api
 
 from convmae.detection.data.coco import CocoData
 from convmae.detection.data.coco_records import to_rle
@@ -25,7 +24,6 @@ from convmae.detection.data.segmentations import read_segmentation
 from convmae.engine.errors import UserError
 from convmae.engine.faults import refuse
 from convmae.engine.files import write_whole
-from convmae.engine.log import log
 from convmae.engine.machine.memory import collector_paused
 from convmae.engine.training.metric import PictureMetric
 
@@ -166,20 +164,52 @@ def read_results(path: Path, data: CocoData) -> list[dict[str, Any]]:
 
 def evaluate_coco(ground_truth: dict[str, Any], rows: Sequence[dict[str, Any]], kind: str) -> Details:
     """Returns COCO's evaluation of result rows; kind: bbox or segm. Neither argument is changed."""
-    with contextlib.redirect_stdout(io.StringIO()), collector_paused():
-        # An id of 0 would read as "matched with nothing", so annotations are numbered anew.
-        # A crowd may have no mask.
-        whole = [one for one in ground_truth["annotations"] if kind == "bbox" or "segmentation" in one]
-        annotations = [{**one, "id": number} for number, one in enumerate(whole, 1)]
-        truth = COCO({**ground_truth, "annotations": annotations})
-        wanted = ("image_id", "category_id", "score", "bbox") + (("segmentation",) if kind == "segm" else ())
-        found = truth.loadRes([{key: row[key] for key in wanted if key in row} for row in rows])
-        if kind == "segm":  # there an object's size is that of its mask
-            for row in found.dataset["annotations"]:
-                row["area"] = float(mask_api.area(row["segmentation"]))
-        evaluation = COCOeval_faster(truth, found, iouType=kind, print_function=log.debug)
+    evaluation = coco_evaluation(ground_truth, rows, kind)
+    with contextlib.redirect_stdout(io.StringIO()):
         evaluation.run()
-    return Details(np.asarray(evaluation.stats[:12], dtype=np.float64), evaluation.eval["precision"][..., -1])
+    found = evaluation.eval
+    return Details(np.asarray(evaluation.stats, dtype=np.float64), found["precision"][..., -1])
+
+
+def coco_evaluation(ground_truth: dict[str, Any], rows: Sequence[dict[str, Any]], kind: str) -> COCOeval:
+    """Returns the library's evaluation, not yet run. Ids of pictures and classes in it are places among theirs."""
+    # By place: hotcoco takes no negative id, and reads results' ids as float64.
+    images = {image["id"]: image for image in ground_truth["images"]}
+    places = {number: place for place, number in enumerate(sorted(images))}
+    labels = {number: label for label, number in enumerate(sorted(one["id"] for one in ground_truth["categories"]))}
+    # A crowd may have no mask.
+    whole = [one for one in ground_truth["annotations"] if kind == "bbox" or "segmentation" in one]
+    with collector_paused():
+        truth = COCO.from_arrays(
+            [
+                {"id": place, "width": images[number]["width"], "height": images[number]["height"]}
+                for number, place in places.items()
+            ],
+            [{"id": label, "name": str(number)} for number, label in labels.items()],
+            np.array([places[one["image_id"]] for one in whole], dtype=np.int64),
+            np.array([labels[one["category_id"]] for one in whole], dtype=np.int64),
+            np.array([one["bbox"] for one in whole], dtype=np.float64).reshape(-1, 4),
+            area=np.array([one["area"] for one in whole], dtype=np.float64),
+            iscrowd=np.array([one["iscrowd"] for one in whole], dtype=bool),
+            segmentation=[one["segmentation"] for one in whole] if kind == "segm" else None,
+        )
+        found: Any
+        if kind == "bbox":
+            found = np.array(
+                [(places[row["image_id"]], *row["bbox"], row["score"], labels[row["category_id"]]) for row in rows],
+                dtype=np.float64,
+            ).reshape(-1, 7)
+        else:  # without boxes: there an object's size is that of its mask
+            found = [
+                {
+                    "image_id": places[row["image_id"]],
+                    "category_id": labels[row["category_id"]],
+                    "score": row["score"],
+                    "segmentation": row["segmentation"],
+                }
+                for row in rows
+            ]
+        return COCOeval(truth, truth.load_res(found), kind)
 
 
 def crowded(data: CocoData) -> list[tuple[int, int, int]]:

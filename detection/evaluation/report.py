@@ -6,18 +6,29 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from convmae.detection.config import DetectionConfig
 from convmae.detection.data.coco import CocoData
-from convmae.detection.evaluation.coco_metric import COUNTED, SIZES, STANDARD, CocoMetric, Details, write_results
+from convmae.detection.evaluation.coco_metric import (
+    COUNTED,
+    SIZES,
+    STANDARD,
+    CocoMetric,
+    Details,
+    coco_results,
+    write_results,
+)
 from convmae.detection.evaluation.error_kinds import CONFIDENT, ERRORS, Overlaps, confusion, judge, overlaps, sure
 from convmae.detection.evaluation.rated_pictures import Rated, draw, rate
+from convmae.detection.evaluation.resampled_ap import resampled_ap
 from convmae.engine.log import duration
 from convmae.engine.machine.memory import describe_peak
 from convmae.engine.machine.precision import resolve_device
 from convmae.engine.options import describe_views
 from convmae.engine.text import distinct
 from convmae.engine.training.scalars import read_scalars
+from convmae.reports.intervals import MEANING, Interval, ends, intervals
 from convmae.reports.page import Number, Page, Picture
 from convmae.reports.plots import curves, lines, matrix
 from convmae.reports.run_page import add_remarks, add_run, add_unread
@@ -70,7 +81,8 @@ def write_report(
     pictures = {kind: overlaps(metric.data, metric.predictions, kind) for kind in metric.details}
     detector = "Cascade Mask R-CNN" if config.model.cascade else "Mask R-CNN"
     page = Page("Object detection", f"{detector} on ConvMAE-{config.model.size}, {metric.data.annotations}")
-    _add_results(page, metric, config.model.detections)
+    sureness = intervals(metric.numbers, resampled(metric))
+    _add_results(page, metric, config.model.detections, sureness)
     rows = read_scalars(work_dir)
     if rows:
         known = {label: key for label, key in LOSSES.items() if any(key in row for row in rows)}
@@ -86,7 +98,7 @@ def write_report(
     add_remarks(page, {name: data.remarks for name, data in splits.items()})
     told = add_unread(page, unread or {})
     add_run(page, config, weights, seconds, _cost(metric, config))
-    numbers = {**metric.numbers, "classes": _class_numbers(metric), **told}
+    numbers = {**metric.numbers, "intervals": ends(sureness), "classes": _class_numbers(metric), **told}
     return page, [*page.save(numbers, work_dir), results_path]
 
 
@@ -95,7 +107,13 @@ def known(value: float) -> float | None:
     return value if value > -1 else None
 
 
-def _add_results(page: Page, metric: CocoMetric, detections: int) -> None:
+def resampled(metric: CocoMetric) -> dict[str, NDArray[np.float64]]:
+    """Returns the scores on the resamples of each kind that the metric has evaluated, as ``bbox_mAP`` and so on."""
+    truth, rows = metric.data.ground_truth(), coco_results(metric.predictions, metric.data)
+    return {name: values for kind in metric.details for name, values in resampled_ap(truth, rows, kind).items()}
+
+
+def _add_results(page: Page, metric: CocoMetric, detections: int, sureness: Mapping[str, Interval]) -> None:
     """Adds headline, the twelve numbers, the classes and the precision-recall curves to a page."""
     caption = "Over all classes and pictures. A dash: there is no ground truth of that kind."
     if detections > COUNTED:
@@ -105,11 +123,13 @@ def _add_results(page: Page, metric: CocoMetric, detections: int) -> None:
         )
     page.headline(
         [
-            Number(f"{KINDS[kind]} {name}", f"{100 * metric.numbers[f'{kind}_{key}']:.1f}", note)
+            _number(metric, kind, name, key, note, sureness)
             for name, key, note in (("AP", "mAP", "mean over IoU 0.50 to 0.95"), ("AP50", "AP50", "at IoU 0.50"))
             for kind in metric.details
         ]
     )
+    if sureness:
+        page.text("How sure the numbers are", MEANING)
     page.table(
         "COCO's twelve numbers",
         ["measure", *(KINDS[kind] for kind in metric.details)],
@@ -136,6 +156,12 @@ def _add_results(page: Page, metric: CocoMetric, detections: int) -> None:
         page.figure(
             f"Precision over recall, {KINDS[kind]}", lines(recall, at, "recall", "precision"), "Mean over the classes."
         )
+
+
+def _number(metric: CocoMetric, kind: str, name: str, key: str, note: str, sureness: Mapping[str, Interval]) -> Number:
+    found = sureness.get(f"{kind}_{key}")
+    said = f"{note}; {found.points()}" if found else note
+    return Number(f"{KINDS[kind]} {name}", f"{100 * metric.numbers[f'{kind}_{key}']:.1f}", said)
 
 
 def _add_errors(page: Page, kind: str, pictures: Mapping[int, Overlaps]) -> None:

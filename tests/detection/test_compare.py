@@ -71,6 +71,23 @@ def test_the_page_shows_what_the_second_run_gained(runs: tuple[Path, Path], spli
     numbers = json.loads((split / "both" / "metrics.json").read_text())
     assert [numbers[name]["bbox_mAP"] for name in ("discs", "all")] == [0.5, 1.0]
     assert numbers["all"]["segm_mAP"] == 1.0
+    assert numbers["all"]["gain_intervals"] == {}  # the same gain whichever pictures are drawn
+    assert "bootstrap" not in page
+
+
+def test_a_gain_that_hangs_on_the_pictures_has_an_interval(runs: tuple[Path, Path], split: Path) -> None:
+    def only_some(data: CocoData) -> list[dict[str, Any]]:
+        return [*detections(data, slice(0))[:1], *detections(data, slice(None))[1:]]
+
+    some = write_run(split, "some", only_some)
+    assert main(["--compare", str(some), str(runs[1]), "--work-dir", str(split / "both")]) == 0
+    numbers = json.loads((split / "both" / "metrics.json").read_text())
+    low, high = numbers["all"]["gain_intervals"]["bbox_mAP"]
+    gain = numbers["all"]["bbox_mAP"] - numbers["some"]["bbox_mAP"]
+    assert -1 <= low < gain < high <= 1
+    page = (split / "both" / "report" / "index.html").read_text()
+    assert f"95\u00a0%: {100 * low:+.1f} to {100 * high:+.1f}" in page
+    assert "bootstrap over pictures" in page
 
 
 def test_runs_that_cannot_be_compared_are_refused(

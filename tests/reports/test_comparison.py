@@ -7,6 +7,7 @@ import pytest
 
 from convmae.engine.errors import UserError
 from convmae.reports.comparison import add_curves, add_numbers, add_options, gain_number, most_changed, read_runs
+from convmae.reports.intervals import Interval
 from convmae.reports.page import Page
 
 
@@ -79,3 +80,4 @@ def test_what_changed_most_stands_first_and_what_did_not_is_left_out() -> None:
     assert most_changed(before, after, 1) == ([1], [4])
     number = gain_number("AP", 0.5, 0.4)
     assert (number.value, number.note) == ("-10.0", "from 50.0 to 40.0")
+    assert gain_number("AP", 0.5, 0.4, Interval(-0.2, 0.05)).note == "from 50.0 to 40.0; 95\u00a0%: -20.0 to +5.0"

@@ -36,8 +36,11 @@ def rename(split: Path, change: Callable[[Callable[[dict], Any]], Path]) -> Coco
     return read_coco(change(edit), split / "images")
 
 
-def report(data: CocoData, split: Path, work_dir: Path) -> dict[str, Any]:
-    """Writes a run's report on detections of each object by the class after its own; returns what metrics.json says."""
+def report(data: CocoData, split: Path, work_dir: Path, right: int = 0) -> dict[str, Any]:
+    """Writes a run's report on detections of each object, by the class after its own but on the first ``right`` pictures.
+
+    Returns what metrics.json says.
+    """
     metric = CocoMetric(data, masks=False)
     found = [(image.id, data.objects.get(image.id, [])) for image in data.images]
     metric.numbers = metric.compute_metrics(
@@ -46,9 +49,11 @@ def report(data: CocoData, split: Path, work_dir: Path) -> dict[str, Any]:
                 "image_id": image,
                 "boxes": torch.tensor([one.box for one in objects]).view(-1, 4),
                 "scores": torch.full((len(objects),), 0.9),
-                "labels": torch.tensor([(one.label + 1) % len(NASTY) for one in objects], dtype=torch.int64),
+                "labels": torch.tensor(
+                    [(one.label + (place >= right)) % len(data.categories) for one in objects], dtype=torch.int64
+                ),
             }
-            for image, objects in found
+            for place, (image, objects) in enumerate(found)
         ]
     )
     config = tiny_config(split, "model.masks=false")
@@ -99,3 +104,13 @@ def test_a_check_of_data_with_nasty_names_writes_all(
     assert len(metrics["training"]["classes"]) == len(NASTY)
     assert sum(metrics["training"]["classes"].values()) == sum(data.class_counts())
     assert "h\\xfc $x$" in page_path.read_text(encoding="utf-8")
+
+
+def test_the_page_says_how_sure_ap_is(split: Path) -> None:
+    data = read_coco(split / "instances.json", split / "images")
+    metrics = report(data, split, split / "run", right=2)
+    low, high = metrics["intervals"]["bbox_mAP"]
+    assert 0 <= low < metrics["bbox_mAP"] < high <= 1
+    page = (split / "run" / "report" / "index.html").read_text(encoding="utf-8")
+    assert f"95\u00a0%: {100 * low:.1f} to {100 * high:.1f}" in page
+    assert "bootstrap over pictures" in page

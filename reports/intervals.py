@@ -1,0 +1,78 @@
+"""How sure a score is: 95 % intervals by the basic bootstrap over pictures (Davison and Hinkley 1997, 5.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+RESAMPLES = 1000  # an end's own error is then a twelfth of the score's standard error
+BLOCK = 100  # resamples at a time: their counts of a class's detections stay in a processor's cache
+ENDS = (2.5, 97.5)  # percentiles
+MEANING = (
+    f"95 % intervals by the bootstrap over pictures: the score is computed on {RESAMPLES:,} sets of as many pictures, drawn "
+    "from these with replacement. What the middle 95 % of them lie off the score, mirrored, are the ends (the basic bootstrap "
+    "interval). It says how much the score depends on which pictures happened to be tested. It doesn't say how much another "
+    "training run would differ, nor what pictures of another kind would give, and where classes have few objects, AP is too "
+    "high and the interval corrects a part of it alone."
+)
+PAIRED = (
+    " Both runs are scored on the same draws, so that pictures hard for both cancel out; where the interval of a difference "
+    "holds 0, the difference may be chance."
+)
+
+
+class Interval(NamedTuple):
+    """The ends of a 95 % interval."""
+
+    low: float
+    high: float
+
+    def points(self, sign: str = "") -> str:
+        """Returns a share's interval in points of 100; ``sign`` as in a format, "+" for a difference."""
+        return f"95\u00a0%: {100 * self.low:{sign}.1f} to {100 * self.high:{sign}.1f}"
+
+
+def resamples(pictures: int) -> Iterator[NDArray[np.float32]]:
+    """Yields how often each picture is drawn, [pictures, BLOCK], until there were RESAMPLES draws of ``pictures`` pictures.
+
+    They follow from the number of pictures alone, the same for every run and, made of integers, on every machine.
+    """
+    for block in range(RESAMPLES // BLOCK):
+        drawn = np.random.default_rng((block, pictures)).integers(pictures, size=(BLOCK, pictures))
+        places = drawn + pictures * np.arange(BLOCK)[:, None]
+        counts = np.bincount(places.ravel(), minlength=BLOCK * pictures).reshape(BLOCK, pictures)
+        yield np.ascontiguousarray(counts.T, dtype=np.float32)
+
+
+def interval(score: float, drawn: NDArray[np.floating]) -> Interval | None:
+    """Returns the basic interval of a score from its values on the resamples, those that are nan left out.
+
+    It mirrors them at the score: where resamples score too high, as AP does on few objects, so does the set itself.
+    None where they don't differ, as of one picture or of nothing found: then they say nothing.
+    """
+    known = drawn[~np.isnan(drawn)]
+    if len(np.unique(known)) < 2:
+        return None
+    low, high = np.percentile(known, ENDS).tolist()
+    return Interval(2 * score - high, 2 * score - low)
+
+
+def intervals(scores: Mapping[str, float], drawn: Mapping[str, NDArray[np.floating]]) -> dict[str, Interval]:
+    """Returns the intervals, within 0..1, of the scores that have one, from their values on the resamples."""
+    found = {name: interval(scores[name], values) for name, values in drawn.items()}
+    return {name: Interval(max(one.low, 0.0), min(one.high, 1.0)) for name, one in found.items() if one is not None}
+
+
+def gains(scores: Sequence[Mapping[str, float]], drawn: Sequence[Mapping[str, NDArray]]) -> dict[str, Interval]:
+    """Returns the intervals of the second run's gains over the first, from the values of both on the same draws."""
+    (before, after), (one, other) = scores, drawn
+    found = {name: interval(after[name] - before[name], other[name] - one[name]) for name in one}
+    return {name: ends for name, ends in found.items() if ends is not None}
+
+
+def ends(found: Mapping[str, Interval]) -> dict[str, Sequence[float]]:
+    """Returns what ``metrics.json`` holds of intervals."""
+    return {name: list(one) for name, one in found.items()}
