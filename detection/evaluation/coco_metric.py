@@ -167,7 +167,7 @@ def evaluate_coco(ground_truth: dict[str, Any], rows: Sequence[dict[str, Any]], 
     evaluation = coco_evaluation(ground_truth, rows, kind)
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.run()
-    found = evaluation.eval
+    found: Any = evaluation.eval
     return Details(np.asarray(evaluation.stats, dtype=np.float64), found["precision"][..., -1])
 
 
