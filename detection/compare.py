@@ -64,7 +64,10 @@ def compare(folders: Sequence[Path], overrides: Sequence[str], work_dir: Path) -
     _add_results(page, one, other, sureness)
     _add_curves(page, one, other)
     _add_pictures(page, one, other)
-    numbers = [one.metric.numbers, {**other.metric.numbers, "gain_intervals": ends(sureness)}]
+    numbers: list[dict[str, Any]] = [
+        {**one.metric.numbers},
+        {**other.metric.numbers, "gain_intervals": ends(sureness)},
+    ]
     headline = [f"{kind}_{name}" for kind in one.metric.kinds for name in ("mAP", "AP50")]
     return finish(page, runs, numbers, headline, one.metric.scoring + other.metric.scoring, work_dir)
 

@@ -27,8 +27,8 @@ from convmae.detection.config import DetectionConfig, ModelOptions
 from convmae.detection.data.coco import Category
 from convmae.detection.model.convert_mmdet import detector_to_mmdet, mmdet_names
 from convmae.detection.model.detection_model import DetectionModel
-from convmae.detection.model.mask_pasting import paste_masks
 from convmae.detection.model.mask_rcnn import MaskRCNN
+from convmae.detection.model.restore import paste_masks
 from convmae.engine.config import load_config
 from convmae.engine.errors import UserError
 from convmae.engine.files import save_weights
