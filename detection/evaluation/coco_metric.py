@@ -24,6 +24,7 @@ from convmae.detection.data.segmentations import read_segmentation
 from convmae.engine.errors import UserError
 from convmae.engine.faults import refuse
 from convmae.engine.files import write_whole
+from convmae.engine.machine.forks import threads_of
 from convmae.engine.machine.memory import collector_paused
 from convmae.engine.training.metric import PictureMetric
 
@@ -162,6 +163,7 @@ def read_results(path: Path, data: CocoData) -> list[dict[str, Any]]:
     ]
 
 
+@threads_of("hotcoco")
 def evaluate_coco(ground_truth: dict[str, Any], rows: Sequence[dict[str, Any]], kind: str) -> Details:
     """Returns COCO's evaluation of result rows; kind: bbox or segm. Neither argument is changed."""
     evaluation = coco_evaluation(ground_truth, rows, kind)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmae.detection.evaluation.coco_metric import COUNTED, coco_evaluation
+from convmae.engine.machine.forks import threads_of
 from convmae.reports.intervals import resamples
 
 WHOLE = [0.0, 1e10]  # square pixels: objects of all sizes, as COCO says it
@@ -64,6 +65,7 @@ class ClassMatches:
         return np.einsum("kb,kb->b", precision, levels, dtype=np.float64) / len(STRICT)
 
 
+@threads_of("hotcoco")
 def match_classes(truth: dict[str, Any], rows: Sequence[dict[str, Any]], kind: str) -> list[ClassMatches]:
     """Returns what COCO's evaluation matches of each class that a picture holds or a detection names; kind: bbox or segm."""
     evaluation = coco_evaluation(truth, rows, kind)

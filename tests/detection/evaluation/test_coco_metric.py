@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import multiprocessing
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -218,3 +219,18 @@ def test_no_detections_score_zero(split: Path) -> None:
     data = read_coco(split / "instances.json", split / "images")
     for kind in ("bbox", "segm"):
         assert evaluate_coco(data.ground_truth(), [], kind).stats[0] == 0
+
+
+def test_a_process_forked_after_an_evaluation_evaluates_too(split: Path) -> None:
+    """The library's threads are not in it: a call there would wait for them without end."""
+    data = read_coco(split / "instances.json", split / "images")
+    truth, rows = data.ground_truth(), coco_results(random_detections(data, 0), data)
+    known = evaluate_coco(truth, rows, "bbox").stats.tolist()
+    context = multiprocessing.get_context("fork")
+    receiving, sending = context.Pipe(duplex=False)
+    child = context.Process(target=lambda: sending.send(evaluate_coco(truth, rows, "bbox").stats.tolist()))
+    child.start()
+    came = receiving.poll(120)
+    child.kill()
+    assert came, "the forked process hangs"
+    assert receiving.recv() == known
