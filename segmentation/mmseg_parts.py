@@ -6,9 +6,14 @@ On import they print a line about an absent commercial package and warn of compi
 import contextlib
 import io
 import warnings
+from importlib.util import find_spec
+
+from convmae.engine.machine.mmcv_operators import provide
 
 with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
     warnings.simplefilter("ignore")
+    if find_spec("mmdet"):  # mmseg imports its models, which look for operators then
+        provide()
     from mmcv.image.geometric import rescale_size
     from mmcv.transforms import RandomFlip, RandomResize
     from mmseg.datasets import ADE20KDataset

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import metadata, resources
 from pathlib import Path
 
@@ -14,6 +15,7 @@ pytest.importorskip("mmdet", reason="mmdet is not installed (docs/mmdetection.md
 
 from convmae.detection import mmdet_operators
 from convmae.detection.mmdet import ConvViTDet
+from convmae.engine.machine import mmcv_operators
 
 # isort: split
 import mmcv
@@ -24,6 +26,7 @@ from mmdet.models.losses.focal_loss import py_sigmoid_focal_loss
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 
 from convmae import backbones
 from convmae.engine.errors import UserError
@@ -33,10 +36,17 @@ from convmae.engine.pictures.images import normalize
 SIDE = 64
 
 
+@pytest.fixture(autouse=True)
+def mmdet_scope() -> Iterator[None]:
+    """Registry names are looked up in mmdet, as its tools make sure."""
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        yield
+
+
 @pytest.fixture
 def compiled_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in which mmcv looks for its operators, and where none were given yet."""
-    monkeypatch.delitem(sys.modules, mmdet_operators.NAME)
+    monkeypatch.delitem(sys.modules, mmcv_operators.NAME)
     monkeypatch.setattr(mmcv, "__path__", [*mmcv.__path__, str(tmp_path)])
     return tmp_path
 
@@ -139,7 +149,7 @@ def test_other_operators_say_that_they_are_absent_when_they_are_called() -> None
 
 def test_compiled_operators_are_never_replaced(compiled_for_another: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (compiled_for_another / "_ext.py").write_text("nms = 'compiled'\n")
-    module = mmdet_operators.provide()
+    module = mmcv_operators.provide()
     assert (module.nms, hasattr(module, "roi_align_forward")) == ("compiled", False)
     assert sys.modules["mmcv._ext"] is module
 
@@ -147,7 +157,7 @@ def test_compiled_operators_are_never_replaced(compiled_for_another: Path, monke
 def test_operators_compiled_for_another_pytorch_are_told(compiled_for_another: Path) -> None:
     (compiled_for_another / "_ext.py").write_text("raise ImportError('undefined symbol: _ZN3c10')\n")
     with pytest.raises(UserError, match=r"don't load beside PyTorch .*undefined symbol: _ZN3c10.*Build mmcv anew"):
-        mmdet_operators.provide()
+        mmcv_operators.provide()
     assert "mmcv._ext" not in sys.modules
 
 
