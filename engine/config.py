@@ -111,6 +111,7 @@ def to_yaml(config: Any) -> str:
 def differing_options(one: Any, other: Any) -> list[tuple[str, str, str]]:
     """Returns the name and both values of each option in which two trees differ; a tree may be a YAML file.
 
+    An option that only a tree of dataclasses has, not a file, is newer than the file: runs of then did as its default does now.
     Raises UserError for a file that is no tree.
     """
     first, second = (
@@ -121,8 +122,16 @@ def differing_options(one: Any, other: Any) -> list[tuple[str, str, str]]:
         )
         for tree in (one, other)
     )
+    for file, values, tree in ((one, first, other), (other, second, one)):
+        if isinstance(file, Path) and not isinstance(tree, Path):
+            values.update({name: value for name, value in _flat(_defaults(tree)).items() if name not in values})
     names = [name for name in {**first, **second} if first.get(name) != second.get(name)]
     return [(name, str(first.get(name, "–")), str(second.get(name, "–"))) for name in names]
+
+
+def _defaults(tree: Any) -> Any:
+    """Returns the defaults of a tree of dataclasses as plain containers."""
+    return OmegaConf.to_container(OmegaConf.structured(OmegaConf.get_type(tree)))
 
 
 def shipped_recipes() -> list[str]:

@@ -1,4 +1,4 @@
-"""How sure a score is: 95 % intervals by the basic bootstrap over pictures (Davison and Hinkley 1997, 5.2)."""
+"""How sure a score is: 95 % intervals by the bootstrap's standard error over pictures (Efron and Tibshirani 1993, ch. 12)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-RESAMPLES = 1000  # an end's own error is then a twelfth of the score's standard error
+RESAMPLES = 1000  # the standard error is then known to 2 %
 BLOCK = 100  # resamples at a time: their counts of a class's detections stay in a processor's cache
-ENDS = (2.5, 97.5)  # percentiles
+ERRORS = 1.96  # standard errors to either side that hold 95 % of a normal distribution
 MEANING = (
-    f"95 % intervals by the bootstrap over pictures: the score is computed on {RESAMPLES:,} sets of as many pictures, drawn "
-    "from these with replacement. What the middle 95 % of them lie off the score, mirrored, are the ends (the basic bootstrap "
-    "interval). It says how much the score depends on which pictures happened to be tested. It doesn't say how much another "
-    "training run would differ, nor what pictures of another kind would give, and where classes have few objects, AP is too "
-    "high and the interval corrects a part of it alone."
+    f"95 % intervals: {ERRORS} standard errors to either side. The error is the score's deviation over {RESAMPLES:,} sets of "
+    "as many pictures, drawn from these with replacement. It says how much the score depends on which pictures happened to be "
+    "tested: the mean over many sets of as many pictures lies within. It doesn't say how much another training run would "
+    "differ, nor what pictures of another kind, or many more, would give: where classes have few objects, AP is too high."
 )
 PAIRED = (
     " Both runs are scored on the same draws, so that pictures hard for both cancel out; where the interval of a difference "
@@ -48,16 +47,15 @@ def resamples(pictures: int) -> Iterator[NDArray[np.float32]]:
 
 
 def interval(score: float, drawn: NDArray[np.floating]) -> Interval | None:
-    """Returns the basic interval of a score from its values on the resamples, those that are nan left out.
+    """Returns the interval of a score from its values on the resamples, those that are nan left out.
 
-    It mirrors them at the score: where resamples score too high, as AP does on few objects, so does the set itself.
     None where they don't differ, as of one picture or of nothing found: then they say nothing.
     """
     known = drawn[~np.isnan(drawn)]
     if len(np.unique(known)) < 2:
         return None
-    low, high = np.percentile(known, ENDS).tolist()
-    return Interval(2 * score - high, 2 * score - low)
+    error = ERRORS * float(known.std(ddof=1, dtype=np.float64))
+    return Interval(score - error, score + error)
 
 
 def intervals(scores: Mapping[str, float], drawn: Mapping[str, NDArray[np.floating]]) -> dict[str, Interval]:

@@ -69,15 +69,18 @@ class ClassMatches:
 def match_classes(truth: dict[str, Any], rows: Sequence[dict[str, Any]], kind: str) -> list[ClassMatches]:
     """Returns what COCO's evaluation matches of each class that a picture holds or a detection names; kind: bbox or segm."""
     evaluation = coco_evaluation(truth, rows, kind)
-    options = evaluation.params
+    options, found = evaluation.params, []
     options.area_rng, options.area_rng_lbl, options.max_dets = [WHOLE], ["all"], [COUNTED]
-    evaluation.params = options
-    evaluation.evaluate()
-    pictures: dict[int, list[dict[str, Any]]] = {}
-    for picture in evaluation.eval_imgs:
-        if picture is not None:
-            pictures.setdefault(picture["category_id"], []).append(picture)
-    return [_gather(sorted(of_class, key=lambda one: one["image_id"])) for of_class in pictures.values()]
+    for label in range(
+        len(truth["categories"])
+    ):  # one at a time: what the library hands out of a picture takes kilobytes
+        options.cat_ids = [label]
+        evaluation.params = options
+        evaluation.evaluate()
+        pictures = [picture for picture in evaluation.eval_imgs if picture is not None]
+        if pictures:
+            found.append(_gather(sorted(pictures, key=lambda one: one["image_id"])))
+    return found
 
 
 def resampled_ap(truth: dict[str, Any], rows: Sequence[dict[str, Any]], kind: str) -> dict[str, NDArray[np.float64]]:

@@ -175,6 +175,15 @@ def test_links_that_lead_to_themselves_are_no_recipe(tmp_path: Path) -> None:
         differing_options(load_config(Small, None), tmp_path / "a.yaml")
 
 
+def test_an_option_that_an_older_file_lacks_was_at_its_default(tmp_path: Path) -> None:
+    save_config(load_config(Small, None), tmp_path / "new.yaml")
+    lines = (tmp_path / "new.yaml").read_text().splitlines()
+    leaf = next(number for number, line in enumerate(lines) if not line.endswith(":"))
+    name = lines[leaf].strip().split(":")[0]
+    (tmp_path / "old.yaml").write_text("\n".join(lines[:leaf] + lines[leaf + 1 :]) + "\n")
+    assert differing_options(tmp_path / "old.yaml", load_config(Small, None)) == [], name
+
+
 def test_a_tree_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     config = load_config(Small, None, ["optim.lr=1e-5", "schedule.milestones=[1, 2]", "name=b"])
     save_config(config, tmp_path / "config.yaml")

@@ -49,8 +49,9 @@ def test_what_two_runs_share_cancels_out() -> None:
 
 
 def test_resamples_that_have_no_score_or_all_the_same_say_nothing() -> None:
-    skewed = np.array([np.nan, *np.linspace(0, 1, 41)])
-    assert interval(0.25, skewed) == pytest.approx((-0.475, 0.475))  # mirrored at the score
-    assert intervals({"score": 0.25}, {"score": skewed})["score"] == pytest.approx((0, 0.475))
+    values = np.array([np.nan, *np.linspace(0, 1, 41)])
+    error = 1.96 * np.std(values[1:], ddof=1)
+    assert interval(0.25, values) == pytest.approx((0.25 - error, 0.25 + error))
+    assert intervals({"score": 0.25}, {"score": values})["score"] == pytest.approx((0, 0.25 + error))
     scores = {"none": np.full(3, np.nan), "one picture": shares(np.array([0.5], dtype=np.float32))}
     assert intervals({"none": 0.0, "one picture": 0.5}, scores) == {}

@@ -1,5 +1,6 @@
 """AP on resampled pictures is pycocotools' on a split that holds each picture as often as it was drawn."""
 
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,8 @@ from coco_cases import CASES, Case
 from hypothesis import Phase, assume, given, settings
 
 from convmae.detection.evaluation.coco_metric import coco_results, evaluate_coco
-from convmae.detection.evaluation.resampled_ap import match_classes, resampled_ap
-from convmae.reports.intervals import RESAMPLES, resamples
+from convmae.detection.evaluation.resampled_ap import ClassMatches, match_classes, resampled_ap
+from convmae.reports.intervals import RESAMPLES, interval, resamples
 
 
 def drawn_split(
@@ -73,3 +74,34 @@ def test_nothing_found_is_zero_and_nothing_to_find_is_unknown() -> None:
     assert set(found[~np.isnan(found)]) == {0.0}
     data.objects.clear()
     assert np.isnan(resampled_ap(data.ground_truth(), [], "segm")["segm_mAP"]).all()
+
+
+def random_matches(rng: np.random.Generator, pictures: int, classes: int) -> list[ClassMatches]:
+    """Classes of fewer and fewer objects, of which 0.6 are found, among detections that are wrong and less sure."""
+    made = []
+    for rate in 2 / np.arange(1, classes + 1):
+        objects = np.repeat(np.arange(pictures), rng.poisson(rate, pictures))
+        hit = objects[rng.random(len(objects)) < 0.6]
+        wrong = np.repeat(np.arange(pictures), rng.poisson(0.8 * rate, pictures))
+        order = np.argsort(-np.concatenate([rng.normal(1, 1, len(hit)), rng.normal(0, 1, len(wrong))]), kind="stable")
+        right = np.flatnonzero(order < len(hit))
+        made.append(ClassMatches(objects, np.concatenate([hit, wrong])[order], [right], [np.zeros(0, np.int64)]))
+    return made
+
+
+def mean_ap(classes: list[ClassMatches], drawn: np.ndarray) -> np.ndarray:
+    return np.nanmean([one.ap(drawn)[:, 0] for one in classes], axis=0)
+
+
+def test_an_interval_of_ap_is_as_wide_as_ap_spreads_over_sets_of_pictures() -> None:
+    rng, pictures, whole = np.random.default_rng(0), 60, np.ones((60, 1), np.float32)
+    scores = [mean_ap(random_matches(rng, pictures, 10), whole)[0] for _ in range(300)]
+    held, widths = 0, []
+    for _ in range(60):
+        classes = random_matches(rng, pictures, 10)
+        drawn = np.concatenate([mean_ap(classes, block) for block in islice(resamples(pictures), 3)])
+        low, high = interval(float(mean_ap(classes, whole)[0]), drawn)
+        held += low <= np.mean(scores) <= high
+        widths.append(high - low)
+    assert np.mean(widths) == pytest.approx(2 * 1.96 * np.std(scores), rel=0.15)
+    assert held / 60 >= 0.85  # 0.95, less three standard errors of 0.03
