@@ -12,10 +12,11 @@ RESAMPLES = 1000  # the standard error is then known to 2 %
 BLOCK = 100  # resamples at a time: their counts of a class's detections stay in a processor's cache
 ERRORS = 1.96  # standard errors to either side that hold 95 % of a normal distribution
 MEANING = (
-    f"95 % intervals: {ERRORS} standard errors to either side. The error is the score's deviation over {RESAMPLES:,} sets of "
-    "as many pictures, drawn from these with replacement. It says how much the score depends on which pictures happened to be "
-    "tested: the mean over many sets of as many pictures lies within. It doesn't say how much another training run would "
-    "differ, nor what pictures of another kind, or many more, would give: where classes have few objects, AP is too high."
+    f"95 % intervals by the bootstrap over pictures: {ERRORS} standard errors to either side, the error being the score's "
+    f"deviation over {RESAMPLES:,} sets of as many pictures, drawn from these with replacement. It says how much the score "
+    "depends on which pictures happened to be tested: the mean over many sets of as many pictures lies within. It doesn't say "
+    "how much another training run would differ, nor what pictures of another kind, or many more, would give: where classes "
+    "have few objects, AP is too high."
 )
 PAIRED = (
     " Both runs are scored on the same draws, so that pictures hard for both cancel out; where the interval of a difference "
