@@ -123,6 +123,12 @@ def test_documents_name_files_that_are_there() -> None:
                 assert (PROJECT / name).is_file() or name == "tools/test.py", f"{document.name}: {name}"  # mmseg's own
 
 
+def test_documents_have_no_gap_that_was_to_be_filled() -> None:
+    for document in (*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md")):
+        for line in document.read_text(encoding="utf-8").splitlines():
+            assert not re.fullmatch(r"[A-Z_]{4,}|TODO.*", line.strip()), f"{document.name}: {line}"
+
+
 def test_names_that_others_rely_on_are_where_they_were() -> None:
     from convmae.backbones import ConvViT, ConvViTDet, ConvViTSeg, load_checkpoint
     from convmae.pretraining import ConvMAE, FastConvMAE
