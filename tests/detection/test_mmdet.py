@@ -316,6 +316,11 @@ def test_mistakes_are_told_by_one_message(listed: Path, tmp_path: Path, monkeypa
         UserError, match=r"instances\.json has 3 of the data set's classes, 4 \(box, disc, bar, \.\.\.\)"
     ):
         run_tool("train", config, tmp_path / "data", monkeypatch)
+    config.train_dataloader.dataset.metainfo.classes = ("disc", "bar", "box")
+    with pytest.raises(
+        UserError, match=r"instances\.json lists its classes as box, disc, bar .*metainfo\.classes as disc, bar, box;"
+    ):
+        run_tool("train", config, tmp_path / "order", monkeypatch)
     torch.save({"state_dict": {"backbone.pos_embed": torch.zeros(1, 16, 256)}}, tmp_path / "other.pth")
     with pytest.raises(UserError, match=r"The checkpoint leaves \d+ of the model's tensors unfilled \(backbone\."):
         run_tool("test", small_recipe(split=listed), tmp_path / "test", monkeypatch, str(tmp_path / "other.pth"))
