@@ -10,17 +10,21 @@ import convmae.detection.mmdet_operators  # noqa: F401  (mmdet looks for operato
 # isort: split
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
+from mmdet.datasets import CocoDataset
 from mmdet.models import DetDataPreprocessor
 from mmdet.registry import HOOKS, MODELS
+from mmengine.fileio import get_local_path
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from convmae import backbones
+from convmae.detection.data.annotation_file import read_json
 from convmae.detection.data.transforms import GREY
 from convmae.engine.errors import UserError
 from convmae.engine.training.optim import ConvMAEOptimWrapperConstructor
@@ -112,7 +116,7 @@ class ClassCheckHook(Hook):
 
 
 def check_heads(model: Any, loader: DataLoader) -> None:
-    """Raises UserError unless a detector's heads, its data and the data's class list have one number of classes."""
+    """Raises UserError unless a detector's heads, its data and the class list agree in number, and the latter two in order."""
     data: Any = loader.dataset
     classes = data.metainfo.get("classes", ())
     listed = f"{len(classes)} ({', '.join(classes[:3])}, ...)"
@@ -122,6 +126,8 @@ def check_heads(model: Any, loader: DataLoader) -> None:
             f"{data.ann_file} has {len(known)} of the data set's classes, {listed}; expected all: give their names "
             "as metainfo.classes of each data set."
         )
+    if isinstance(data, CocoDataset):
+        _check_names(data, list(classes))
     for name, module in model.named_modules():
         count = getattr(module, "num_classes", len(classes))
         if count != len(classes) and not name.endswith("rpn_head"):  # which knows objects alone
@@ -129,3 +135,18 @@ def check_heads(model: Any, loader: DataLoader) -> None:
                 f"{name}.num_classes is {count}, the classes of the data are {listed}; expected the same: set num_classes of "
                 "all heads, and metainfo.classes of each data set."
             )
+
+
+def _check_names(data: CocoDataset, classes: list[str]) -> None:
+    """Raises UserError for names in another order than the file's, by which mmdet numbers classes whatever it is given."""
+    with get_local_path(data.ann_file, backend_args=data.backend_args) as path:  # mmdet keeps ids alone of it
+        names = {entry["id"]: entry["name"] for entry in read_json(Path(path), ["categories"])["categories"]}
+    listed = [names[number] for number in data.cat_ids]
+    if listed != classes:
+        first = next(index for index, pair in enumerate(zip(listed, classes, strict=True)) if pair[0] != pair[1])
+        shown = slice(first, first + 3)
+        raise UserError(
+            f"{data.ann_file} lists its classes as {', '.join(listed[shown])} from number {first} on, metainfo.classes as "
+            f"{', '.join(classes[shown])}; expected the file's order, by which mmdet numbers them: give metainfo.classes of "
+            "each data set in that order, or sort the file's categories."
+        )

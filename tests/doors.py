@@ -68,10 +68,10 @@ def _segment(path: Path) -> None:
     load_weights(build_model(_segmentation(), 3), path, ["a", "b", "c"])
 
 
-def _convert(path: Path, to: str = "detectron2") -> None:
+def _convert(path: Path, to: str = "detectron2", config: str | None = None) -> None:
     given = argparse.Namespace(
-        weights=path, output=path.with_suffix(".converted.pth"), to=to, overwrite=True, annotations=None, config=None,
-        cfg_options=[],
+        weights=path, output=path.with_suffix(".converted.pth"), to=to, overwrite=True, annotations=None,
+        config=config, cfg_options=[],
     )  # fmt: skip
     convert_checkpoint.convert(given)
 
@@ -153,7 +153,8 @@ DOORS: dict[str, Door] = {
     "convert": Door(lambda: _detector().state_dict(), _DETECTOR, _convert),
     "convert to ours": Door(lambda: from_ours(), ["roi_heads.box_predictor.cls_score.bias", "pixel_mean"],
                             partial(_convert, to="convmae")),
-    "convert to mmdet": Door(lambda: _detector().state_dict(), _DETECTOR, partial(_convert, to="mmdet")),
+    "convert to mmdet": Door(lambda: _detector().state_dict(), _DETECTOR,
+                              partial(_convert, to="mmdet", config="mask_rcnn_small_512px.yaml")),
     "convert to ours, mmdet's": Door(lambda: in_mmdet(), ["roi_head.bbox_head.fc_cls.bias", "rpn_head.rpn_cls.weight"],
                                     partial(_convert, to="convmae")),
     "export": Door(_convvit, ["head.weight"], _export),

@@ -27,9 +27,9 @@ from torch import Tensor
 from convmae.backbones.weights.weight_files import read_weights, split_choice
 from convmae.detection.config import DetectionConfig
 from convmae.detection.model.convert import Converted, detector_from_detectron2, detector_to_detectron2
-from convmae.detection.model.convert_mmdet import detector_from_mmdet, detector_to_mmdet
+from convmae.detection.model.convert_mmdet import check_norm, detector_from_mmdet, detector_to_mmdet
 from convmae.engine.commands.cli import add_overrides, run_tool
-from convmae.engine.config import load_config, to_yaml
+from convmae.engine.config import load_config, run_config, to_yaml
 from convmae.engine.errors import UserError
 from convmae.engine.files import read_meta, save_weights
 from convmae.engine.text import visible
@@ -77,22 +77,24 @@ def _evaluated(recipe: str, options: Sequence[str], output: Path) -> str:
 
 def to_detectron2(state: dict[str, Tensor], source: str, args: argparse.Namespace) -> Output:
     """Converts a detector of this project."""
-    _check_needless(args)
+    _check_needless(annotations=args.annotations, config=args.config, cfg_options=args.cfg_options)
     return Output(detector_to_detectron2(state, source), "how detectron2 takes it: docs/detectron2.md")
 
 
 def to_mmdet(state: dict[str, Tensor], source: str, args: argparse.Namespace) -> Output:
-    """Converts a detector of this project."""
-    _check_needless(args)
+    """Converts a detector of this project, by whose names alone batch norm is known."""
+    _check_needless(annotations=args.annotations)
     converted, meta = detector_to_mmdet(state, source)
+    if any(name.endswith(".running_mean") for name in state):
+        _check_needless(config=args.config, cfg_options=args.cfg_options)
+    else:
+        check_norm(run_config(DetectionConfig, args.weights, args.config, args.cfg_options).model.norm, source)
     return Output(converted, "how mmdet takes it: docs/mmdetection.md", meta=meta)
 
 
-def _check_needless(args: argparse.Namespace) -> None:
-    if args.annotations or args.config or args.cfg_options:
-        raise UserError(
-            "--annotations, --config and --cfg-options say what files of other frameworks lack; leave them out here."
-        )
+def _check_needless(**options: Any) -> None:
+    if given := [f"--{name.replace('_', '-')}" for name, value in options.items() if value]:
+        raise UserError(f"{' and '.join(given)} say what files of other frameworks lack; leave them out here.")
 
 
 class Direction(NamedTuple):
@@ -207,7 +209,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--config",
-        help=f"the recipe of the weights, for --to convmae (default {PUBLISHED}, or {PORT}; of mmdet's {MMDET})",
+        help=f"the recipe of the weights, for --to convmae (default {PUBLISHED}, or {PORT}; of mmdet's {MMDET}); for "
+        "--to mmdet where they have no batch norm and carry none",
     )
     add_overrides(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it is there")

@@ -22,7 +22,7 @@ from convmae.engine.errors import UserError
 
 
 def run(tool: str, options: Sequence[str]) -> None:
-    """Runs a script of mmdet's as the main program. Raises UserError where there is no such mmdet or script."""
+    """Runs a script of mmdet's as the main program. Raises UserError where there is no such mmdet, script or file."""
     import convmae.detection.mmdet_operators  # noqa: F401  (its test.py imports models before it reads a config)
 
     # isort: split
@@ -34,7 +34,13 @@ def run(tool: str, options: Sequence[str]) -> None:
         names = sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.py"))
         raise UserError(f"mmdet has no tool {tool}; expected one of {', '.join(names)}.")
     with mock.patch.object(sys, "argv", [str(script), *options]):
-        runpy.run_path(str(script), run_name="__main__")
+        try:
+            runpy.run_path(str(script), run_name="__main__")
+        except FileNotFoundError as error:  # mmengine's own may hold a sentence alone
+            missing = error.filename or str(error).rstrip(".")
+            raise UserError(
+                f"mmdet's {tool} found no file: {missing}; expected one there: correct the name or bring the file."
+            ) from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:

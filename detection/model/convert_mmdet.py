@@ -75,6 +75,15 @@ def _count(names: list[str], pattern: str) -> int:
     return len({match[0] for name in names if (match := re.match(pattern, name))})
 
 
+def check_norm(norm: str, source: str) -> None:
+    """Raises UserError for model.norm=ln, which mmdet lacks: its LN is no norm over channels, and GN's names are the same."""
+    if norm == "ln":
+        raise UserError(
+            f"{source} is taken for a detector with model.norm=ln, which mmdet's Mask R-CNN lacks; expected bn, syncbn, gn or "
+            "none. Where the weights are of another recipe, name it by --config."
+        )
+
+
 def detector_from_mmdet(
     state: Mapping[str, Tensor],
     source: str,
@@ -86,8 +95,9 @@ def detector_from_mmdet(
 
     annotations: COCO JSON whose classes the detector was trained on; without it they are those that ``meta``, what mmengine
     keeps beside the weights, names, and without these, if there are 80, COCO's.
-    Raises UserError unless the weights fill a model of the recipe, and for classes of another number.
+    Raises UserError unless the weights fill a model of the recipe, for classes of another number, and for model.norm=ln.
     """
+    check_norm(config.model.norm, source)
     names = mmdet_names(state)
     given = {ours: state[theirs] for theirs, ours in names.items()}
     categories = _categories(given, source, annotations, meta or {})

@@ -295,9 +295,11 @@ def test_mmdets_tools_train_and_evaluate_and_our_weights_are_read_as_they_are(
 
 @pytest.mark.parametrize("kind", ["cascade_mask_rcnn", "mask2former", "dino"])
 def test_the_other_recipes_train_and_evaluate(
-    kind: str, listed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, listed: Path, change: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = small_recipe(kind, listed)
+    if kind == "dino":  # which learns boxes alone
+        change(lambda content: [entry.pop("segmentation") for entry in content["annotations"]])
     if "rcnn" in kind:
         config.model.test_cfg.rcnn.score_thr = 0.0
     *steps, evaluated = run_tool("train", config, tmp_path / kind, monkeypatch)
@@ -316,6 +318,11 @@ def test_mistakes_are_told_by_one_message(listed: Path, tmp_path: Path, monkeypa
         UserError, match=r"instances\.json has 3 of the data set's classes, 4 \(box, disc, bar, \.\.\.\)"
     ):
         run_tool("train", config, tmp_path / "data", monkeypatch)
+    config.train_dataloader.dataset.metainfo.classes = ("disc", "bar", "box")
+    with pytest.raises(
+        UserError, match=r"instances\.json lists its classes as box, disc, bar .*metainfo\.classes as disc, bar, box;"
+    ):
+        run_tool("train", config, tmp_path / "order", monkeypatch)
     torch.save({"state_dict": {"backbone.pos_embed": torch.zeros(1, 16, 256)}}, tmp_path / "other.pth")
     with pytest.raises(UserError, match=r"The checkpoint leaves \d+ of the model's tensors unfilled \(backbone\."):
         run_tool("test", small_recipe(split=listed), tmp_path / "test", monkeypatch, str(tmp_path / "other.pth"))

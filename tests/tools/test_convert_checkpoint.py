@@ -13,7 +13,7 @@ from convmae.detection.config import DetectionConfig
 from convmae.detection.data.coco import Category
 from convmae.detection.model.detection_model import DetectionModel
 from convmae.detection.model.weights import load_detector
-from convmae.engine.config import load_config, save_config
+from convmae.engine.config import load_config, save_config, to_yaml
 from convmae.engine.files import save_weights
 from convmae.tools import convert_checkpoint as tool
 
@@ -80,6 +80,19 @@ def test_a_detector_goes_to_mmdet_and_back(run: Path, capsys: pytest.CaptureFixt
     original, back = (torch.load(run / name, weights_only=True)["model"] for name in ("model.pth", "back.pth"))
     assert back.keys() == original.keys()
     assert all(torch.equal(back[name], value) for name, value in original.items())
+
+
+def test_a_norm_that_mmdet_lacks_is_known_from_the_recipe(run: Path, capsys: pytest.CaptureFixture) -> None:
+    for norm, said in (("ln", "with model.norm=ln, which mmdet's Mask R-CNN lacks"), ("gn", "")):
+        config = load_config(DetectionConfig, run / "config.yaml", [f"model.norm={norm}", "model.pyramid=fpn"])
+        path = save_weights(DetectionModel(config, CLASSES).state_dict(), run / f"{norm}.pth", to_yaml(config))
+        assert tool.main([str(path), str(run / f"{norm}_mmdet.pth"), "--to", "mmdet"]) == (2 if said else 0)
+        assert said in capsys.readouterr().err
+    state = torch.load(path, weights_only=True)["model"]
+    bare = [str(save_weights(state, run / "bare" / "gn.pth")), str(run / "out.pth"), "--to", "mmdet"]
+    assert tool.main(bare) == 2
+    assert "does not say what model it is of" in capsys.readouterr().err
+    assert tool.main([*bare, "--config", str(run / "config.yaml"), "--cfg-options", "model.norm=gn"]) == 0
 
 
 def test_a_published_files_recipe_and_classes_need_not_be_given(

@@ -24,6 +24,12 @@ def test_a_tool_that_imports_models_first_starts() -> None:
     (said,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
     assert said.startswith("error: mmdet has no tool tset; expected one of analysis_tools/analyze_logs, ")
     assert "Traceback" not in done.stderr
+    done = run("train", "absent.py")
+    assert done.returncode == 2
+    (said,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert "mmdet's train found no file: " in said
+    assert "absent.py" in said
+    assert "Traceback" not in done.stderr
 
 
 def test_mmdet_that_is_absent_is_one_message(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

@@ -136,3 +136,11 @@ def test_a_detector_of_other_parts_has_no_place_in_mmdet() -> None:
     state = {name: value for name, value in bare(detector()[1]).items() if not name.startswith("rpn.")}
     with pytest.raises(UserError, match="holds nothing under rpn"):
         detector_to_mmdet(state, "a.pth")
+
+
+def test_the_norm_that_mmdet_lacks_is_refused_though_its_names_are_another_s() -> None:
+    theirs, meta = detector_to_mmdet(bare(detector("model.norm=gn")[1]), "a.pth")
+    config, state = detector("model.norm=ln", "model.pyramid=fpn")
+    assert detector_to_mmdet(bare(state), "a.pth")[0].state.keys() == theirs.state.keys()
+    with pytest.raises(UserError, match=r"b\.pth is taken for a detector with model\.norm=ln, which mmdet's .* lacks"):
+        detector_from_mmdet(theirs.state, "b.pth", config, meta=meta)
