@@ -70,15 +70,7 @@ def detector_to_detectron2(state: Mapping[str, Tensor], source: str) -> Converte
     Raises UserError for weights that have no place there.
     """
     names = detectron2_names(state, back=True)
-    if strange := [name for name in state if name not in names and name != _CLASSES]:
-        raise UserError(
-            f"{source}: {strange[0]} has no counterpart in detectron2's layout ({len(strange)} such names); expected Mask "
-            "R-CNN on ConvViTDet."
-        )
-    if lacking := [part for part in ("backbone", "fpn", "rpn", "roi_heads") if not any(_in(part, n) for n in names)]:
-        raise UserError(f"{source} is no whole detector: it holds nothing under {', '.join(lacking)}.")
-    counted = (_CLASSES, "num_batches_tracked")
-    check_values({name: value for name, value in state.items() if not name.endswith(counted)}, source, state)
+    check_whole(state, names, source, "detectron2's layout", "Mask R-CNN on ConvViTDet")
     converted = to_detectron2(state)
     for name, table in [(name, value) for name, value in converted.items() if name.endswith(_TABLE)]:
         side = window_size(table)
@@ -88,6 +80,18 @@ def detector_to_detectron2(state: Mapping[str, Tensor], source: str) -> Converte
             )
         converted[name.removesuffix(_TABLE) + _INDEX] = relative_position_index((side, side))
     return Converted(converted, {"are not kept by detectron2 (class names)": [n for n in state if n == _CLASSES]})
+
+
+def check_whole(state: Mapping[str, Tensor], names: Mapping[str, str], source: str, layout: str, expected: str) -> None:
+    """Raises UserError unless the weights of a `MaskRCNN` are a whole detector's, have ``names`` elsewhere, and are finite."""
+    if strange := [name for name in state if name not in names and name != _CLASSES]:
+        raise UserError(
+            f"{source}: {strange[0]} has no counterpart in {layout} ({len(strange)} such names); expected {expected}."
+        )
+    if lacking := [part for part in ("backbone", "fpn", "rpn", "roi_heads") if not any(_in(part, n) for n in names)]:
+        raise UserError(f"{source} is no whole detector: it holds nothing under {', '.join(lacking)}.")
+    counted = (_CLASSES, "num_batches_tracked")
+    check_values({name: value for name, value in state.items() if not name.endswith(counted)}, source, state)
 
 
 def relative_position_index(window: Grid) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from convmae.backbones.weights.weight_values import check_values
 from convmae.detection.config import DetectionConfig
 from convmae.detection.data.coco import Category, read_classes, read_json
-from convmae.detection.model.convert import Converted, check_fit, coco_classes
+from convmae.detection.model.convert import Converted, check_fit, check_whole, coco_classes
 from convmae.detection.model.detection_model import DetectionModel
 from convmae.detection.model.weights import known_categories
 from convmae.engine.class_lists import known_classes
@@ -118,15 +118,8 @@ def detector_to_mmdet(state: Mapping[str, Tensor], source: str) -> tuple[Convert
     Raises UserError for weights that have no place there.
     """
     names = mmdet_names(state, back=True)
-    if strange := [name for name in state if name not in names and name != _CLASSES]:
-        raise UserError(
-            f"{source}: {strange[0]} has no counterpart in mmdet's Mask R-CNN ({len(strange)} such names); expected a detector "
-            "with model.pyramid=fpn and one box head."
-        )
-    if lacking := [part for part in ("backbone", "fpn", "rpn", "roi_heads") if not any(_in(part, n) for n in names)]:
-        raise UserError(f"{source} is no whole detector: it holds nothing under {', '.join(lacking)}.")
-    counted = (_CLASSES, "num_batches_tracked")
-    check_values({name: value for name, value in state.items() if not name.endswith(counted)}, source, state)
+    expected = "a detector with model.pyramid=fpn and one box head"
+    check_whole(state, names, source, "mmdet's Mask R-CNN", expected)
     meta = {}
     if _CLASSES in state:
         categories = known_categories(state[_CLASSES], source)
@@ -136,10 +129,6 @@ def detector_to_mmdet(state: Mapping[str, Tensor], source: str) -> tuple[Convert
         }
     converted = {theirs: state[ours] for ours, theirs in names.items()}
     return Converted(converted, {"are kept as meta.dataset_meta": [name for name in state if name == _CLASSES]}), meta
-
-
-def _in(part: str, name: str) -> bool:
-    return name.startswith(f"{part}.")
 
 
 def _categories(
