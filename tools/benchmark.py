@@ -6,6 +6,7 @@ python tools/benchmark.py segmentation --threads 2 --output segmentation.json
 python tools/benchmark.py views path/to/pictures --threads 1
 python tools/benchmark.py loading path/to/pictures --workers 2
 python tools/benchmark.py evaluation --pictures 2000
+python tools/benchmark.py frameworks work_dirs/det/model.pth
 python tools/benchmark.py gpu --output gpu.json
 python tools/benchmark.py steps --output steps.json
 """
@@ -38,6 +39,7 @@ COMPARISONS = {
     "detection": "the detection encoder against its plain form",
     "segmentation": "the segmentation encoder against its plain form, and the counts of mIoU",
     "evaluation": "COCO evaluation against pycocotools",
+    "frameworks": "one detector here, in detectron2 and in mmdet: AP on the same image tensors",
     "views": "FastConvMAE's views against as many steps of ConvMAE",
     "loading": "the loading of pretraining pictures against torchvision's ImageFolder",
     "gpu": "all of the project on a GPU: is it right, and how fast, within a time",
