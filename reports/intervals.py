@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 RESAMPLES = 1000  # the standard error is then known to 2 %
 BLOCK = 100  # resamples at a time: their counts of a class's detections stay in a processor's cache
 ERRORS = 1.96  # standard errors to either side that hold 95 % of a normal distribution
-MEANING = (
+ANY_SCORE = (
     f"95 % intervals by the bootstrap over pictures: {ERRORS} standard errors to either side, the error being the score's "
     f"deviation over {RESAMPLES:,} sets of as many pictures, drawn from these with replacement. It says how much the score "
     "depends on which pictures happened to be tested: the mean over many sets of as many pictures lies within. It doesn't say "
-    "how much another training run would differ, nor what pictures of another kind, or many more, would give: where classes "
-    "have few objects, AP is too high."
+    "how much another training run would differ, nor what pictures of another kind, or many more, would give."
 )
+MEANING = f"{ANY_SCORE} Where classes have few objects, AP is too high."
 PAIRED = (
     " Both runs are scored on the same draws, so that pictures hard for both cancel out; where the interval of a difference "
     "holds 0, the difference may be chance."
@@ -70,6 +70,11 @@ def gains(scores: Sequence[Mapping[str, float]], drawn: Sequence[Mapping[str, ND
     (before, after), (one, other) = scores, drawn
     found = {name: interval(after[name] - before[name], other[name] - one[name]) for name in one}
     return {name: ends for name, ends in found.items() if ends is not None}
+
+
+def with_interval(note: str, found: Interval | None) -> str:
+    """Returns what is said of a share, and its interval where it has one."""
+    return f"{note}; {found.points()}" if found else note
 
 
 def ends(found: Mapping[str, Interval]) -> dict[str, Sequence[float]]:

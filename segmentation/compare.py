@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +24,14 @@ from convmae.reports.comparison import (
     most_changed,
     read_runs,
 )
+from convmae.reports.intervals import ANY_SCORE, PAIRED, Interval, ends, gains
 from convmae.reports.page import Page
 from convmae.segmentation.config import SegmentationConfig, SegmentationDataOptions
 from convmae.segmentation.data.layout import Pair, find_pairs, read_label, split_folders
 from convmae.segmentation.evaluation.drawn_pairs import Shown, add_pictures
 from convmae.segmentation.evaluation.predictions_file import decode, read_predictions
 from convmae.segmentation.evaluation.report import MEANINGS
+from convmae.segmentation.evaluation.resampled_scores import resampled_scores
 from convmae.segmentation.evaluation.scores import Details, Result, total_scores
 
 PICTURES = 6  # of those that one run does better, and as many of the others
@@ -60,11 +63,14 @@ def compare(folders: Sequence[Path], overrides: Sequence[str], work_dir: Path) -
     config = load_config(SegmentationConfig, str(other.run.config), overrides)
     page = Page("Two segmentation runs", f"{one.run.name} and {other.run.name}, on {config.data.root}")
     numbers = [scored.details.numbers() for scored in (one, other)]
-    _add_results(page, one, other)
+    drawn = [resampled_scores(scored.pictures, len(scored.details.classes)) for scored in (one, other)]
+    sureness = gains(numbers, drawn)
+    _add_results(page, one, other, sureness)
     add_curves(page, "Loss", runs, "loss", "loss")
     add_curves(page, "Validation, mIoU", runs, "mIoU", "mIoU, 0 to 1")
     _add_pictures(page, one, other, config)
-    return finish(page, runs, numbers, list(MEANINGS), time.perf_counter() - started, work_dir)
+    told: list[dict[str, Any]] = [{**numbers[0]}, {**numbers[1], "gain_intervals": ends(sureness)}]
+    return finish(page, runs, told, list(MEANINGS), time.perf_counter() - started, work_dir)
 
 
 def _score(run: Run) -> Scored:
@@ -105,10 +111,13 @@ def _check_same(one: Scored, other: Scored) -> None:
             )
 
 
-def _add_results(page: Page, one: Scored, other: Scored) -> None:
+def _add_results(page: Page, one: Scored, other: Scored, sureness: Mapping[str, Interval]) -> None:
     runs = (one.run, other.run)
     before, after = (scored.details.numbers() for scored in (one, other))
-    page.headline([gain_number(name, before[name], after[name]) for name in ("mIoU", "mAcc", "aAcc", "mBoundaryF")])
+    headline = ("mIoU", "mAcc", "aAcc", "mBoundaryF")
+    page.headline([gain_number(name, before[name], after[name], sureness.get(name)) for name in headline])
+    if sureness:
+        page.text("How sure the gains are", ANY_SCORE + PAIRED)
     rows: Rows = [(f"{name}: {meaning}", before[name], after[name]) for name, meaning in MEANINGS.items()]
     add_numbers(page, "Scores", "measure", runs, rows)
     for title, kind in (("IoU", "iou"), ("F-score", "fscore"), ("boundary F", "boundary"), ("accuracy", "accuracy")):

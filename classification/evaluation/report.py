@@ -13,6 +13,7 @@ from convmae.classification.evaluation.accuracy import Details, Prediction
 from convmae.engine.pictures.images import as_rgb, read_image
 from convmae.engine.text import distinct, shown
 from convmae.engine.training.scalars import read_scalars
+from convmae.reports.intervals import ANY_SCORE, ends, intervals, with_interval
 from convmae.reports.page import Number, Page, Picture
 from convmae.reports.plots import curves, matrix
 from convmae.reports.run_page import add_remarks, add_run, add_unread
@@ -25,13 +26,20 @@ MATRIX_CLASSES = 30  # more names than this can't be read along an axis
 def start_page(title: str, subtitle: str, numbers: dict[str, float], details: Details) -> Page:
     """Returns a page with the headline numbers, on which a run may put what is its own before ``write_report``."""
     page = Page(title, subtitle)
+    notes = {
+        "Top-1": ("top1", f"of {len(details.predictions):,} validation pictures"),
+        "Top-5": ("top5", "the class is among the five best"),
+        "Class mean": ("class_mean", "top-1, each class weighing the same"),
+    }
+    sureness = intervals(numbers, details.resampled)
     page.headline(
         [
-            Number("Top-1", f"{100 * numbers['top1']:.2f} %", f"of {len(details.predictions):,} validation pictures"),
-            Number("Top-5", f"{100 * numbers['top5']:.2f} %", "the class is among the five best"),
-            Number("Class mean", f"{100 * numbers['class_mean']:.2f} %", "top-1, each class weighing the same"),
+            Number(label, f"{100 * numbers[name]:.2f} %", with_interval(note, sureness.get(name)))
+            for label, (name, note) in notes.items()
         ]
     )
+    if sureness:
+        page.text("How sure the numbers are", ANY_SCORE)
     return page
 
 
@@ -59,7 +67,8 @@ def write_report(
     add_remarks(page, {str(split.root): split.remarks for split in splits})
     told = add_unread(page, unread or {})
     add_run(page, config, weights, seconds)
-    return page.save({**numbers, "classes": dict(accuracies), **told}, work_dir)
+    sureness = ends(intervals(numbers, details.resampled))
+    return page.save({**numbers, "intervals": sureness, "classes": dict(accuracies), **told}, work_dir)
 
 
 def _add_classes(page: Page, details: Details) -> None:

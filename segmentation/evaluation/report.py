@@ -10,6 +10,7 @@ from convmae.engine.machine.memory import describe_peak
 from convmae.engine.machine.precision import resolve_device
 from convmae.engine.options import describe_views
 from convmae.engine.training.scalars import read_scalars
+from convmae.reports.intervals import ANY_SCORE, ends, intervals, with_interval
 from convmae.reports.page import Number, Page
 from convmae.reports.plots import curves, matrix
 from convmae.reports.run_page import add_remarks, add_run, add_unread
@@ -19,6 +20,7 @@ from convmae.segmentation.data.layout import Pair
 from convmae.segmentation.evaluation.boundary import TOLERANCE
 from convmae.segmentation.evaluation.drawn_pairs import Shown, add_pictures
 from convmae.segmentation.evaluation.predictions_file import decode, write_predictions
+from convmae.segmentation.evaluation.resampled_scores import resampled_scores
 from convmae.segmentation.evaluation.scores import Details, SegmentationMetric
 
 PICTURES = 6  # of the worst, and as many of the best
@@ -52,9 +54,18 @@ def write_report(
         work_dir / "predictions.zip", metric.classes, metric.pictures, found[-1].images
     )
     page = Page("Semantic segmentation", f"UPerNet on ConvMAE-{config.model.size}, {config.data.root}")
-    page.headline([Number(name, f"{100 * metric.numbers[name]:.2f} %", MEANINGS[name]) for name in MEANINGS])
+    sureness = intervals(metric.numbers, resampled_scores(metric.pictures, len(metric.classes)))
+    page.headline(
+        [
+            Number(name, f"{100 * metric.numbers[name]:.2f} %", with_interval(meaning, sureness.get(name)))
+            for name, meaning in MEANINGS.items()
+        ]
+    )
+    if sureness:
+        page.text("How sure the numbers are", ANY_SCORE)
     add_remarks(page, {split.name: Tally(split.faults).remarks for split in found})
-    numbers = {**metric.numbers, **_per_class(details), **add_unread(page, unread or {})}
+    told = add_unread(page, unread or {})
+    numbers = {**metric.numbers, "intervals": ends(sureness), **_per_class(details), **told}
     _add_classes(page, details)
     rows = read_scalars(work_dir)
     if rows:

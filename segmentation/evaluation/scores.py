@@ -35,6 +35,25 @@ class Result(NamedTuple):
         return float(self.counts[right].sum() / self.counts.sum()) if len(self.counts) else 1.0
 
 
+class ClassCounts(NamedTuple):
+    """What the scores of classes are made of, each [N] or [N, B]: pixels, and boundary F-scores added over pictures."""
+
+    right: NDArray
+    truth: NDArray
+    predicted: NDArray
+    boundary: NDArray
+    bounded: NDArray  # pictures whose truth has a boundary of the class
+
+    def scores(self) -> tuple[NDArray[np.float64], ...]:
+        """Returns IoU, accuracy, F-score and boundary F-score, nan where there is nothing to measure."""
+        return (
+            _ratio(self.right, self.truth + self.predicted - self.right),
+            _ratio(self.right, self.truth),
+            _ratio(2 * self.right, self.truth + self.predicted),
+            _ratio(self.boundary, self.bounded),
+        )
+
+
 @dataclass
 class Details:
     """What a report shows beside the headline. Rows of ``confusion`` are the truth, columns the prediction, in pixels.
@@ -77,19 +96,17 @@ def scores(classes: list[str], confusion: NDArray[np.int64], boundaries: Sequenc
     IoU and accuracy are mmseg's; the F-score is Dice, 0 for a class that is never predicted (mmseg's F-score leaves it out of
     the mean). The boundary F-score of a class is its mean over the pictures whose truth has a boundary of it.
     """
-    right = np.diag(confusion).astype(np.float64)
-    truth, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
     number = len(classes)
     labels = np.concatenate([np.zeros(0, np.int64), *(one.labels for one in boundaries)]).astype(np.int64)
     boundary = np.concatenate([np.zeros(0), *(one.scores for one in boundaries)])
-    return Details(
-        classes,
-        confusion,
-        iou=_ratio(right, truth + predicted - right),
-        accuracy=_ratio(right, truth),
-        fscore=_ratio(2 * right, truth + predicted),
-        boundary=_ratio(np.bincount(labels, boundary, number), np.bincount(labels, minlength=number)),
+    counts = ClassCounts(
+        np.diag(confusion),
+        confusion.sum(axis=1),
+        confusion.sum(axis=0),
+        np.bincount(labels, boundary, number),
+        np.bincount(labels, minlength=number),
     )
+    return Details(classes, confusion, *counts.scores())
 
 
 def total_scores(classes: list[str], results: Sequence[Result]) -> Details:
@@ -147,7 +164,7 @@ def _count(prediction: NDArray[np.uint8], truth: NDArray[np.uint8], num_classes:
 
 
 def _ratio(part: NDArray, whole: NDArray) -> NDArray[np.float64]:
-    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
+    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
 
 
 def _mean(values: NDArray[np.float64]) -> float:

@@ -68,6 +68,8 @@ def test_the_page_shows_what_the_second_run_gained(runs: tuple[Path, Path], tmp_
     assert main(["--compare", *map(str, runs), "--work-dir", str(tmp_path / "both")]) == 0
     page = (tmp_path / "both/report/index.html").read_text()
     numbers = json.loads((tmp_path / "both/metrics.json").read_text())
+    low, high = numbers["all"].pop("gain_intervals")["mIoU"]
+    assert low < numbers["all"]["mIoU"] - numbers["half"]["mIoU"] < high
     assert set(numbers["all"].values()) == {1.0}
     gain = 100 * (1 - numbers["half"]["mIoU"])
     assert f"{gain:+.1f}" in page
