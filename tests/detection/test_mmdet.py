@@ -102,7 +102,11 @@ def mmdet_scope() -> Iterator[None]:
 
 
 def recipe(kind: str = "mask_rcnn") -> Config:
-    (name,) = (path.name for path in resources.files("convmae.configs").iterdir() if f"mmdet_{kind}_" in path.name)
+    (name,) = (
+        path.name
+        for path in resources.files("convmae.configs").iterdir()
+        if path.name.startswith(f"mmdet_{kind}_convmae")
+    )
     return Config.fromfile(str(resources.files("convmae.configs") / name))
 
 
