@@ -23,6 +23,9 @@ def checked_channels(in_chans: int) -> int:
     return in_chans
 
 
+FREEZABLE = ("none", "stem", "encoder")
+
+
 class Encoder(FromCheckpoint):
     """An encoder whose blocks may recompute their activations and whose linear layers start as in pretraining."""
 
@@ -57,7 +60,7 @@ class Encoder(FromCheckpoint):
         Raises:
             ValueError: another word.
         """
-        if what not in ("none", "stem", "encoder"):
+        if what not in FREEZABLE:
             raise ValueError(f"freeze is {what!r}; expected 'none', 'stem' or 'encoder'")
         stem = re.compile(self.group_matcher()["stem"])
         for name, parameter in self.named_parameters():

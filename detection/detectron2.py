@@ -13,8 +13,8 @@ from detectron2.structures import ImageList
 from torch import Tensor
 
 from convmae import backbones
-from convmae.backbones import load_checkpoint
 from convmae.detection.data.transforms import GREY
+from convmae.engine.whole_weights import start_backbone
 
 FEATURES = ("E1", "E2", "E3", "E4")
 
@@ -22,15 +22,16 @@ FEATURES = ("E1", "E2", "E3", "E4")
 class ConvViTDet(backbones.ConvViTDet, Backbone):
     """The encoder for detection as a detectron2 backbone: its maps go by the names E1, E2, E3 and E4.
 
-    It takes the arguments of `convmae.backbones.ConvViTDet`, by name, and `init`: pretrained weights of any known layout,
-    fitted to its grid and windows. What became of each of their names is logged.
+    It takes the arguments of `convmae.backbones.ConvViTDet`, by name; `init`: pretrained weights of any known layout, fitted
+    to its grid and windows; and `freeze`: what of it stays as these have it, "none", "stem" or "encoder". What became of each
+    of their names is logged.
+    Raises UserError for a file that leaves some of the encoder unfilled, and for freezing without weights.
     """
 
-    def __init__(self, *, img_size: int = 1024, init: str = "", **options: Any) -> None:
+    def __init__(self, *, img_size: int = 1024, init: str = "", freeze: str = "none", **options: Any) -> None:
         super().__init__(img_size=img_size, **options)
         self.img_size = img_size
-        if init:
-            logging.getLogger("detectron2").info(str(load_checkpoint(self, init)))
+        start_backbone(self, init, freeze, logging.getLogger("detectron2"))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:  # type: ignore[override]  # detectron2 wants them by name
         """Returns E1..E4 by name of normalised images [B, 3, H, W], each [B, C, H / s, W / s] at strides s = 4, 8, 16, 32."""

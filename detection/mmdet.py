@@ -37,15 +37,23 @@ __all__ = ["ClassCheckHook", "ConvMAEOptimWrapperConstructor", "ConvViTDet", "Gr
 class ConvViTDet(backbones.ConvViTDet):
     """The encoder for detection as an mmdet backbone.
 
-    It takes the arguments of `convmae.backbones.ConvViTDet`; `out_indices`, which of E1..E4 it returns, from 0; and `init`:
-    pretrained weights of any known layout, fitted to its grid and windows. What became of each of their names is logged.
-    Raises UserError for a file that leaves some of the encoder unfilled.
+    It takes the arguments of `convmae.backbones.ConvViTDet`; `out_indices`, which of E1..E4 it returns, from 0; `init`:
+    pretrained weights of any known layout, fitted to its grid and windows; and `freeze`: what of it stays as these have it,
+    "none", "stem" or "encoder". What became of each of their names is logged.
+    Raises UserError for a file that leaves some of the encoder unfilled, and for freezing without weights.
     """
 
-    def __init__(self, *args: Any, out_indices: Sequence[int] = (0, 1, 2, 3), init: str = "", **options: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        init: str = "",
+        freeze: str = "none",
+        **options: Any,
+    ) -> None:
         super().__init__(*args, **options)
         self.out_indices = tuple(out_indices)
-        start_backbone(self, init)
+        start_backbone(self, init, freeze)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]  # some of the maps
         """Returns maps of normalised images [B, 3, H, W], each [B, C, H / s, W / s] at strides s = 4, 8, 16, 32."""

@@ -11,6 +11,7 @@ import torch
 from mmengine.logging import print_log
 
 from convmae.backbones import load_checkpoint
+from convmae.backbones.encoder import FREEZABLE, Encoder
 from convmae.backbones.weights.load_report import LoadReport
 from convmae.engine.errors import UserError
 
@@ -78,12 +79,21 @@ def check_encoder(report: LoadReport, path: str, prefix: str = "") -> None:
         )
 
 
-def start_backbone(model: torch.nn.Module, init: str) -> None:
-    """Fills an encoder in an OpenMMLab config from pretrained weights; what became of each name goes to the run's log.
+def start_backbone(model: Encoder, init: str, freeze: str = "none", logger: logging.Logger | str = "current") -> None:
+    """Fills an encoder in another framework's config from pretrained weights, and freezes it or its stem as asked for.
 
-    Does nothing for "". Raises UserError for a file that leaves some of the encoder unfilled.
+    What became of each name goes to ``logger``, "current" for mmengine's; for "" nothing is filled. Raises UserError for a
+    file that leaves some of the encoder unfilled, for freezing without weights, and for another word than `FREEZABLE` has.
     """
+    if freeze not in FREEZABLE:
+        raise UserError(f"freeze of the backbone is {freeze!r}; expected {', '.join(FREEZABLE)}.")
+    if freeze != "none" and not init:
+        raise UserError(
+            f"freeze of the backbone is {freeze} and its init empty, so that random weights would stay as they are; expected "
+            "pretrained weights by init, or freeze='none'."
+        )
     if init:
         report = load_checkpoint(model, init)
-        print_log(str(report), logger="current", level=logging.INFO)
+        print_log(str(report), logger=logger, level=logging.INFO)
         check_encoder(report, init)
+    model.freeze(freeze)

@@ -16,10 +16,11 @@ __all__ = ["ConvMAEOptimWrapperConstructor", "ConvViTSeg"]
 class ConvViTSeg(backbones.ConvViTSeg):
     """The encoder for segmentation as an mmseg backbone.
 
-    It takes the arguments of `convmae.backbones.ConvViTSeg` and `init`: pretrained weights of any known layout, fitted to its
-    grid. What became of each of their names is logged. Raises UserError for a file that leaves some of the encoder unfilled.
+    It takes the arguments of `convmae.backbones.ConvViTSeg`; `init`: pretrained weights of any known layout, fitted to its
+    grid; and `freeze`: what of it stays as these have it, "none", "stem" or "encoder". What became of each of their names is
+    logged. Raises UserError for a file that leaves some of the encoder unfilled, and for freezing without weights.
     """
 
-    def __init__(self, *args: Any, init: str = "", **options: Any) -> None:
+    def __init__(self, *args: Any, init: str = "", freeze: str = "none", **options: Any) -> None:
         super().__init__(*args, **options)
-        start_backbone(self, init)
+        start_backbone(self, init, freeze)

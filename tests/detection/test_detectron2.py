@@ -41,6 +41,7 @@ from convmae.detection.model.convert import detector_to_detectron2
 from convmae.detection.model.mask_rcnn import MaskRCNN
 from convmae.detection.model.weights import to_detectron2
 from convmae.engine.config import load_config
+from convmae.engine.errors import UserError
 from convmae.engine.files import save_weights
 from convmae.engine.pictures.images import normalize
 
@@ -136,6 +137,10 @@ def test_pretrained_weights_start_the_backbone(tmp_path: Path) -> None:
     assert found.keys() == plain.state_dict().keys()
     assert all(torch.equal(found[name], value) for name, value in plain.state_dict().items())
     assert torch.equal(found["blocks3.5.mlp.fc1.weight"], encoder.blocks3[5].mlp.fc1.weight)
+    frozen = ConvViTDet(size="tiny", img_size=SIDE, init=str(path), freeze="encoder")
+    assert not any(value.requires_grad for value in frozen.parameters())
+    with pytest.raises(UserError, match="freeze of the backbone is encoder and its init empty"):
+        ConvViTDet(size="tiny", img_size=SIDE, freeze="encoder")
 
 
 def test_the_recipe_says_what_ours_does() -> None:

@@ -27,6 +27,7 @@ from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from small_states import write_encoder
 
 from convmae import backbones
 from convmae.engine.errors import UserError
@@ -206,6 +207,21 @@ def test_pretrained_weights_start_the_backbone(tmp_path: Path) -> None:
     half = {name: value for name, value in encoder.state_dict().items() if not name.startswith("blocks3.1.")}
     with pytest.raises(UserError, match=r"half\.pth leaves .* unfilled \(blocks3\.1\."):
         ConvViTDet("tiny", img_size=SIDE, init=str(save_weights(half, tmp_path / "half.pth")))
+
+
+def test_the_backbone_is_frozen_as_asked_for_where_weights_fill_it(tmp_path: Path) -> None:
+    path = str(write_encoder(tmp_path / "encoder.pth"))
+    model = ConvViTDet("tiny", img_size=SIDE, init=path, freeze="stem")
+    learning = {name.partition(".")[0] for name, value in model.named_parameters() if value.requires_grad}
+    assert "blocks3" in learning
+    assert not learning & {"patch_embed1", "blocks1", "blocks2", "pos_embed"}
+    assert not any(
+        value.requires_grad for value in ConvViTDet("tiny", img_size=SIDE, init=path, freeze="encoder").parameters()
+    )
+    with pytest.raises(UserError, match="freeze of the backbone is stem and its init empty"):
+        ConvViTDet("tiny", img_size=SIDE, freeze="stem")
+    with pytest.raises(UserError, match="freeze of the backbone is 'all'; expected none, stem, encoder"):
+        ConvViTDet("tiny", img_size=SIDE, init=path, freeze="all")
 
 
 def test_the_backbone_returns_the_maps_that_are_asked_for() -> None:

@@ -209,6 +209,11 @@ def test_pretrained_weights_start_the_backbone(tmp_path: Path) -> None:
     torch.save({"model": half}, tmp_path / "half.pth")
     with pytest.raises(UserError, match=r"half\.pth leaves .* unfilled \(blocks3\.1\."):
         ConvViTSeg("tiny", img_size=CROP, init=str(tmp_path / "half.pth"))
+    frozen = ConvViTSeg("tiny", img_size=CROP, init=str(tmp_path / "encoder.pth"), freeze="encoder")
+    learning = {name.partition(".")[0] for name, value in frozen.named_parameters() if value.requires_grad}
+    assert learning == set(frozen.added)
+    with pytest.raises(UserError, match="freeze of the backbone is encoder and its init empty"):
+        ConvViTSeg("tiny", img_size=CROP, freeze="encoder")
 
 
 def test_mmsegs_tools_train_and_evaluate_and_ours_reads_their_checkpoint(
