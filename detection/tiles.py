@@ -45,7 +45,8 @@ class Tile:
 class Piece:
     """What a tile shows of an object; ``box`` in the picture's pixels, ``mask`` [h, w] at ``place`` (left, top) of the picture.
 
-    cut: whether a border of its tile inside the picture may have cut it; tiles: those it was put together from.
+    cuts: whether a border of its tile inside the picture may have cut it at its left, top, right and bottom; tiles: those it
+    was put together from.
     """
 
     box: tuple[float, float, float, float]
@@ -53,8 +54,13 @@ class Piece:
     label: int
     mask: NDArray[np.bool_] | None
     place: tuple[int, int]
-    cut: bool
+    cuts: tuple[bool, ...]
     tiles: frozenset[int]
+
+    @property
+    def cut(self) -> bool:
+        """Whether it may be a part of an object."""
+        return any(self.cuts)
 
 
 def detect_in_tiles(
@@ -168,7 +174,7 @@ def _pieces(found: dict[str, Any], tile: Tile, number: int, size: tuple[int, int
             labels[index],
             mask,
             place,
-            any(touches and inside for touches, inside in zip(near, inner, strict=True)),
+            tuple(touches and inside for touches, inside in zip(near, inner, strict=True)),
             frozenset([number]),
         )
 
@@ -243,7 +249,7 @@ def _window(piece: Piece, left: int, top: int, right: int, bottom: int) -> NDArr
 
 
 def _together(pieces: Sequence[Piece]) -> Piece:
-    """Returns one object: the surest piece that no border cuts, or where each is cut all of them, as one that is whole."""
+    """Returns one object: the surest piece that no border cuts, or where each is cut all of them in one."""
     tiles = frozenset.union(*(piece.tiles for piece in pieces))
     best = max(pieces, key=lambda piece: (not piece.cut, piece.score))
     score = max(piece.score for piece in pieces)
@@ -251,6 +257,10 @@ def _together(pieces: Sequence[Piece]) -> Piece:
         return replace(best, score=score, tiles=tiles)
     left, top = (min(piece.box[axis] for piece in pieces) for axis in (0, 1))
     right, bottom = (max(piece.box[axis] for piece in pieces) for axis in (2, 3))
+    cuts = tuple(  # where all pieces that reach so far are
+        all(piece.cuts[axis] for piece in pieces if abs(piece.box[axis] - end) < EDGE)
+        for axis, end in enumerate((left, top, right, bottom))
+    )
     mask, place = None, (0, 0)
     if best.mask is not None:
         shown = [piece for piece in pieces if piece.mask is not None and piece.mask.size]
@@ -260,4 +270,4 @@ def _together(pieces: Sequence[Piece]) -> Piece:
         mask = np.zeros((y1 - place[1], x1 - place[0]), dtype=bool)
         for piece in shown:
             mask |= _window(piece, place[0], place[1], x1, y1)
-    return Piece((left, top, right, bottom), score, best.label, mask, place, False, tiles)
+    return Piece((left, top, right, bottom), score, best.label, mask, place, cuts, tiles)
