@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -24,21 +25,27 @@ from convmae.detection.model.weights import known_categories, load_detector
 from convmae.engine.errors import UserError
 from convmae.engine.faults import refuse
 from convmae.engine.log import log
+from convmae.engine.machine.compilation import check_compiler, compile_methods
 from convmae.engine.machine.precision import autocast, set_up
 from convmae.engine.pictures.images import Picture, read_image, size_of
 from convmae.engine.pictures.reading import RGB, Reading
 
 
 class Predictor:
-    """Calls a detector on one picture after the other, of any size."""
+    """Calls a detector on pictures of any sizes, in any thread."""
 
     def __init__(self, config: DetectionConfig, checkpoint: Path) -> None:
         """Raises UserError for weights that don't fill the model or don't name their classes, and for no possible scales."""
         self.device, self.dtype = set_up(config.runtime)
         self.sides, self.padding = config.inference.sides(config.data.img_size), config.data.padding
+        self.reading = config.data.reading(config.model.in_chans)
         self.model = DetectionModel(config, read_classes(checkpoint))
         load_detector(self.model, checkpoint)
         self.model.eval().to(self.device)
+        if config.runtime.compile:
+            check_compiler(self.device)
+            compile_methods(self.model.model.static_methods(), config.runtime.compile_mode, always=True)
+        self._one_at_a_time = Lock()
 
     @property
     def categories(self) -> list[Category]:
@@ -46,13 +53,13 @@ class Predictor:
         return self.model.categories
 
     @torch.inference_mode()
-    def __call__(self, image: Picture, image_id: int = 0) -> dict[str, Any]:
-        """Returns the detections of a picture as ``DetectionModel`` does, in its own pixels."""
-        batch = collate_test([fitted(image, image_id, self.sides, self.padding)])
-        squares = [square.to(self.device) for square in batch["images"]]
-        with autocast(self.device, self.dtype):
-            (found,) = self.model(squares, samples=batch["samples"], mode="predict")
-        return found
+    def __call__(self, images: Sequence[Picture]) -> list[dict[str, Any]]:
+        """Returns the detections of each picture as ``DetectionModel`` does, in its own pixels."""
+        batch = collate_test([fitted(image, 0, self.sides, self.padding) for image in images])
+        with self._one_at_a_time, autocast(self.device, self.dtype):
+            squares = [square.to(self.device) for square in batch["images"]]
+            found = self.model(squares, samples=batch["samples"], mode="defer")
+        return [one() for one in found]
 
 
 def read_classes(checkpoint: Path) -> list[Category]:
@@ -136,6 +143,11 @@ def _with_ids(ours: list[Category], listed: list[Category], path: Path) -> list[
 def as_results(rows: Sequence[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     """Returns rows as COCO's servers take them, ``kind`` (bbox or segmentation) beside ids and score."""
     return [{key: row[key] for key in ("image_id", "category_id", kind, "score")} for row in rows]
+
+
+def result_rows(found: dict[str, Any], categories: Sequence[Category]) -> list[dict[str, Any]]:
+    """Returns a picture's detections as COCO's result rows."""
+    return coco_results([found], CocoData(Path(), Path(), list(categories), [], {}))
 
 
 def as_coco(

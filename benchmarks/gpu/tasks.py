@@ -190,7 +190,7 @@ def _predict(setting: Setting, tasks: Mapping[str, Task], seconds: float) -> Ite
         made = []
         for device in ("cpu", setting.device.type):
             with exact_fp32():
-                made.append(module.Predictor(tasks[name].config(device, "fp32"), weights)(picture))
+                made.append(module.Predictor(tasks[name].config(device, "fp32"), weights)([picture])[0])
         if name == "segmentation":
             off = float((made[0] != made[1]).mean())
         else:

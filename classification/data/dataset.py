@@ -174,14 +174,16 @@ class TrainSet(Dataset):
         }
 
 
+def centre_crop(img_size: int, test_crop: float) -> v2.Compose:
+    """Returns what makes the square of a test picture: ``test_crop`` of its shorter side, at ``img_size`` pixels."""
+    return v2.Compose([v2.Resize(round(img_size / test_crop), BICUBIC, antialias=True), v2.CenterCrop(img_size)])
+
+
 class EvalSet(Dataset):
     """Centre crops: ``images``, bytes [C, S, S]; ``labels`` [] and ``index`` [], the picture's place in the split."""
 
     def __init__(self, split: ClassFolder, img_size: int, test_crop: float) -> None:
-        self.split = split
-        self.transform = v2.Compose(
-            [v2.Resize(round(img_size / test_crop), BICUBIC, antialias=True), v2.CenterCrop(img_size)]
-        )
+        self.split, self.transform = split, centre_crop(img_size, test_crop)
 
     def __len__(self) -> int:
         return len(self.split.pictures)

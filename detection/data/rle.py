@@ -54,3 +54,19 @@ def _compress(places: NDArray[np.int64], counts: NDArray[np.int64]) -> list[str]
     ends = np.cumsum(np.add.reduceat(used.sum(axis=1), starts)).tolist()
     text = letters[used].tobytes().decode()
     return [text[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def encode_runs(mask: NDArray[np.bool_], place: tuple[int, int], size: tuple[int, int]) -> dict[str, Any]:
+    """Returns a mask [h, w] that lies at ``place`` (left, top) of a picture as the picture's compressed run lengths.
+
+    size: height and width of the picture, of which nothing else is made: a large one may have thousands of masks.
+    """
+    height, width = size
+    down = np.pad(mask.T, ((0, 0), (1, 1))).astype(np.int8)  # a run ends with its column
+    column, row = np.nonzero(np.diff(down, axis=1))
+    edges = (column + place[0]) * height + row + place[1]
+    places, times = np.unique(edges, return_counts=True)
+    places = places[times == 1]  # elsewhere a run ends where the next column's begins
+    if not len(places) or places[-1] != height * width:
+        places = np.append(places, height * width)
+    return {"size": [height, width], "counts": _compress(places, np.array([len(places)]))[0]}

@@ -15,7 +15,7 @@ from typing import Any
 
 from convmae.engine.config import describe, load_config, run_config
 from convmae.engine.errors import Interrupted, UserError
-from convmae.engine.log import process_rank, start_log
+from convmae.engine.log import log, process_rank, start_log
 from convmae.engine.machine.failures import tell
 from convmae.engine.machine.interrupts import ctrl_c_raises
 from convmae.engine.run_files import LIST, listed, matching, not_listed, only_one, remove_listed, start_list, sweep
@@ -24,20 +24,9 @@ from convmae.engine.text import visible
 # What a run writes, but for its log and curves, which it goes on with.
 _REPORT = ("config.yaml", "metrics.json", "report/index.html", "detections.json", "predictions.zip", "log.txt")
 _RUN = (
-    *_REPORT,
-    *(
-        "step_*.pth",
-        "best.pth",
-        "model.pth",
-        "encoder.pth",
-        "encoder.safetensors",
-        "pretrained.pth",
-        "pretrained.safetensors",
-        "reconstructions.png",
-        "scalars.jsonl",
-        "job.txt",
-    ),
-)
+    *_REPORT, "step_*.pth", "best.pth", "model.pth", "encoder.pth", "encoder.safetensors", "pretrained.pth",
+    "pretrained.safetensors", "reconstructions.png", "scalars.jsonl", "job.txt",
+)  # fmt: skip
 _MARKS = ("config.yaml", "metrics.json", "step_*.pth")  # a log alone is of a run that was refused before it began
 _WEIGHTS = (".pth", ".safetensors")
 
@@ -86,32 +75,51 @@ def train_tool(
     args = parser.parse_args(argv)
 
     def main() -> None:
-        from convmae.backbones.weights.weight_files import split_choice
-        from convmae.engine.machine.restarts import goes_on, mark
+        from convmae.engine.machine.restarts import goes_on
 
         config, work_dir = _run_of(args, schema, ["runtime.compile=true"] * args.compile)
         if goes_on(work_dir):  # began by this very job, whose options were for what it found before
             args.resume, args.overwrite = True, False
-        teachers = getattr(getattr(config, "teachers", None), "weights", {})
-        given = {
-            "model.init": config.model.init,
-            **{f"teachers.weights.{name}": file for name, file in teachers.items()},
-        }
-        for name, file in given.items() if args.overwrite else ():
-            if file and os.path.dirname(os.path.realpath(split_choice(file)[0])) == os.path.realpath(work_dir):
-                raise UserError(f"{name}={file} lies in {work_dir}, which --overwrite clears; move it first.")
-        if config.runtime.compile:
-            from convmae.engine.machine.compilation import check_compiler
-            from convmae.engine.machine.precision import resolve_device
-
-            check_compiler(resolve_device(config.runtime.device))
-        with alone_in(work_dir):
-            prepare_work_dir(work_dir, args.resume, args.overwrite)
-            mark(work_dir)
-            _start(config, work_dir)
-            train(config, work_dir, args.resume)
+        start_run(config, work_dir, train, args.resume, args.overwrite)
 
     return run_tool(main)
+
+
+def start_run(
+    config: Any,
+    work_dir: Path,
+    train: Callable[[Any, Path, bool], Any],
+    resume: bool = False,
+    overwrite: bool = False,
+    notes: Sequence[str] = (),
+) -> None:
+    """Prepares a work directory, starts its log with ``notes`` and calls ``train(config, work_dir, resume)``.
+
+    Raises UserError for a directory that can't be written or holds what the run would replace, and as ``train`` does.
+    """
+    from convmae.backbones.weights.weight_files import split_choice
+    from convmae.engine.machine.restarts import mark
+
+    teachers = getattr(getattr(config, "teachers", None), "weights", {})
+    given = {
+        "model.init": config.model.init,
+        **{f"teachers.weights.{name}": file for name, file in teachers.items()},
+    }
+    for name, file in given.items() if overwrite else ():
+        if file and os.path.dirname(os.path.realpath(split_choice(file)[0])) == os.path.realpath(work_dir):
+            raise UserError(f"{name}={file} lies in {work_dir}, which --overwrite clears; move it first.")
+    if config.runtime.compile:
+        from convmae.engine.machine.compilation import check_compiler
+        from convmae.engine.machine.precision import resolve_device
+
+        check_compiler(resolve_device(config.runtime.device))
+    with alone_in(work_dir):
+        prepare_work_dir(work_dir, resume, overwrite)
+        mark(work_dir)
+        _start(config, work_dir)
+        for note in notes:
+            log.info(note)
+        train(config, work_dir, resume)
 
 
 def probe_tool(

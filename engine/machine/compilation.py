@@ -17,11 +17,11 @@ from convmae.engine.errors import UserError
 Method = Callable[..., Any]
 
 
-def compile_methods(methods: Sequence[Method], mode: str, backend: str = "inductor") -> None:
+def compile_methods(methods: Sequence[Method], mode: str, backend: str = "inductor", *, always: bool = False) -> None:
     """Compiles methods of modules in place, one graph each; while a module is in evaluation mode they run as they were.
 
     Parameters keep their names, and random draws are those of the uncompiled methods. Pictures of an evaluation have many
-    sizes, each of which would be compiled anew.
+    sizes, each of which would be compiled anew; with ``always`` they are, as for a model that only predicts.
 
     Args:
         methods: bound methods, which the modules call by their names.
@@ -36,7 +36,7 @@ def compile_methods(methods: Sequence[Method], mode: str, backend: str = "induct
     torch._dynamo.config.optimize_ddp = False
     for method in methods:
         module: nn.Module = method.__self__  # type: ignore[attr-defined]
-        setattr(module, method.__name__, _in_training(module, method, _compiled(method, mode, backend)))
+        setattr(module, method.__name__, _called(module, method, _compiled(method, mode, backend), always))
 
 
 @functools.cache
@@ -61,10 +61,10 @@ def _compiled(method: Method, mode: str, backend: str) -> Method:
     return torch.compile(method, fullgraph=True, dynamic=False, options=options)
 
 
-def _in_training(module: nn.Module, plain: Method, compiled: Method) -> Method:
+def _called(module: nn.Module, plain: Method, compiled: Method, always: bool) -> Method:
     @functools.wraps(plain)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if not module.training:
+        if not (always or module.training):
             return plain(*args, **kwargs)
         try:
             return compiled(*args, **kwargs)

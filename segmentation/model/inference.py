@@ -55,21 +55,42 @@ def label(
         factors: of the scale, a copy each.
         flip: whether each copy is labelled mirrored, too.
     """
+    if len(factors) * (1 + flip) > 1:
+        return _summed(score, pictures, scale, factors, flip).argmax(1)
     size = (pictures.shape[2], pictures.shape[3])
-    views = [(factor, mirrored) for factor in factors for mirrored in (False, True)[: 1 + flip]]
     labels = pictures.new_empty((len(pictures), *size), dtype=torch.int64)
-    total = None  # the only thing that is kept from one copy to the next
-    for factor, mirrored in views:
-        copy = fit(pictures, scale, factor)
-        scores = score(copy.flip(3)).flip(3) if mirrored else score(copy)
-        if len(views) > 1 and total is None:
-            total = scores.new_zeros((len(pictures), scores.shape[1], *size), dtype=torch.float32)
-        for rows, band in resized_bands(scores, size):
+    for rows, band in resized_bands(score(fit(pictures, scale, factors[0])), size):
+        labels[:, rows] = band.argmax(1)
+    return labels
+
+
+def probabilities(
+    score: Score,
+    pictures: Tensor,
+    scale: Sequence[int] | None = None,
+    factors: Sequence[float] = (1.0,),
+    flip: bool = False,
+) -> Tensor:
+    """Returns each class's probability, float32 [B, N, H, W], as ``label`` compares them: the mean over the copies."""
+    return _summed(score, pictures, scale, factors, flip) / (len(factors) * (1 + flip))
+
+
+def _summed(
+    score: Score, pictures: Tensor, scale: Sequence[int] | None, factors: Sequence[float], flip: bool
+) -> Tensor:
+    """Returns the sum of the copies' probabilities, float32 [B, N, H, W]: all that is kept from one copy to the next."""
+    size = (pictures.shape[2], pictures.shape[3])
+    total = None
+    for factor in factors:
+        for mirrored in (False, True)[: 1 + flip]:
+            copy = fit(pictures, scale, factor)
+            scores = score(copy.flip(3)).flip(3) if mirrored else score(copy)
             if total is None:
-                labels[:, rows] = band.argmax(1)
-            else:
+                total = scores.new_zeros((len(pictures), scores.shape[1], *size), dtype=torch.float32)
+            for rows, band in resized_bands(scores, size):
                 total[:, :, rows] += band.float().softmax(1)
-    return labels if total is None else total.argmax(1)
+    assert total is not None  # there is a copy
+    return total
 
 
 def fit(pictures: Tensor, scale: Sequence[int] | None, factor: float = 1.0) -> Tensor:

@@ -1,6 +1,7 @@
 """UPerNet with an auxiliary head on ConvViTSeg: mmseg's parts, built from the options."""
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from convmae.segmentation.data.dataset import picture_scale
 from convmae.segmentation.data.layout import IGNORE
 from convmae.segmentation.mmseg_parts import MODELS, BaseDecodeHead, EncoderDecoder, SegDataSample
 from convmae.segmentation.model.heads import AuxiliaryHead, PyramidHead
-from convmae.segmentation.model.inference import label, slide
+from convmae.segmentation.model.inference import Score, label, probabilities, slide
 
 
 @MODELS.register_module()
@@ -57,13 +58,23 @@ class UPerNet(EncoderDecoder):
 
     def predict(self, inputs: torch.Tensor, data_samples: list[SegDataSample] | None = None) -> list[SegDataSample]:
         """Returns the samples with ``pred_sem_seg``, int64 [1, H, W], of normalised pictures [B, C, H, W] in their own size."""
-        config = self.test_cfg
-        score = self.slide_inference if config.mode == "slide" else self.whole_inference
-        labels = label(score, inputs, config.get("scale"), config.get("scales", (1.0,)), config.get("flip", False))
+        labels = label(*self._inference(inputs))
         samples = data_samples or [SegDataSample() for _ in labels]
         for sample, found in zip(samples, labels, strict=True):
             sample.pred_sem_seg = PixelData(data=found[None])
         return samples
+
+    def probabilities(self, pictures: list[torch.Tensor]) -> torch.Tensor:
+        """Returns the probability of each class, float32 [B, N, H, W], of pictures of one size, bytes [C, H, W] each."""
+        return probabilities(*self._inference(self.data_preprocessor({"inputs": pictures}, False)["inputs"]))
+
+    def _inference(
+        self, inputs: torch.Tensor
+    ) -> tuple[Score, torch.Tensor, Sequence[int] | None, Sequence[float], bool]:
+        """Returns what ``label`` and ``probabilities`` take, as ``test_cfg`` says."""
+        config = self.test_cfg
+        score = self.slide_inference if config.mode == "slide" else self.whole_inference
+        return score, inputs, config.get("scale"), config.get("scales", (1.0,)), config.get("flip", False)
 
 
 class ChannelDropout(nn.Dropout2d):

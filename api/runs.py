@@ -1,0 +1,144 @@
+"""Runs started from Python, which do what the tools of their names do."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from convmae.engine.commands.cli import start_run
+from convmae.engine.config import load_config
+from convmae.engine.errors import UserError
+from convmae.options import as_overrides
+
+if TYPE_CHECKING:
+    from convmae.backbones.encoder import Classifier as Encoder
+    from convmae.models import Classifier, Detector, Segmenter
+
+PathLike: TypeAlias = str | os.PathLike[str]
+_ENCODER, _MODEL = "encoder.pth", "model.pth"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run. ``work_dir`` holds its weights, ``metrics.json``, ``report/index.html``, its recipe, log and curves."""
+
+    work_dir: Path
+
+    @property
+    def weights(self) -> Path:
+        """The file that other runs and ``load`` take: ``model.pth``, of pretraining ``encoder.pth``."""
+        trained = self.work_dir / _MODEL
+        return trained if trained.is_file() else self.work_dir / _ENCODER
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """What ``metrics.json`` holds: of an evaluated run its numbers by name."""
+        content: dict[str, Any] = json.loads((self.work_dir / "metrics.json").read_text(encoding="utf-8"))
+        return content
+
+    @cached_property
+    def model(self) -> Detector | Segmenter | Classifier | Encoder:
+        """The trained model, ready to predict, or the pretrained encoder; loaded when it is first asked for."""
+        if self.weights.name == _MODEL:
+            from convmae.models import load
+
+            return load(self.weights)
+        from convmae.backbones.families import load_encoder
+
+        return load_encoder(self.weights)
+
+
+def pretrain(
+    config: PathLike = "fastconvmae_base_50e.yaml",
+    *,
+    work_dir: PathLike | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    **overrides: Any,
+) -> Run:
+    """Pretrains an encoder on plain pictures, as ``tools/pretrain.py`` does.
+
+    Args:
+        config: a recipe: a file, or the name of a shipped one.
+        work_dir: where the run is written; None for ``work_dirs/<recipe>``.
+        resume: continue from the newest checkpoint there.
+        overwrite: remove an earlier run from there first.
+        overrides: options of the recipe with ``__`` for the dot, such as ``data__root="data/images"``.
+
+    Raises:
+        UserError: what the tool would end with as its message.
+    """
+    from convmae.pretraining.config import PretrainingConfig
+    from convmae.pretraining.train import train
+
+    return _run(PretrainingConfig, train, config, work_dir, resume, overwrite, overrides)
+
+
+def finetune(
+    config: PathLike = "finetune_convmae_base_100e.yaml",
+    *,
+    work_dir: PathLike | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    **overrides: Any,
+) -> Run:
+    """Fine-tunes a classifier on class folders, as ``tools/finetune.py`` does; arguments as of ``pretrain``."""
+    from convmae.classification.config import FinetuningConfig
+    from convmae.classification.train import finetune as train
+
+    return _run(FinetuningConfig, train, config, work_dir, resume, overwrite, overrides)
+
+
+def train_det(
+    config: PathLike = "mask_rcnn_convmae_25e.yaml",
+    *,
+    work_dir: PathLike | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    **overrides: Any,
+) -> Run:
+    """Trains Mask R-CNN on COCO-format data, as ``tools/train_det.py`` does; arguments as of ``pretrain``."""
+    from convmae.detection.config import DetectionConfig
+    from convmae.detection.train import train
+
+    return _run(DetectionConfig, train, config, work_dir, resume, overwrite, overrides)
+
+
+def train_seg(
+    config: PathLike = "upernet_convmae_160k_ade20k.yaml",
+    *,
+    work_dir: PathLike | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    **overrides: Any,
+) -> Run:
+    """Trains UPerNet on ADE20K-layout data, as ``tools/train_seg.py`` does; arguments as of ``pretrain``."""
+    from convmae.segmentation.config import SegmentationConfig
+    from convmae.segmentation.train import train
+
+    return _run(SegmentationConfig, train, config, work_dir, resume, overwrite, overrides)
+
+
+def _run(
+    schema: type,
+    train: Callable[[Any, Path, bool], Any],
+    config: PathLike,
+    work_dir: PathLike | None,
+    resume: bool,
+    overwrite: bool,
+    overrides: dict[str, Any],
+) -> Run:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            "A run from Python is one process; for several start the tool by torchrun, with --launcher pytorch."
+        )
+    recipe = os.fspath(config)
+    tree: Any = load_config(schema, recipe, as_overrides(overrides))
+    folder = Path("work_dirs") / Path(recipe).stem if work_dir is None else Path(work_dir)
+    start_run(tree, folder, train, resume, overwrite)
+    return Run(folder)
