@@ -26,22 +26,16 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from convmae.detection.config import DetectionConfig
-from convmae.detection.evaluation.rated_pictures import confident, draw_detections
-from convmae.detection.predict import Given, Listed, as_coco, as_results
-from convmae.detection.predict import Predictor as Detector
 from convmae.engine.commands.cli import add_overrides, run_tool
 from convmae.engine.commands.given_pictures import check_free, find_pictures, name_drawings, read_pictures, save_picture
 from convmae.engine.config import run_config
 from convmae.engine.errors import UserError
 from convmae.engine.files import check_is_file, write_whole
+from convmae.engine.machine.interrupts import reading_modules
 from convmae.engine.options import describe_views
 from convmae.engine.pictures.images import as_rgb, read_image
-from convmae.reports.drawing import draw_labels, legend
 from convmae.segmentation.config import SegmentationConfig
-from convmae.segmentation.predict import Predictor as Segmenter
 
 THRESHOLD = 0.5
 
@@ -100,11 +94,15 @@ def detect(args: argparse.Namespace, results: Path) -> Done:
     threshold = args.score_threshold if args.score_threshold is not None or args.annotations else THRESHOLD
     if threshold is not None and not 0 <= threshold <= 1:
         raise UserError(f"--score-threshold is {threshold:g}; expected 0 to 1.")
+    with reading_modules():
+        from convmae.detection.evaluation.rated_pictures import confident, draw_detections
+        from convmae.detection.predict import Given, Listed, Predictor, as_coco, as_results
+
     config = run_config(DetectionConfig, args.checkpoint, args.config, args.cfg_options)
     config.runtime.device = args.device
     if threshold is not None:
         config.model.score_threshold = threshold
-    detector, reading = Detector(config, args.checkpoint), config.data.reading(config.model.in_chans)
+    detector, reading = Predictor(config, args.checkpoint), config.data.reading(config.model.in_chans)
     if args.annotations:
         pictures: Listed | Given = Listed(args.annotations, _folder(args.pictures), detector.categories, reading)
     else:
@@ -139,13 +137,19 @@ def detect(args: argparse.Namespace, results: Path) -> Done:
 
 def segment(args: argparse.Namespace, results: Path) -> Done:
     """Draws and writes the label maps and their legend."""
+    with reading_modules():
+        import numpy as np
+
+        from convmae.reports.drawing import draw_labels, legend
+        from convmae.segmentation.predict import Predictor
+
     config = run_config(SegmentationConfig, args.checkpoint, args.config, args.cfg_options)
     config.runtime.device = args.device
     names = name_drawings(find_pictures(args.pictures), args.output)
     overlays, maps, key = args.output / "overlays", args.output / "labels", args.output / "legend.png"
     drawn = [path for name in names.values() for path in (overlays / name, maps / name.with_suffix(".png"))]
     check_free([key, *drawn], args.overwrite)
-    segmenter = Segmenter(config, args.checkpoint)
+    segmenter = Predictor(config, args.checkpoint)
     print(f"{args.checkpoint}: {len(segmenter.classes)} classes, {len(names)} pictures, on {segmenter.device}")
     done, found, reading = 0, set[int](), config.data.reading(config.model.in_chans)
     for _, name, image in read_pictures(names, partial(read_image, reading=reading)):

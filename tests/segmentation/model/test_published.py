@@ -106,7 +106,7 @@ def test_the_file_gives_the_published_label_map(
         processor = kept["model"].data_preprocessor
         return (inputs * processor.std + processor.mean)[0]
 
-    monkeypatch.setattr(predict, "Segmenter", Predictor)
+    monkeypatch.setattr(predicting, "Predictor", Predictor)
     monkeypatch.setattr(predicting, "to_tensor", reference_image)
     Image.new("RGB", (512, 512)).save(tmp_path / "picture.png")
     picture, output = str(tmp_path / "picture.png"), str(tmp_path / "predictions")
