@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from convmae.backbones.convvit import ConvViT
+from convmae.backbones.convvit import SIZES, ConvViT, Dims
 from convmae.backbones.encoder import Classifier
-from convmae.backbones.vit import ViT
+from convmae.backbones.vit import VIT_SIZES, ViT, ViTDims
+from convmae.backbones.weights.shapes import encoder_part
 from convmae.backbones.weights.weight_files import CheckpointError, read_weights
 
 FAMILIES: dict[str, type[Classifier]] = {"convvit": ConvViT, "vit": ViT}
@@ -19,9 +21,7 @@ def family_of(path: str | Path) -> str:
     Raises:
         CheckpointError: a file that can't be read.
     """
-    names = read_weights(path)[0]
-    plain = any(name == ViT.first_weight or name.endswith(f".{ViT.first_weight}") for name in names)
-    return "vit" if plain else "convvit"
+    return "vit" if _is_plain(read_weights(path)[0]) else "convvit"
 
 
 def load_encoder(path: str | Path, in_chans: int | None = None) -> Classifier:
@@ -49,3 +49,22 @@ def load_encoder(path: str | Path, in_chans: int | None = None) -> Classifier:
             f"({reason})"
         )
     return encoder.eval()
+
+
+def named_size(path: str | Path) -> tuple[str, str]:
+    """Returns family and size of a weight file's encoder as options name them; "" for the size where it has another's dims.
+
+    Raises:
+        CheckpointError: a file that can't be read, or holds no encoder.
+    """
+    state, source = read_weights(path)
+    family = "vit" if _is_plain(state) else "convvit"
+    kind = FAMILIES[family]
+    found = kind.dims_from_state_dict(encoder_part(state, source, kind.first_weight))
+    dims, sizes = (ViTDims.of(found), VIT_SIZES) if family == "vit" else (Dims.of(found), SIZES)
+    return family, next((name for name, one in sizes.items() if one == dims), "")
+
+
+def _is_plain(names: Iterable[str]) -> bool:
+    """Whether weights of these names are a plain ViT's."""
+    return any(name == ViT.first_weight or name.endswith(f".{ViT.first_weight}") for name in names)

@@ -21,10 +21,16 @@ from convmae.benchmarks.timing import Step, alternate
 from convmae.engine.machine.precision import autocast, resolve_device, resolve_precision
 from convmae.engine.options import RuntimeOptions
 from convmae.engine.pictures.images import normalize
-from convmae.pretraining.config import PretrainingConfig, PretrainingModelOptions, TeacherOptions
+from convmae.pretraining.config import (
+    EMA,
+    PIXELS,
+    PretrainingConfig,
+    PretrainingModelOptions,
+    Target,
+    TeacherOptions,
+)
 from convmae.pretraining.data.dataset import PictureFolder
 from convmae.pretraining.masking import group_count
-from convmae.pretraining.targets import EMA, PIXELS, Target
 from convmae.pretraining.teachers import TIMM_NAMES
 from convmae.pretraining.train import build_mixture
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import List, Optional  # noqa: UP035  (the spelling that OmegaConf 2.3 reads on every Python)
 
-from convmae.backbones import FAMILIES
 from convmae.engine.config import branch, option
 from convmae.engine.options import (
     DataOptions,
@@ -21,7 +20,7 @@ from convmae.engine.options import (
 class ModelOptions:
     """An encoder with its mean-pooled head."""
 
-    arch: str = option("convvit", "kind of encoder: ConvMAE's, or the plain ViT of MAE", tuple(FAMILIES))
+    arch: str = option("convvit", "kind of encoder: ConvMAE's, or the plain ViT of MAE", ("convvit", "vit"))
     size: str = size_option()
     init: str = option("", "pretrained weights, FILE or FILE:KEY (.pth or .safetensors); empty trains from scratch")
     img_size: int = option(224, "side of the square that the model sees, in pixels", low=16, high=4096)

@@ -17,6 +17,13 @@ from convmae.engine.options import (
     size_option,
 )
 
+# The recipes that detectors of other frameworks are of: the published ones, the public ViTDet port's, and what
+# configs/mmdet_mask_rcnn_convmae_25e.py trains.
+PUBLISHED, PORT, MMDET = (
+    "mask_rcnn_convmae_w16_25e.yaml",
+    "mask_rcnn_convmae_simple_25e.yaml",
+    "mask_rcnn_convmae_25e.yaml",
+)
 SMALLEST, LARGEST = 32, 8192  # side of the square that a picture is fitted into, in pixels
 
 

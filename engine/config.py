@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import functools
+import json
 import math
 import os
 import re
@@ -56,13 +57,13 @@ def load_config(schema: type[Schema], recipe: str | Path | None, overrides: typi
     if recipe is not None:
         path = find_recipe(str(recipe))
         tree = _merge(tree, _read_with_bases(path, (), {}), str(path))
-    return typing.cast(Schema, _checked(_override(tree, overrides)))
+    return typing.cast(Schema, _override(tree, overrides))
 
 
 def from_tree(schema: type[Schema], content: Any, overrides: typing.Sequence[str] = ()) -> Schema:
     """Returns ``schema`` filled from plain containers, checked as a recipe is. Raises UserError as ``load_config`` does."""
     tree = _merge(OmegaConf.structured(schema), content, "options")
-    return typing.cast(Schema, _checked(_override(tree, overrides)))
+    return typing.cast(Schema, _override(tree, overrides))
 
 
 def run_config(
@@ -161,10 +162,14 @@ def nearest(word: str, known: typing.Iterable[str]) -> str | None:
     return found[0] if found else None
 
 
-def describe(schema: type) -> str:
-    """Returns every option of a tree, one a line with type, default and doc, as --help shows it."""
-    lines = [f"  {key} ({kind}, default {default}): {doc}" for key, kind, default, doc in _walk(schema(), "")]
-    return "options of the recipe, set by --cfg-options key=value:\n" + "\n".join(lines)
+def describe(tree: Any) -> str:
+    """Returns every option of a tree, one a line as key=value with its type and doc, as --help shows it."""
+    return "\n".join(f"  {key}={_written(value)} ({kind}): {doc}" for key, kind, value, doc in _walk(tree, ""))
+
+
+def _written(value: Any) -> str:
+    """Returns a value as --cfg-options takes it."""
+    return str(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _read_with_bases(path: Path, above: tuple[Path, ...], known: dict[Path, dict[str, Any]]) -> dict[str, Any]:
@@ -204,7 +209,9 @@ def _deep_update(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]
     return merged
 
 
-def _override(tree: DictConfig, overrides: typing.Sequence[str]) -> DictConfig:
+def _override(recipe: DictConfig, overrides: typing.Sequence[str]) -> Any:
+    """Returns a recipe's tree with ``a.b=c`` in it, checked; a branch's ``settle`` has what else follows from what was set."""
+    tree, given = recipe, dict[str, Any]()
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not re.fullmatch(r"\w+(\.\w+)*", key):
@@ -217,11 +224,16 @@ def _override(tree: DictConfig, overrides: typing.Sequence[str]) -> DictConfig:
         # In place of a text what is given is one, whatever YAML makes of it, but for quotes and null; so is nothing after =.
         is_text = not text or (isinstance(current, str) and text != "null" and text[0] not in "'\"")
         # Not OmegaConf.from_dotlist, whose YAML reader takes 1e-4 for a word.
-        update = text if is_text else parse_yaml(text, source)
+        update: Any = text if is_text else parse_yaml(text, source)
         for name in reversed(names):
             update = {name: update}
         tree = _merge(tree, update, source)
-    return tree
+        given = _deep_update(given, update)
+    config = _checked(tree)
+    for name, values in given.items():
+        if isinstance(values, dict) and hasattr(branch := getattr(config, name), "settle"):
+            branch.settle(OmegaConf.to_object(recipe[name]), values)
+    return config
 
 
 def _merge(tree: DictConfig, update: Any, source: str) -> DictConfig:
@@ -270,11 +282,22 @@ def _walk(node: Any, prefix: str) -> typing.Iterator[tuple[str, str, Any, str]]:
             yield from _walk(value, f"{prefix}{field.name}.")
             continue
         if _is_tree_list(value):
-            yield from _walk(type(value[0])(), f"{prefix}{field.name}[].")
+            for number, item in enumerate(value):
+                yield from _walk(item, f"{prefix}{field.name}[{number}].")
             continue
         choices = field.metadata.get("choices")
-        kind = "|".join(map(str, choices)) if choices else getattr(field.type, "__name__", str(field.type))
-        yield f"{prefix}{field.name}", kind.replace("typing.", ""), value, field.metadata.get("doc", "")
+        kind = "|".join(map(str, choices)) if choices else _kind(field.type)
+        yield f"{prefix}{field.name}", kind, value, field.metadata.get("doc", "")
+
+
+def _kind(annotation: Any) -> str:
+    """Returns a type as --help says it."""
+    inner = [_kind(one) for one in typing.get_args(annotation) if one is not type(None)]
+    if typing.get_origin(annotation) in (list, tuple):
+        return f"list of {inner[0]}"
+    if typing.get_origin(annotation) is dict:
+        return f"{inner[1]} by name"
+    return f"{inner[0]} or null" if inner else annotation.__name__
 
 
 def _is_tree_list(value: Any) -> bool:

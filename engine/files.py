@@ -8,18 +8,15 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import safetensors.torch
-import torch
-
-from convmae.backbones.weights.safe_files import CheckpointError, read_file
-from convmae.backbones.weights.weight_files import split_choice
 from convmae.engine.class_lists import check_class_lists
 from convmae.engine.errors import UserError
 from convmae.engine.regular_files import check_regular
 from convmae.engine.run_files import claim, partial_name
-from convmae.engine.whole_weights import check_finite
+
+if TYPE_CHECKING:
+    import torch
 
 # Marks that Windows' editors begin a file with.
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
@@ -82,6 +79,11 @@ def save_weights(
     ``config`` is the YAML of the run that made them, so that tools know what the weights are; ``meta`` says more of them, in
     plain containers, as mmengine's checkpoints do. Raises UserError for values that aren't finite.
     """
+    import safetensors.torch  # PyTorch takes seconds, for which options and texts don't wait
+    import torch
+
+    from convmae.engine.whole_weights import check_finite
+
     check_finite(state, f"{path} is not written", "Expected weights of a run that did not diverge.")
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     meta = dict(meta or {})
@@ -94,9 +96,15 @@ def save_weights(
     return path
 
 
+def file_of(weights: str | Path) -> Path:
+    """Returns the file that FILE or FILE:KEY names, as ``split_choice`` does, which can't be imported without PyTorch."""
+    file, _, _ = str(weights).rpartition(":")
+    return Path(file if os.path.isfile(file) and not os.path.exists(weights) else weights)
+
+
 def check_is_file(checkpoint: str | Path) -> None:
     """Raises UserError where there is no such weight file; FILE:KEY names one, too."""
-    if not os.path.isfile(split_choice(checkpoint)[0]):
+    if not os.path.isfile(file_of(checkpoint)):
         raise UserError(f"There is no checkpoint {checkpoint}.")
 
 
@@ -125,6 +133,9 @@ def read_meta(path: Path) -> dict[str, Any]:
 
 def _content(path: Path) -> dict[str, Any]:
     """Returns a file's content without the values of tensors; of safetensors what stands beside them."""
+    from convmae.backbones.weights.safe_files import CheckpointError, read_file
+    from convmae.backbones.weights.weight_files import split_choice
+
     # A file of others, with more in it than tensors, or no file of weights: nothing of ours stands there.
     with contextlib.suppress(CheckpointError):
         content = read_file(split_choice(path)[0], values=False, sums=False)

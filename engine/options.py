@@ -1,13 +1,15 @@
 """The branches of the configuration tree that every task shares."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import List, Optional, Tuple  # noqa: UP035  (the spelling that OmegaConf 2.3 reads on every Python)
+from typing import Any, List, Optional, Tuple  # noqa: UP035  (the spelling that OmegaConf 2.3 reads on every Python)
 
 from convmae.engine.config import option
 from convmae.engine.errors import UserError
+from convmae.engine.faults import UNREADABLE, Effect, Fault
 from convmae.engine.pictures.reading import MAX_PIXELS, Reading
 
+SIZES = ("tiny", "small", "base", "large", "huge")  # of encoders
 MOST_SCALES = 16  # at which a picture is predicted
 
 
@@ -20,7 +22,7 @@ def channels_option() -> int:
 
 def size_option() -> str:
     """Returns the option of a model's encoder."""
-    return option("base", "size of the encoder", ("tiny", "small", "base", "large", "huge"))
+    return option("base", "size of the encoder", SIZES)
 
 
 def drop_path_option(default: float) -> float:
@@ -96,6 +98,24 @@ class DataOptions(ReadingOptions):
         high=1,
     )
 
+    def let_skip(self, faults: List[Fault], pictures: int, count: int = 0) -> None:  # noqa: UP006
+        """Has training pictures that can't be read stop nothing, if a run is to skip them and they are few enough of all.
+
+        Adds a fault where they are many of the ``count`` that were read (0: all).
+        """
+        found = [fault for fault in faults if fault.kind == UNREADABLE]
+        if self.on_bad_image != "skip" or len(found) > self.bad_share * pictures:
+            return
+        for fault in found:
+            fault.effect = Effect.SKIPPED
+        if count and len(found) > self.bad_share * count:
+            message = (
+                f"{len(found)} of {count} training pictures that were read can't be, more than "
+                f"data.bad_share={self.bad_share:g}; a run stops where that holds of all {pictures}. Read "
+                "them all, without --pictures"
+            )
+            faults.append(Fault("samples with many unreadable pictures", message, Effect.DOUBTFUL))
+
 
 @dataclass
 class EvaluatedDataOptions(DataOptions):
@@ -133,7 +153,12 @@ class OptimOptions:
 
 @dataclass
 class ScheduleOptions:
-    """Length of the run and learning rate over it; all lengths are in epochs if `epochs` is set, in steps if `steps` is."""
+    """Length of the run and learning rate over it; all lengths are in epochs if `epochs` is set, in steps if `steps` is.
+
+    ``notes``: what was fitted to a length that replaces the recipe's.
+    """
+
+    notes = tuple[str, ...]()  # no option: nothing of a recipe's
 
     epochs: Optional[float] = option(None, "length of the run in passes over the training pictures")  # noqa: UP045
     steps: Optional[int] = option(None, "length of the run in optimiser steps, instead of epochs")  # noqa: UP045
@@ -154,6 +179,37 @@ class ScheduleOptions:
         30.0, "minutes without a checkpoint after which one is written besides; 0: none by time", low=0
     )
     keep_checkpoints: int = option(2, "newest checkpoints kept; -1 keeps all", low=-1)
+
+    def settle(self, recipe: "ScheduleOptions", given: Mapping[str, Any]) -> None:
+        """Has a length that was ``given`` replace the recipe's, in whichever unit, and fits the recipe's other lengths to it.
+
+        In another unit they keep their parts of the run. In the recipe's own they stay as they are; but a shorter run has a
+        warm-up of a tenth of it at most, or of the recipe's part where that is more.
+        """
+        for unit, other in (("steps", "epochs"), ("epochs", "steps")):
+            if given.get(unit) is not None and given.get(other) is None:
+                setattr(self, other, None)
+        before, after = (one.steps if one.epochs is None else one.epochs for one in (recipe, self))
+        if not before or not after:  # which is refused when the schedule is built
+            return
+        fitted = {}
+        if (recipe.epochs is None) != (self.epochs is None):
+            fitted = {name: getattr(recipe, name) * after / before for name in ("warmup", "eval_every", "save_every")}
+            fitted["milestones"] = [one * after / before for one in recipe.milestones]
+        elif after < before:
+            fitted["warmup"] = min(recipe.warmup, max(0.1, recipe.warmup / before) * after)
+        unit, old = ("steps" if self.epochs is None else "epochs"), ("steps" if recipe.epochs is None else "epochs")
+        for name, value in fitted.items():
+            if name not in given and value != getattr(recipe, name):
+                setattr(self, name, value)
+                shown, was = (_lengths(one) for one in (value, getattr(recipe, name)))
+                self.notes += (
+                    f"schedule.{name} is {shown} {unit} of {after:g}, for {was} {old} of the recipe's {before:g}",
+                )
+
+
+def _lengths(value: Any) -> str:
+    return ", ".join(f"{one:g}" for one in value) if isinstance(value, list) else f"{value:g}"
 
 
 @dataclass

@@ -12,7 +12,9 @@ from convmae.engine.options import (
     channels_option,
     size_option,
 )
-from convmae.pretraining.targets import PIXELS, Target
+
+METHOD_NAMES = ("fastconvmae", "convmae", "mae")
+PIXELS, EMA = "pixels", "ema"  # teachers that are no network of their own
 
 
 @dataclass
@@ -22,7 +24,7 @@ class PretrainingModelOptions:
     method: str = option(
         "fastconvmae",
         "encoder and masks: fastconvmae has complementary masks, convmae one, mae one before a plain ViT",
-        ("fastconvmae", "convmae", "mae"),
+        METHOD_NAMES,
     )
     size: str = size_option()
     img_size: int = option(224, "side of the square that is cut from a picture, in pixels", low=32, high=4096)
@@ -36,6 +38,48 @@ class PretrainingModelOptions:
     decoder_heads: Optional[int] = option(None, "heads of the decoder; null: the size's own", low=1)  # noqa: UP045
     branch_depth: int = option(1, "of the decoder's blocks, the last that each target has for itself", low=0, high=256)
     init: str = option("", "weights to start from, FILE or FILE:KEY; empty: none")
+
+
+def module_name(teacher: str) -> str:
+    """A teacher's name as a module may have it: without the dots of timm's names."""
+    return teacher.replace(".", "_")
+
+
+@dataclass
+class Target:
+    """One thing to predict: whose values, of which tokens, from where, and how they are compared."""
+
+    teacher: str = option(PIXELS, "pixels, ema (the encoder's own average), dino, clip, or the name of a timm model")
+    tokens: str = option("removed", "tokens that are predicted", ("removed", "visible"))
+    at: str = option("decoder", "whose output predicts; the encoder has visible tokens alone", ("decoder", "encoder"))
+    norm: str = option(
+        "auto", "of the target, token by token; auto: patch for pixels, layer else", ("auto", "patch", "layer", "none")
+    )
+    loss: str = option(
+        "auto", "how far off; auto: mse for pixels, smooth_l1 (beta 2) else", ("auto", "mse", "smooth_l1", "cosine")
+    )
+    weight: float = option(1.0, "factor of this loss in the sum", low=0.0)
+
+    @property
+    def name(self) -> str:
+        """What the log, the scalars and the weights call it."""
+        return f"{module_name(self.teacher)}_{self.tokens}_{self.at}"
+
+    @property
+    def norm_used(self) -> str:
+        """The normalisation, where `auto` stands for the teacher's."""
+        usual = "patch" if self.teacher == PIXELS else "layer"
+        return usual if self.norm == "auto" else self.norm
+
+    @property
+    def loss_used(self) -> str:
+        """The loss, where `auto` stands for the teacher's."""
+        usual = "mse" if self.teacher == PIXELS else "smooth_l1"
+        return usual if self.loss == "auto" else self.loss
+
+    def describe(self) -> str:
+        """Returns what is compared how, for the log and the report."""
+        return f"{self.teacher} ({self.norm_used} norm) on {self.tokens} tokens at the {self.at}, {self.loss_used}"
 
 
 @dataclass

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from convmae.backbones.layers import TransformerBlock
 from convmae.backbones.masked import VisiblePatches
 from convmae.pretraining.autoencoder import MaskedAutoencoder, select_patches
+from convmae.pretraining.config import EMA, PIXELS, Target, module_name
 from convmae.pretraining.patches import pad_to_patches
-from convmae.pretraining.targets import EMA, PIXELS, Target, check_targets, module_name
+from convmae.pretraining.targets import check_targets, distance, normalize
 from convmae.pretraining.teachers import EmaTeacher, Teacher
 
 
@@ -99,8 +100,8 @@ class MixtureOfReconstructors(nn.Module):
             else:
                 rows = visible.removed if target.tokens == "removed" else visible.in_views
                 pred, places = self.decode(target, decoded, visible, rows), rows % (len(images) * visible.tokens)
-            wanted = target.normalize(values[target.teacher]).flatten(0, 1).index_select(0, places)
-            losses[target.name] = target.distance(pred, wanted)
+            wanted = normalize(target, values[target.teacher]).flatten(0, 1).index_select(0, places)
+            losses[target.name] = distance(target, pred, wanted)
         total = torch.stack([target.weight * losses[target.name] for target in self.targets]).sum()
         spread = {f"{EMA}_spread": token_spread(values[EMA])} if EMA in values else {}
         return {"loss": total, **losses, **spread}

@@ -10,67 +10,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convmae.engine.config import option
+from convmae.pretraining.config import PIXELS, Target
 from convmae.pretraining.patches import patch_statistics
-
-PIXELS, EMA = "pixels", "ema"
-
-
-@dataclass
-class Target:
-    """One thing to predict: whose values, of which tokens, from where, and how they are compared."""
-
-    teacher: str = option(PIXELS, "pixels, ema (the encoder's own average), dino, clip, or the name of a timm model")
-    tokens: str = option("removed", "tokens that are predicted", ("removed", "visible"))
-    at: str = option("decoder", "whose output predicts; the encoder has visible tokens alone", ("decoder", "encoder"))
-    norm: str = option(
-        "auto", "of the target, token by token; auto: patch for pixels, layer else", ("auto", "patch", "layer", "none")
-    )
-    loss: str = option(
-        "auto", "how far off; auto: mse for pixels, smooth_l1 (beta 2) else", ("auto", "mse", "smooth_l1", "cosine")
-    )
-    weight: float = option(1.0, "factor of this loss in the sum", low=0.0)
-
-    @property
-    def name(self) -> str:
-        """What the log, the scalars and the weights call it."""
-        return f"{module_name(self.teacher)}_{self.tokens}_{self.at}"
-
-    @property
-    def norm_used(self) -> str:
-        """The normalisation, where `auto` stands for the teacher's."""
-        usual = "patch" if self.teacher == PIXELS else "layer"
-        return usual if self.norm == "auto" else self.norm
-
-    @property
-    def loss_used(self) -> str:
-        """The loss, where `auto` stands for the teacher's."""
-        usual = "mse" if self.teacher == PIXELS else "smooth_l1"
-        return usual if self.loss == "auto" else self.loss
-
-    def describe(self) -> str:
-        """Returns what is compared how, for the log and the report."""
-        return f"{self.teacher} ({self.norm_used} norm) on {self.tokens} tokens at the {self.at}, {self.loss_used}"
-
-    def normalize(self, values: Tensor) -> Tensor:
-        """Returns a teacher's values [..., C] as they are to be predicted."""
-        return NORMS[self.norm_used](values)
-
-    def distance(self, pred: Tensor, values: Tensor) -> Tensor:
-        """Returns the mean loss [] of predictions [n, C] against normalised values [n, C], computed in fp32 or more."""
-        precision = torch.promote_types(pred.dtype, torch.float32)  # a half's square overflows
-        return LOSSES[self.loss_used](pred.to(precision), values.to(precision))
-
-
-def module_name(teacher: str) -> str:
-    """A teacher's name as a module may have it: without the dots of timm's names."""
-    return teacher.replace(".", "_")
 
 
 def check_targets(targets: Sequence[Target]) -> None:
@@ -93,6 +39,17 @@ def check_targets(targets: Sequence[Target]) -> None:
             raise ValueError(f"the target {PIXELS!r} has norm: layer, which is for features; set norm: patch or none")
         if names.count(target.name) > 1:
             raise ValueError(f"two targets are {target.teacher!r} on {target.tokens} tokens at the {target.at}")
+
+
+def normalize(target: Target, values: Tensor) -> Tensor:
+    """Returns a teacher's values [..., C] as they are to be predicted."""
+    return NORMS[target.norm_used](values)
+
+
+def distance(target: Target, pred: Tensor, values: Tensor) -> Tensor:
+    """Returns the mean loss [] of predictions [n, C] against normalised values [n, C], computed in fp32 or more."""
+    precision = torch.promote_types(pred.dtype, torch.float32)  # a half's square overflows
+    return LOSSES[target.loss_used](pred.to(precision), values.to(precision))
 
 
 def _patch(values: Tensor) -> Tensor:

@@ -22,8 +22,8 @@ from convmae.backbones.weights.checkpoint import load_checkpoint
 from convmae.engine.errors import UserError
 from convmae.engine.pictures.images import IMAGENET_MEAN, IMAGENET_STD
 from convmae.pretraining.autoencoder import MaskedAutoencoder
+from convmae.pretraining.config import EMA, PIXELS
 from convmae.pretraining.patches import PATCH, patchify
-from convmae.pretraining.targets import EMA, PIXELS
 
 TIMM_NAMES = {"dino": "vit_base_patch16_224.dino", "clip": "vit_base_patch16_clip_quickgelu_224.openai"}
 

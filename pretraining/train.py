@@ -23,12 +23,12 @@ from convmae.engine.pictures.images import normalize
 from convmae.engine.training.runner import Runner
 from convmae.engine.training.train import train as run_training
 from convmae.pretraining import METHODS, MaskedAutoencoder
-from convmae.pretraining.config import PretrainingConfig, TeacherOptions
+from convmae.pretraining.config import EMA, PIXELS, PretrainingConfig, TeacherOptions
 from convmae.pretraining.data.dataset import PictureFolder
 from convmae.pretraining.evaluation.report import write_report
 from convmae.pretraining.patches import PATCH
 from convmae.pretraining.reconstructors import MixtureOfReconstructors
-from convmae.pretraining.targets import EMA, PIXELS, check_targets
+from convmae.pretraining.targets import check_targets
 from convmae.pretraining.teachers import build_teacher
 from convmae.reports.page import Page
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import torch
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -204,6 +203,8 @@ def _contents(blocks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def environment() -> dict[str, str]:
     """Returns what a run depended on: versions, device, threads."""
+    import torch
+
     names = ("torch", "torchvision", "timm", "onedl-mmengine", "onedl-mmsegmentation", "numpy")
     device = f"{_processor()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
     if torch.cuda.is_available():

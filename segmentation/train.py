@@ -16,7 +16,6 @@ from convmae.engine.pictures.duplicates import check_shared
 from convmae.engine.seeding import INIT, seed_all
 from convmae.engine.training.train import evaluate
 from convmae.engine.training.train import train as run_training
-from convmae.engine.training.unreadable import let_skip
 from convmae.engine.whole_weights import check_encoder, check_freeze
 from convmae.reports.page import Page
 from convmae.segmentation.checks.class_fit import check_fit
@@ -132,7 +131,7 @@ def find_data(config: SegmentationConfig, splits: tuple[str, ...]) -> tuple:
         if "training" in found:
             check_shared(found["training"].paths(), one.paths(), one.faults.append)
         if split == "training":
-            let_skip(one.faults, options, len(one.pairs))
+            options.let_skip(one.faults, len(one.pairs))
         refuse_all(one.faults)
         log.info(f"data, {split}: {one.describe()}, in {one.images}")
         log_remarks(split, Tally(one.faults).remarks)

@@ -18,6 +18,7 @@ from convmae.backbones.weights.checkpoint import fit_state
 from convmae.backbones.weights.weight_files import read_weights
 from convmae.classification.config import FinetuningConfig
 from convmae.detection.config import DetectionConfig
+from convmae.detection.convert_file import convert
 from convmae.detection.model.convert_mmdet import detector_to_mmdet
 from convmae.detection.model.detection_model import DetectionModel
 from convmae.detection.model.weights import init_weights, load_detector, to_detectron2
@@ -31,7 +32,7 @@ from convmae.pretraining.weights import load_pretrained
 from convmae.segmentation.config import SegmentationConfig
 from convmae.segmentation.model.upernet import build_model
 from convmae.segmentation.model.weights import load_weights
-from convmae.tools import convert_checkpoint, export
+from convmae.tools import export
 
 DIMS = {"embed_dims": (8, 8, 16), "depths": (1, 1, 1), "num_heads": 2}
 VIT_DIMS = {"embed_dim": 16, "depth": 1, "num_heads": 2}
@@ -73,7 +74,7 @@ def _convert(path: Path, to: str = "detectron2", config: str | None = None) -> N
         weights=path, output=path.with_suffix(".converted.pth"), to=to, overwrite=True, annotations=None,
         config=config, cfg_options=[],
     )  # fmt: skip
-    convert_checkpoint.convert(given)
+    convert(given)
 
 
 def _export(path: Path) -> None:

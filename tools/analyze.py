@@ -13,13 +13,16 @@ import argparse
 import inspect
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from convmae.backbones import SIZES
-from convmae.benchmarks.counting.complexity import Part, analyze
-from convmae.benchmarks.counting.whole_models import build
 from convmae.engine.commands.cli import read_size, run_tool
 from convmae.engine.errors import UserError
-from convmae.pretraining import METHODS
+from convmae.engine.machine.interrupts import reading_modules
+from convmae.engine.options import SIZES
+from convmae.pretraining.config import METHOD_NAMES
+
+if TYPE_CHECKING:
+    from convmae.benchmarks.counting.complexity import Part
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,9 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=inspect.cleandoc(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    tasks = (*METHODS, "encoder", "classifier", "detection_backbone", "detection", "cascade_detection")
+    tasks = (*METHOD_NAMES, "encoder", "classifier", "detection_backbone", "detection", "cascade_detection")
     parser.add_argument("task", choices=(*tasks, "segmentation_backbone", "segmentation"), help="what to count")
-    parser.add_argument("--size", choices=tuple(SIZES), default="base", help="size of the encoder (default base)")
+    parser.add_argument("--size", choices=SIZES, default="base", help="size of the encoder (default base)")
     parser.add_argument(
         "--img-size", nargs="+", default=["224"], metavar="SIZE", help="pixels, as 224 or 480x640 (height x width)"
     )
@@ -39,8 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     def run() -> None:
-        for given in args.img_size:
-            height, width = read_size(given)
+        sides = [read_size(given) for given in args.img_size]
+        with reading_modules():
+            from convmae.benchmarks.counting.complexity import analyze
+            from convmae.benchmarks.counting.whole_models import build
+
+        for height, width in sides:
             try:
                 model, inputs = build(args.task, args.size, height, width, args.mask_ratio, args.in_chans)
                 parts, uncounted = analyze(model, inputs, args.depth)

@@ -28,10 +28,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from convmae.engine.commands.cli import run_tool
 from convmae.engine.errors import UserError
+from convmae.engine.machine.interrupts import reading_modules
 
 # What each compares. The module bench_<name> adds its options and returns its rows; those of the same keys make a table.
 COMPARISONS = {
@@ -41,6 +40,7 @@ COMPARISONS = {
     "evaluation": "COCO evaluation against pycocotools",
     "frameworks": "one detector here, in detectron2 and in mmdet: AP on the same image tensors",
     "views": "FastConvMAE's views against as many steps of ConvMAE",
+    "start": "what each tool's --help takes",
     "loading": "the loading of pretraining pictures against torchvision's ImageFolder",
     "gpu": "all of the project on a GPU: is it right, and how fast, within a time",
     "steps": "kernels, graphs and waits of a training step, and the gradients' errors in bf16, counted on any machine",
@@ -62,13 +62,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = commands.add_parser(name, help=summary, description=text, formatter_class=formatter)
         module.add_options(command)
         command.add_argument("--repeats", type=int, default=5, help="measured rounds; medians are shown (default 5)")
-        command.add_argument(
-            "--threads", type=int, default=torch.get_num_threads(), help="of PyTorch (default: its own)"
-        )
+        command.add_argument("--threads", type=int, help="of PyTorch (default: its own)")
         command.add_argument("--output", type=Path, help="a JSON file for the rows and what they were measured on")
     args = parser.parse_args(argv)
 
     def run() -> None:
+        with reading_modules():
+            import torch
+
+        args.threads = torch.get_num_threads() if args.threads is None else args.threads
         if args.repeats < 1 or args.threads < 1:
             raise UserError(f"--repeats {args.repeats} --threads {args.threads}: expected 1 or more of each.")
         torch.set_num_threads(args.threads)
@@ -98,6 +100,8 @@ def shown(value: Any) -> str:
 
 def write(args: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> None:
     """Writes the rows, the options and the machine. Raises UserError if the file can't be written."""
+    import torch
+
     options = {name: value for name, value in vars(args).items() if name not in ("comparison", "output")}
     machine = {
         "processor": platform.processor() or platform.machine(),

@@ -14,23 +14,22 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from convmae.detection.config import DetectionConfig
-from convmae.detection.train import train as train_detection
-from convmae.engine.commands.cli import prepare_work_dir, run_tool
+from convmae.engine.commands.cli import run_tool
+from convmae.engine.commands.work_dirs import prepare_work_dir
 from convmae.engine.config import load_config
 from convmae.engine.errors import UserError
 from convmae.engine.log import duration, log, start_log
-from convmae.engine.machine.precision import precision_name, resolve_device, resolve_precision
+from convmae.engine.machine.interrupts import reading_modules
 from convmae.engine.options import ScheduleOptions
 from convmae.engine.pictures.scenes import CLASSES, generate
-from convmae.engine.seeding import INIT, seed_all
 from convmae.pretraining.config import PretrainingConfig
-from convmae.pretraining.train import train as pretrain
-from convmae.reports.page import Number, Page, environment
 from convmae.segmentation.config import SegmentationConfig
-from convmae.segmentation.train import train as train_segmentation
+
+if TYPE_CHECKING:
+    from convmae.reports.page import Page
 
 TRAIN, VAL, UNLABELLED, SIZE = 400, 60, 400, 128
 
@@ -58,6 +57,12 @@ def run(work_dir: Path, overwrite: bool, precision: str, device: str, seed: int,
     """Does the three runs one after another and writes ``report/index.html``."""
     if not 0 < scale <= 1:
         raise UserError(f"--scale is {scale:g}; expected more than 0 and at most 1.")
+    with reading_modules():
+        from convmae.detection.train import train as train_detection
+        from convmae.engine.seeding import INIT, seed_all
+        from convmae.pretraining.train import train as pretrain
+        from convmae.segmentation.train import train as train_segmentation
+
     started = time.perf_counter()
     for part in ("pretraining", "detection", "segmentation"):
         prepare_work_dir(work_dir / part, False, overwrite)
@@ -109,6 +114,9 @@ def write_report(
     path: Path, pages: dict[str, Page], times: dict[str, float], seconds: float, precision: str, device: str
 ) -> None:
     """Writes one page from those of the three runs."""
+    from convmae.engine.machine.precision import precision_name, resolve_device, resolve_precision
+    from convmae.reports.page import Number, Page, environment
+
     where = resolve_device(device)
     page = Page(
         "ConvMAE from pictures to reports", f"Generated scenes of {len(CLASSES)} shapes, everything trained here"

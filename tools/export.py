@@ -19,19 +19,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
-
-from convmae.backbones import ConvViT
-from convmae.backbones.convvit import STRIDE
-from convmae.backbones.weights.weight_files import split_choice
 from convmae.engine.class_lists import known_classes
 from convmae.engine.commands.cli import read_size, run_tool
 from convmae.engine.errors import UserError
-from convmae.engine.files import read_meta
+from convmae.engine.files import check_is_file, file_of, read_meta
+from convmae.engine.machine.interrupts import reading_modules
 from convmae.engine.pictures.images import channel_statistics
 from convmae.engine.text import visible
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from convmae.backbones import ConvViT
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 OUTPUTS = {"encoder": ("E1", "E2", "E3"), "classifier": ("logits",)}
@@ -45,15 +46,19 @@ EPSILON = 1e-12  # of outputs that are all zero
 _OTHER_STAGE3 = re.compile(r"(?:^|\.)(?:blocks[123]|\w+_rel_pos_bias)\.")
 
 
-class Pyramid(nn.Module):
-    """E1, E2, E3 of a ConvViT."""
+def pyramid(model: ConvViT) -> nn.Module:
+    """Returns what gives E1, E2, E3 of a ConvViT."""
+    from torch import Tensor, nn
 
-    def __init__(self, model: ConvViT) -> None:
-        super().__init__()
-        self.model = model
+    class Pyramid(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.model.forward_pyramid(images)
+        def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            return model.forward_pyramid(images)
+
+    return Pyramid().eval()
 
 
 def read_model(weights: Path, part: str | None) -> tuple[nn.Module, ConvViT, str]:
@@ -63,6 +68,8 @@ def read_model(weights: Path, part: str | None) -> tuple[nn.Module, ConvViT, str
         UserError: the file lacks what the part needs, or its encoder computes something else than a ConvViT.
         CheckpointError: it can't be read safely, or holds no encoder.
     """
+    from convmae.backbones import ConvViT
+
     model = ConvViT.from_checkpoint(weights).eval()
     report = model.load_report
     print(visible(str(report)))
@@ -81,7 +88,7 @@ def read_model(weights: Path, part: str | None) -> tuple[nn.Module, ConvViT, str
             f"{weights} has no classifier: it lacks {', '.join(lacking)}. Export its encoder: --part encoder."
         )
     if part == "encoder" or lacking:
-        return Pyramid(model).eval(), model, "encoder"
+        return pyramid(model), model, "encoder"
     return model, model, "classifier"
 
 
@@ -99,6 +106,10 @@ def export(
 
     What the logits are stands in its metadata, as a JSON list of `classes`.
     """
+    import torch
+
+    from convmae.backbones.convvit import STRIDE
+
     dim = torch.export.Dim
     if fixed:
         (height, width), dynamic = fixed, {0: dim("batch")}
@@ -139,6 +150,7 @@ def compare(module: nn.Module, path: Path, sizes: Sequence[tuple[int, int, int]]
     A difference is in parts of the output's largest value. Raises UserError where the outputs disagree.
     """
     import onnxruntime
+    import torch
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     differences = []
@@ -146,7 +158,7 @@ def compare(module: nn.Module, path: Path, sizes: Sequence[tuple[int, int, int]]
         images = torch.randn(batch, channels, height, width, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
             expected = module(images)
-        expected = (expected,) if isinstance(expected, Tensor) else expected
+        expected = (expected,) if isinstance(expected, torch.Tensor) else expected
         found = [torch.from_numpy(output) for output in session.run(None, {"images": images.numpy()})]
         shapes = [tuple(output.shape) for output in expected], [tuple(output.shape) for output in found]
         if shapes[0] != shapes[1]:
@@ -201,10 +213,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     def run() -> None:
-        weights, _ = split_choice(args.weights)
+        weights = file_of(args.weights)
         output = args.output or weights.with_suffix(".onnx")
         check_request(weights, output, args.overwrite)
         fixed = read_size(args.img_size) if args.img_size else None
+        check_is_file(args.weights)
+        with reading_modules():
+            from convmae.backbones.convvit import STRIDE
+
         try:
             folder = TemporaryDirectory(dir=output.parent)
         except OSError as error:

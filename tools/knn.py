@@ -9,16 +9,23 @@ if __name__ == "__main__":  # before all that takes time to read
     import convmae.tools.starting  # noqa: F401
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from convmae.classification.config import ProbeConfig
-from convmae.classification.train import knn
 from convmae.engine.commands.cli import probe_tool
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the tool and returns its exit status."""
-    return probe_tool(argv, ProbeConfig, knn, description=__doc__ or "", recipe="probe_224px.yaml")
+    return probe_tool(argv, ProbeConfig, read, description=__doc__ or "", recipe="probe_224px.yaml")
+
+
+def read() -> Callable[..., Any]:
+    """Imports what does it, and PyTorch with it."""
+    from convmae.classification.train import knn
+
+    return knn
 
 
 if __name__ == "__main__":

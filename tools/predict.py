@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 from convmae.engine.commands.cli import add_overrides, run_tool
 from convmae.engine.errors import UserError
+from convmae.engine.machine.interrupts import reading_modules
 
 if TYPE_CHECKING:
     from convmae.engine.pictures.images import Picture
@@ -59,13 +60,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _predict(args: argparse.Namespace) -> int:
     """Predicts and writes; returns how many pictures could not be read."""
-    from convmae.engine.commands.given_pictures import check_free, find_pictures, name_drawings, read_pictures
     from convmae.engine.files import check_is_file
-    from convmae.engine.pictures.images import read_image
-    from convmae.engine.pictures.videos import is_video
-    from convmae.models import open_model
 
     check_is_file(args.checkpoint)
+    with reading_modules():
+        from convmae.engine.commands.given_pictures import check_free, find_pictures, name_drawings, read_pictures
+        from convmae.engine.pictures.images import read_image
+        from convmae.engine.pictures.videos import is_video
+        from convmae.models import open_model
+
     main_file = args.output / RESULTS[args.task]
     check_free([main_file], args.overwrite)
     options, overrides = _options(args)

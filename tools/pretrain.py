@@ -9,16 +9,23 @@ if __name__ == "__main__":  # before all that takes time to read
     import convmae.tools.starting  # noqa: F401
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from convmae.engine.commands.cli import train_tool
 from convmae.pretraining.config import PretrainingConfig
-from convmae.pretraining.train import train
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the tool and returns its exit status."""
-    return train_tool(argv, PretrainingConfig, train, description=__doc__ or "", recipe="fastconvmae_base_50e.yaml")
+    return train_tool(argv, PretrainingConfig, read, description=__doc__ or "", recipe="fastconvmae_base_50e.yaml")
+
+
+def read() -> Callable[..., Any]:
+    """Imports what does it, and PyTorch with it."""
+    from convmae.pretraining.train import train
+
+    return train
 
 
 if __name__ == "__main__":

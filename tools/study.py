@@ -24,12 +24,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
 
-from matplotlib import rc_context
-from matplotlib.figure import Figure
-
 from convmae.engine.commands.cli import run_tool
 from convmae.engine.errors import UserError
-from convmae.reports.plots import LINE_COLOURS, STYLE
 
 PROBES = {"knn": "k-NN", "linear": "linear probe"}
 SCRATCH = "scratch"
@@ -214,6 +210,11 @@ def table(rows: Sequence[Row], measures: Mapping[str, str]) -> str:
 
 def draw(rows: Sequence[Row], measures: Mapping[str, str], path: Path) -> None:
     """Draws each measure over the processor time of pretraining: a point a seed, scratch as a line across."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    from convmae.reports.plots import LINE_COLOURS, STYLE
+
     taken = {part: title for part, title in measures.items() if any(row.accuracies[part] for row in rows)}
     with rc_context(STYLE):
         figure = Figure(figsize=(3.6 * max(2, len(taken)), 4), layout="constrained")

@@ -9,16 +9,23 @@ if __name__ == "__main__":  # before all that takes time to read
     import convmae.tools.starting  # noqa: F401
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from convmae.classification.config import FinetuningConfig
-from convmae.classification.train import test
 from convmae.engine.commands.cli import test_tool
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the tool and returns its exit status."""
-    return test_tool(argv, FinetuningConfig, test, description=__doc__ or "", recipe="finetune_convmae_base_100e.yaml")
+    return test_tool(argv, FinetuningConfig, read, description=__doc__ or "", recipe="finetune_convmae_base_100e.yaml")
+
+
+def read() -> Callable[..., Any]:
+    """Imports what does it, and PyTorch with it."""
+    from convmae.classification.train import test
+
+    return test
 
 
 if __name__ == "__main__":

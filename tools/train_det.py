@@ -9,16 +9,23 @@ if __name__ == "__main__":  # before all that takes time to read
     import convmae.tools.starting  # noqa: F401
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from convmae.detection.config import DetectionConfig
-from convmae.detection.train import train
 from convmae.engine.commands.cli import train_tool
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the tool and returns its exit status."""
-    return train_tool(argv, DetectionConfig, train, description=__doc__ or "", recipe="mask_rcnn_convmae_25e.yaml")
+    return train_tool(argv, DetectionConfig, read, description=__doc__ or "", recipe="mask_rcnn_convmae_25e.yaml")
+
+
+def read() -> Callable[..., Any]:
+    """Imports what does it, and PyTorch with it."""
+    from convmae.detection.train import train
+
+    return train
 
 
 if __name__ == "__main__":

@@ -9,18 +9,25 @@ if __name__ == "__main__":  # before all that takes time to read
     import convmae.tools.starting  # noqa: F401
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from convmae.engine.commands.cli import train_tool
 from convmae.segmentation.config import SegmentationConfig
-from convmae.segmentation.train import train
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the tool and returns its exit status."""
     return train_tool(
-        argv, SegmentationConfig, train, description=__doc__ or "", recipe="upernet_convmae_160k_ade20k.yaml"
+        argv, SegmentationConfig, read, description=__doc__ or "", recipe="upernet_convmae_160k_ade20k.yaml"
     )
+
+
+def read() -> Callable[..., Any]:
+    """Imports what does it, and PyTorch with it."""
+    from convmae.segmentation.train import train
+
+    return train
 
 
 if __name__ == "__main__":

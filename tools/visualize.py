@@ -16,27 +16,21 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from PIL import Image
-from torch import Tensor
-
-from convmae.backbones import ConvViT, ViT, load_encoder
-from convmae.backbones.position import Grid
 from convmae.engine.commands.cli import add_overrides, run_tool
-from convmae.engine.commands.given_pictures import kept_reading, save_picture, say
 from convmae.engine.errors import UserError
 from convmae.engine.files import check_is_file
-from convmae.engine.pictures.folders import list_images
-from convmae.pretraining import METHODS, FastConvMAE
-from convmae.pretraining.evaluation.attention import attention_maps, attention_sheet
-from convmae.pretraining.evaluation.features import feature_maps, feature_strip
-from convmae.pretraining.evaluation.reconstructions import group_sheet, load_picture, reconstruct, reconstruction_strip
-from convmae.pretraining.patches import PATCH
-from convmae.pretraining.weights import load_pretrained
-from convmae.reports.drawing import column
+from convmae.engine.machine.interrupts import reading_modules
+from convmae.pretraining.config import METHOD_NAMES
 
-Draw = Callable[[Tensor], list[Image.Image]]
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+    from convmae.backbones import ConvViT, ViT
+
+    Draw = Callable[[Tensor], list[Image.Image]]
 
 # Options that mean nothing for the other kinds of pictures.
 OWN = {
@@ -81,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--mask-ratio", type=float, nargs="+", help="parts of the patches to remove (default: the run's, else 0.75)"
     )
     own.add_argument(
-        "--method", choices=tuple(METHODS), help="how the model masks (default: the run's, else by its names)"
+        "--method", choices=METHOD_NAMES, help="how the model masks (default: the run's, else by its names)"
     )
     own.add_argument(
         "--raw-pixels", action="store_true", help="the model was trained on pixels that were not normalised"
@@ -102,13 +96,21 @@ def main(argv: Sequence[str] | None = None) -> int:
                     raise UserError(f"--{name.replace('_', '-')} is for {kind}, not for {args.kind}: leave it out.")
         if args.limit < 1:
             raise UserError(f"--limit is {args.limit}; expected at least 1.")
-        if args.size is not None and args.size < PATCH:
-            raise UserError(f"--size is {args.size}; expected at least {PATCH}, the side of a patch.")
         output = args.output or Path(f"{args.kind}.png")
         if output.is_dir() or output.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
             raise UserError(f"--output is {output}; expected the name of a picture to write, such as {args.kind}.png.")
         if output.exists() and not args.overwrite:
             raise UserError(f"{output} is there already: give another --output, or --overwrite.")
+        check_is_file(args.checkpoint)
+        with reading_modules():
+            from convmae.engine.commands.given_pictures import kept_reading, save_picture, say
+            from convmae.engine.pictures.folders import list_images
+            from convmae.pretraining.evaluation.reconstructions import load_picture
+            from convmae.pretraining.patches import PATCH
+            from convmae.reports.drawing import column
+
+        if args.size is not None and args.size < PATCH:
+            raise UserError(f"--size is {args.size}; expected at least {PATCH}, the side of a patch.")
         paths = [path for given in args.pictures for path in (list_images(given, say) if given.is_dir() else [given])]
         draw, usual_size, channels = {"reconstructions": reconstructions, "features": features, "attention": attention}[
             args.kind
@@ -132,6 +134,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def reconstructions(args: argparse.Namespace) -> tuple[Draw, int, int]:
     """Returns what draws a picture's reconstructions at each ratio, the model's side, and its channels."""
+    from convmae.pretraining import FastConvMAE
+    from convmae.pretraining.evaluation.reconstructions import group_sheet, reconstruct, reconstruction_strip
+    from convmae.pretraining.weights import load_pretrained
+
     model, options = load_pretrained(args.checkpoint, False if args.raw_pixels else None, args.method or "")
     if args.mask_ratio and isinstance(model, FastConvMAE):
         model.groups = None  # the ratios say how many
@@ -146,6 +152,9 @@ def reconstructions(args: argparse.Namespace) -> tuple[Draw, int, int]:
 
 def features(args: argparse.Namespace) -> tuple[Draw, int, int]:
     """Returns what draws a picture's feature maps, the side that the encoder was trained at, and its channels."""
+    from convmae.pretraining.evaluation.features import feature_maps, feature_strip
+    from convmae.pretraining.patches import PATCH
+
     encoder = read_encoder(args.checkpoint)
 
     def draw(image: Tensor) -> list[Image.Image]:
@@ -156,6 +165,9 @@ def features(args: argparse.Namespace) -> tuple[Draw, int, int]:
 
 def attention(args: argparse.Namespace) -> tuple[Draw, int, int]:
     """Returns what draws a block's attention on a picture, the side that the encoder was trained at, and its channels."""
+    from convmae.pretraining.evaluation.attention import attention_maps, attention_sheet
+    from convmae.pretraining.patches import PATCH
+
     queries = [read_patch(text) for text in args.query or ()]
     encoder = read_encoder(args.checkpoint)
 
@@ -166,12 +178,13 @@ def attention(args: argparse.Namespace) -> tuple[Draw, int, int]:
 
 
 def read_encoder(path: Path) -> ConvViT | ViT:
-    """Returns the encoder in a file. Raises UserError where there is none, CheckpointError where it is not whole."""
-    check_is_file(path)
-    return cast(ConvViT | ViT, load_encoder(path))
+    """Returns the encoder in a file. Raises CheckpointError where it is not whole."""
+    from convmae.backbones import load_encoder
+
+    return cast("ConvViT | ViT", load_encoder(path))
 
 
-def read_patch(text: str) -> Grid:
+def read_patch(text: str) -> tuple[int, int]:
     """Returns row and column of "3,4". Raises UserError for anything else."""
     match = re.fullmatch(r"(\d+),(\d+)", text)
     if match is None:

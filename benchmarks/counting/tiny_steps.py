@@ -17,8 +17,8 @@ from convmae.classification.model import ClassificationModel
 from convmae.detection.config import DetectionConfig
 from convmae.detection.model.mask_rcnn import MaskRCNN
 from convmae.pretraining import ConvMAE, FastConvMAE, MaskedAutoencoder
+from convmae.pretraining.config import PIXELS, Target
 from convmae.pretraining.reconstructors import MixtureOfReconstructors
-from convmae.pretraining.targets import PIXELS, Target
 from convmae.pretraining.teachers import build_teacher
 from convmae.pretraining.train import PretrainingModel
 from convmae.segmentation.config import SegmentationConfig

@@ -7,13 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from convmae.classification.config import FolderOptions
-from convmae.classification.data.class_folders import check_same_folders, class_folders, find_labelled
-from convmae.classification.data.dataset import check_repeated_pictures, check_shared_pictures, class_names
+from convmae.classification.data.class_folders import (
+    check_repeated_pictures,
+    check_same_folders,
+    check_shared_pictures,
+    class_folders,
+    class_names,
+    find_labelled,
+)
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Fault
 from convmae.engine.pictures.picture_check import PictureCheck, read_all
 from convmae.engine.text import distinct
-from convmae.engine.training.unreadable import let_skip
 
 
 @dataclass
@@ -30,7 +35,7 @@ def check_data(options: FolderOptions, count: int = 0, channels: int = 3) -> lis
         _check_split(name, options, part, count, channels)
         for name, part in (("training", options.train), ("validation", options.val))
     )
-    let_skip(training.faults, options, len(training.paths), count)
+    options.let_skip(training.faults, len(training.paths), count)
     if training.folders and validation.folders:
         try:
             check_same_folders(training.folder, training.folders, validation.folder, validation.folders)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from PIL import Image, ImageOps
@@ -16,14 +15,19 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from convmae.classification.config import AugmentationOptions, FolderOptions
-from convmae.classification.data.class_folders import check_same_folders, class_folders, find_labelled, same_form
+from convmae.classification.data.class_folders import (
+    check_repeated_pictures,
+    check_same_folders,
+    check_shared_pictures,
+    class_folders,
+    class_names,
+    find_labelled,
+)
 from convmae.classification.data.erasing import draw_erasing
 from convmae.classification.data.mixing import draw_mix
 from convmae.engine.errors import UserError
-from convmae.engine.faults import Effect, Fault, Remark, Report, Tally, log_remarks, refuse_all
-from convmae.engine.files import read_text
+from convmae.engine.faults import Fault, Remark, Tally, log_remarks, refuse_all
 from convmae.engine.log import log
-from convmae.engine.pictures.duplicates import check_repeated, check_shared
 from convmae.engine.pictures.images import IMAGENET_MEAN, read_image, to_tensor
 from convmae.engine.pictures.limits import own_limits
 from convmae.engine.pictures.reading import RGB, Reading, reading_picture
@@ -69,20 +73,6 @@ def read_splits(options: FolderOptions, channels: int = 3) -> tuple[ClassFolder,
     check_shared_pictures(train, val, shared)
     log_remarks(options.val, shared.remarks)
     return train, replace(val, remarks=[*val.remarks, *shared.remarks])
-
-
-class _Labelled(Protocol):
-    """A split: its class folders in the order of their labels, and its pictures with these."""
-
-    folders: list[str]
-    pictures: list[tuple[Path, int]]
-
-
-def check_shared_pictures(train: _Labelled, val: _Labelled, report: Report, complete: bool = False) -> None:
-    """Reports the validation pictures that are training pictures as well, and in what other class they are."""
-    labels = [[same_form(split.folders[label]) for _, label in split.pictures] for split in (train, val)]
-    paths = [[path for path, _ in split.pictures] for split in (train, val)]
-    check_shared(paths[0], paths[1], report, (labels[0], labels[1]), complete)
 
 
 def few_labels(split: ClassFolder, per_class: int) -> ClassFolder:
@@ -207,42 +197,3 @@ class RandomViews(EvalSet):
 def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
     """timm's operation where its strongest leaves a channel no bit, which Pillow refuses: one stays."""
     return ImageOps.posterize(image, min(max(bits, 1), 8))
-
-
-def check_repeated_pictures(
-    pictures: Sequence[tuple[Path, int]], classes: Sequence[str], report: Report, complete: bool = False
-) -> None:
-    """Reports the pictures that a split holds more than once, and which of them are in two classes."""
-
-    def contradiction(first: int, place: int) -> Fault | None:
-        (known, label), (path, other) = pictures[first], pictures[place]
-        message = (
-            f"{path} holds the same bytes as {known}, but one is {classes[other]!r} and the other {classes[label]!r}"
-        )
-        return Fault("pictures in two classes", message, Effect.DOUBTFUL) if label != other else None
-
-    check_repeated([path for path, _ in pictures], report, contradiction, complete)
-
-
-def class_names(path: Path, folders: Sequence[str], report: Report) -> list[str]:
-    """Returns what class folders are called by lines of folder, tab, name; a folder's own name where no line is of it."""
-    if not path.is_file():
-        return list(folders)
-    pairs = (line.split("\t", 1) for line in read_text(path).split("\n"))
-    named = {same_form(pair[0].strip()): pair[1].strip() for pair in pairs if len(pair) == 2}
-    unnamed = [folder for folder in folders if same_form(folder) not in named]
-    unused = [name for name in named if name not in set(map(same_form, folders))]
-    message = ""
-    if len(unnamed) == len(folders):
-        message = (
-            f"{path} names none of the class folders, such as {folders[0]!r}, and is not used; expected lines of folder, tab, "
-            "name."
-        )
-    elif unnamed and unused:  # each for itself may be meant: a longer list, or names for some folders alone
-        message = (
-            f"{path} has no line of the class folder {unnamed[0]!r}, but one of {unused[0]!r}, which is no folder; expected "
-            "lines of folder, tab, name."
-        )
-    if message:
-        report(Fault("class folders that classes.txt does not name", message, Effect.DOUBTFUL))
-    return [named.get(same_form(folder)) or folder for folder in folders]

@@ -28,7 +28,6 @@ from convmae.engine.pictures.duplicates import check_repeated, check_shared
 from convmae.engine.pictures.images import Look
 from convmae.engine.pictures.reading import Reading
 from convmae.engine.pictures.value_ranges import check_ranges
-from convmae.engine.training.unreadable import let_skip
 
 
 @dataclass
@@ -76,7 +75,7 @@ def check_data(config: DetectionConfig, count: int = 0) -> list[SplitCheck]:
     train, val = (split.data for split in splits)
     reports = [split.faults.append for split in splits]
     if train is not None:
-        let_skip(splits[0].faults, options, len(train.images), count)
+        options.let_skip(splits[0].faults, len(train.images), count)
         check_samples(train, options, reports[0], config.model.masks)
     if val is not None:
         check_evaluation(val, options.img_size, config.model.detections, reports[1])

@@ -9,26 +9,16 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from convmae.engine.commands.work_dirs import alone_in, prepare_report_dir, prepare_work_dir
 from convmae.engine.config import describe, load_config, run_config
 from convmae.engine.errors import Interrupted, UserError
+from convmae.engine.files import check_is_file, file_of
 from convmae.engine.log import log, process_rank, start_log
 from convmae.engine.machine.failures import tell
-from convmae.engine.machine.interrupts import ctrl_c_raises
-from convmae.engine.run_files import LIST, listed, matching, not_listed, only_one, remove_listed, start_list, sweep
-from convmae.engine.text import visible
-
-# What a run writes, but for its log and curves, which it goes on with.
-_REPORT = ("config.yaml", "metrics.json", "report/index.html", "detections.json", "predictions.zip", "log.txt")
-_RUN = (
-    *_REPORT, "step_*.pth", "best.pth", "model.pth", "encoder.pth", "encoder.safetensors", "pretrained.pth",
-    "pretrained.safetensors", "reconstructions.png", "scalars.jsonl", "job.txt",
-)  # fmt: skip
-_MARKS = ("config.yaml", "metrics.json", "step_*.pth")  # a log alone is of a run that was refused before it began
-_WEIGHTS = (".pth", ".safetensors")
+from convmae.engine.machine.interrupts import ctrl_c_raises, reading_modules
 
 
 def run_tool(main: Callable[[], None]) -> int:
@@ -60,27 +50,48 @@ def run_tool(main: Callable[[], None]) -> int:
 def train_tool(
     argv: Sequence[str] | None,
     schema: type,
-    train: Callable[[Any, Path, bool], Any],
+    read: Callable[[], Callable[[Any, Path, bool], Any]],
     *,
     description: str,
     recipe: str,
 ) -> int:
-    """Parses a training tool's options, prepares the work directory and calls ``train(config, work_dir, resume)``."""
-    parser = _run_parser(description, schema, recipe)
+    """Parses a training tool's options, prepares the work directory and calls ``train(config, work_dir, resume)``.
+
+    ``read`` imports and returns that function, once the options are known to be right: it takes seconds.
+    """
+    parser = _run_parser(argv, description, schema, recipe)
     parser.add_argument(
-        "--resume", action="store_true", help="continue from the newest checkpoint in the work directory"
+        "--resume",
+        action="store_true",
+        help="continue from the newest checkpoint in the work directory, by its config.yaml unless --config is given",
     )
     parser.add_argument("--overwrite", action="store_true", help="remove an earlier run from the work directory first")
     parser.add_argument("--compile", action="store_true", help="same as --cfg-options runtime.compile=true")
     args = parser.parse_args(argv)
 
     def main() -> None:
-        from convmae.engine.machine.restarts import goes_on
+        def load(recipe: str | Path, more: Sequence[str] = ()) -> Any:
+            return _run_config(args, schema, recipe, [*more, *["runtime.compile=true"] * args.compile])
 
-        config, work_dir = _run_of(args, schema, ["runtime.compile=true"] * args.compile)
+        source = args.config or recipe
+        kept = _work_dir(args, source) / "config.yaml" if args.resume and not args.config else None
+        config, notes = load(kept or source), list[str]()
+        with reading_modules():
+            train = read()
+
+            from convmae.engine.commands.weights_size import by_weights
+            from convmae.engine.machine.processes import start_processes
+            from convmae.engine.machine.restarts import goes_on
+
+        if config.model.init and not kept:
+            default = "" if args.config else recipe
+            config, source, notes = by_weights(config, source, default, args.cfg_options, load)
+        work_dir = _work_dir(args, source)
+        start_processes(args.launcher, config.runtime.device)
         if goes_on(work_dir):  # began by this very job, whose options were for what it found before
             args.resume, args.overwrite = True, False
-        start_run(config, work_dir, train, args.resume, args.overwrite)
+        notes = [f"continues with the options in {kept}"] if kept else notes
+        start_run(config, work_dir, train, args.resume, args.overwrite, notes)
 
     return run_tool(main)
 
@@ -97,7 +108,6 @@ def start_run(
 
     Raises UserError for a directory that can't be written or holds what the run would replace, and as ``train`` does.
     """
-    from convmae.backbones.weights.weight_files import split_choice
     from convmae.engine.machine.restarts import mark
 
     teachers = getattr(getattr(config, "teachers", None), "weights", {})
@@ -106,7 +116,7 @@ def start_run(
         **{f"teachers.weights.{name}": file for name, file in teachers.items()},
     }
     for name, file in given.items() if overwrite else ():
-        if file and os.path.dirname(os.path.realpath(split_choice(file)[0])) == os.path.realpath(work_dir):
+        if file and os.path.dirname(os.path.realpath(file_of(file))) == os.path.realpath(work_dir):
             raise UserError(f"{name}={file} lies in {work_dir}, which --overwrite clears; move it first.")
     if config.runtime.compile:
         from convmae.engine.machine.compilation import check_compiler
@@ -123,15 +133,27 @@ def start_run(
 
 
 def probe_tool(
-    argv: Sequence[str] | None, schema: type, probe: Callable[[Any, Path], Any], *, description: str, recipe: str
+    argv: Sequence[str] | None,
+    schema: type,
+    read: Callable[[], Callable[[Any, Path], Any]],
+    *,
+    description: str,
+    recipe: str,
 ) -> int:
-    """Parses the options of a tool that trains no model and calls ``probe(config, work_dir)``."""
-    parser = _run_parser(description, schema, recipe)
+    """Parses the options of a tool that trains no model and calls ``probe(config, work_dir)``, which ``read`` imports."""
+    parser = _run_parser(argv, description, schema, recipe)
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier report in the work directory")
     args = parser.parse_args(argv)
 
     def main() -> None:
-        config, work_dir = _run_of(args, schema)
+        work_dir = _work_dir(args, args.config or recipe)
+        config = _run_config(args, schema, args.config or recipe)
+        with reading_modules():
+            probe = read()
+
+            from convmae.engine.machine.processes import start_processes
+
+        start_processes(args.launcher, config.runtime.device)
         with alone_in(work_dir):
             prepare_report_dir(work_dir, args.overwrite)
             _start(config, work_dir)
@@ -140,9 +162,9 @@ def probe_tool(
     return run_tool(main)
 
 
-def _run_parser(description: str, schema: type, recipe: str) -> argparse.ArgumentParser:
-    parser = _parser(description, schema)
-    parser.add_argument("--config", default=recipe, help=f"a recipe: a file or a shipped name (default {recipe})")
+def _run_parser(argv: Sequence[str] | None, description: str, schema: type, recipe: str) -> argparse.ArgumentParser:
+    parser = _parser(argv, description, schema, recipe)
+    parser.add_argument("--config", help=f"a recipe: a file or a shipped name (default {recipe})")
     parser.add_argument("--work-dir", type=Path, help="where the run is written (default work_dirs/<recipe>)")
     parser.add_argument(
         "--amp", action="store_true", help="compute in bf16 (the recipe's `auto` takes it where it is fast)"
@@ -150,33 +172,59 @@ def _run_parser(description: str, schema: type, recipe: str) -> argparse.Argumen
     return parser
 
 
-def _run_of(args: argparse.Namespace, schema: type, overrides: Sequence[str] = ()) -> tuple[Any, Path]:
-    """Returns the tree and the work directory that a run's options name, in the processes that they say."""
-    from convmae.engine.machine.processes import start_processes
+def _work_dir(args: argparse.Namespace, recipe: str) -> Path:
+    return args.work_dir or Path("work_dirs") / Path(recipe).stem
 
-    config: Any = load_config(
-        schema, args.config, [*args.cfg_options, *["runtime.precision=bf16"] * args.amp, *overrides]
+
+def _run_config(args: argparse.Namespace, schema: type, recipe: str | Path, overrides: Sequence[str] = ()) -> Any:
+    """Returns the tree of a recipe, or of the config.yaml of a run that is continued, with the options that are given.
+
+    Raises UserError where it is none, or names weights or a data folder that aren't there.
+    """
+    kept = isinstance(recipe, Path)
+    if kept and not os.path.isfile(recipe):
+        raise UserError(
+            f"There is no {recipe}, which would say what --resume continues; give the work directory of the run by --work-dir, "
+            "or its recipe by --config."
+        )
+    try:
+        config: Any = load_config(
+            schema, recipe, [*args.cfg_options, *["runtime.precision=bf16"] * args.amp, *overrides]
+        )
+    except UserError as error:
+        hint = f" ({recipe} was read as this tool's recipe; a run of another tool is continued by that tool.)"
+        raise UserError(f"{error}{hint if kept else ''}") from None
+    if config.model.init:
+        check_is_file(config.model.init)
+    _check_root(config.data)
+    return config
+
+
+def _check_root(data: Any) -> None:
+    """Raises UserError where the data folder isn't there, unless other options have places of their own."""
+    elsewhere = any(
+        isinstance(value, str) and os.path.isabs(value) for name, value in vars(data).items() if name != "root"
     )
-    start_processes(args.launcher, config.runtime.device)
-    return config, args.work_dir or Path("work_dirs") / Path(args.config).stem
+    if not os.path.isdir(data.root) and not elsewhere:
+        raise UserError(f"There is no folder {data.root}; expected the data folder: name it by data.root.")
 
 
 def test_tool(
     argv: Sequence[str] | None,
     schema: type,
-    test: Callable[[Any, Path, Path], Any],
+    read: Callable[[], Callable[[Any, Path, Path], Any]],
     *,
     description: str,
     recipe: str,
-    compare: Callable[[Sequence[Path], Sequence[str], Path], Any] | None = None,  # noqa: PT028  (a tool, not a test)
+    read_compare: Callable[[], Callable[[Sequence[Path], Sequence[str], Path], Any]] | None = None,  # noqa: PT028  (a tool)
 ) -> int:
-    """Parses a testing tool's options and calls ``test(config, checkpoint, work_dir)``.
+    """Parses a testing tool's options and calls ``test(config, checkpoint, work_dir)``, which ``read`` imports.
 
-    Where the task can ``compare``, the option of that name calls ``compare(runs, overrides, work_dir)`` instead.
+    Where the task can compare, the option of that name calls ``compare(runs, overrides, work_dir)`` instead.
     """
-    parser = _parser(description, schema)
-    parser.add_argument("checkpoint", type=Path, nargs="?" if compare else None, help="the weights to test")
-    if compare:
+    parser = _parser(argv, description, schema, recipe)
+    parser.add_argument("checkpoint", type=Path, nargs="?" if read_compare else None, help="the weights to test")
+    if read_compare:
         parser.add_argument(
             "--compare",
             nargs=2,
@@ -194,16 +242,21 @@ def test_tool(
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier report there")
     args = parser.parse_args(argv)
-    runs: Sequence[Path] = args.compare or () if compare else ()
+    runs: Sequence[Path] = args.compare or () if read_compare else ()
     if bool(runs) == bool(args.checkpoint):
         parser.error("give the weights to test, or two runs by --compare")
 
     def main() -> None:
-        from convmae.engine.files import check_is_file
-        from convmae.engine.machine.processes import start_processes
-
         check_is_file(args.checkpoint)
+        if args.config:  # what is wrong with it is told before PyTorch is read
+            load_config(schema, args.config, args.cfg_options)
+        with reading_modules():
+            test = read()
+
+            from convmae.engine.machine.processes import start_processes
+
         config: Any = run_config(schema, args.checkpoint, args.config, args.cfg_options, default=recipe)
+        _check_root(config.data)
         start_processes(args.launcher, config.runtime.device)
         work_dir = args.work_dir or args.checkpoint.parent / "test"
         with alone_in(work_dir):
@@ -218,91 +271,12 @@ def test_tool(
         work_dir = args.work_dir or runs[1] / "compare"
         prepare_report_dir(work_dir, args.overwrite)
         start_log(work_dir)
-        if compare:
+        if read_compare:
+            with reading_modules():
+                compare = read_compare()
             compare(runs, args.cfg_options, work_dir)
 
     return run_tool(side_by_side if runs else main)
-
-
-def alone_in(work_dir: Path) -> AbstractContextManager[None]:
-    """Makes a work directory and keeps it for this run. Raises UserError if it can't be written or another run has it."""
-    _make(work_dir)
-    return only_one(work_dir) if process_rank() == 0 else nullcontext()
-
-
-def prepare_work_dir(work_dir: Path, resume: bool, overwrite: bool) -> None:
-    """Makes a run's work directory. Raises UserError if it can't be written or holds what the run would replace."""
-    if resume and overwrite:
-        raise UserError("--resume continues the run in the work directory, --overwrite removes it: give one of them.")
-    if resume:
-        _make(work_dir)
-        if not matching(work_dir, ["step_*.pth"]):  # it starts anew, and may replace what an earlier start of it wrote
-            _refuse_foreign(work_dir, _RUN)
-        _start_list(work_dir)
-        return
-    advice = "Continue it with --resume, replace it with --overwrite, or give another --work-dir."
-    _prepare(work_dir, overwrite, f"an earlier run (%s). {advice}", _RUN)
-
-
-def prepare_report_dir(work_dir: Path, overwrite: bool) -> None:
-    """Makes the folder of a test's report. Raises UserError as `prepare_work_dir` does, and where a training run is."""
-    weights = [path for path in listed(work_dir) or () if path.suffix in _WEIGHTS and path.is_file()]
-    if weights or matching(work_dir, ["step_*.pth"]):
-        raise UserError(f"{work_dir} holds a training run, whose report would be replaced. Give another --work-dir.")
-    advice = "Replace it with --overwrite, or give another --work-dir."
-    _prepare(work_dir, overwrite, f"an earlier report (%s). {advice}", _REPORT)
-
-
-def _make(work_dir: Path) -> None:
-    try:
-        str(work_dir).encode()
-    except UnicodeEncodeError:
-        raise UserError(
-            f"The name of the work directory, {visible(str(work_dir))}, is not in UTF-8, as TensorBoard expects. Give "
-            "another by --work-dir."
-        ) from None
-    try:
-        work_dir.mkdir(parents=True, exist_ok=True)
-        if not os.access(work_dir, os.W_OK):
-            raise PermissionError(13, "Permission denied")
-    except OSError as error:
-        raise UserError(
-            f"The work directory {work_dir} can't be written: {error.strerror}. Give another by --work-dir."
-        ) from None
-
-
-def _prepare(work_dir: Path, overwrite: bool, found: str, names: Sequence[str]) -> None:
-    """Makes a folder in which none of ``names`` is left: what a run wrote goes if that is asked for, the user's never."""
-    _make(work_dir)
-    if process_rank() != 0:
-        return
-    own = listed(work_dir)
-    if own and not overwrite:
-        earlier = [path for path in matching(work_dir, _MARKS) if path in own]
-        if earlier:
-            raise UserError(f"{work_dir} holds {found % earlier[0].name}")
-    _refuse_foreign(work_dir, names)
-    if overwrite:
-        sweep(work_dir)
-        remove_listed(work_dir)
-    _start_list(work_dir)
-
-
-def _refuse_foreign(work_dir: Path, names: Sequence[str]) -> None:
-    """Raises UserError where a folder holds files of these names that no run wrote."""
-    foreign = not_listed(work_dir, names) if process_rank() == 0 else []
-    if foreign:
-        some = ", ".join(path.relative_to(work_dir).as_posix() for path in foreign[:3])
-        raise UserError(
-            f"{work_dir} holds {some}{', ...' * (len(foreign) > 3)}, which would be replaced and stands on no list of what "
-            f"a run wrote there ({LIST}). Give another --work-dir, or move it."
-        )
-
-
-def _start_list(work_dir: Path) -> None:
-    if process_rank() == 0:
-        sweep(work_dir)
-        start_list(work_dir)
 
 
 def read_size(text: str) -> tuple[int, int]:
@@ -313,12 +287,22 @@ def read_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2] or match[1])
 
 
-def _parser(description: str, schema: type) -> argparse.ArgumentParser:
+def _parser(argv: Sequence[str] | None, description: str, schema: type, recipe: str) -> argparse.ArgumentParser:
+    """Returns a parser whose help shows the values of the recipe that ``argv`` names, with what it sets of them."""
     parser = argparse.ArgumentParser(
-        description=inspect.cleandoc(description),
-        epilog=describe(schema),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=inspect.cleandoc(description), formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--config", default=recipe)
+    early.add_argument("-h", "--help", action="store_true")
+    add_overrides(early)
+    given, _ = early.parse_known_args(argv)
+    if given.help:
+        try:
+            options = describe(load_config(schema, given.config, given.cfg_options))
+        except UserError as error:
+            parser.error(str(error))
+        parser.epilog = f"options as {given.config} has them, set by --cfg-options key=value:\n{options}"
     parser.add_argument(
         "--launcher", choices=("none", "pytorch", "slurm"), default="none", help="who started the processes"
     )

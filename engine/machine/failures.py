@@ -85,13 +85,15 @@ def without_frames(error: BaseException) -> str:
 
 def is_lost_process(error: BaseException) -> bool:
     """Whether an error only says that another process of the run is gone."""
-    from torch.distributed import DistError
-
     if isinstance(error, EndedElsewhereError):
         return True
     said = str(error)
-    between = isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo/transport" in said)
-    return between and re.search(_LOST, said) is not None
+    if re.search(_LOST, said) is None:
+        return False
+
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo/transport" in said)
 
 
 def tell(error: BaseException) -> bool:

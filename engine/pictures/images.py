@@ -7,14 +7,11 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Union
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2.functional import resize
 
 from convmae.engine.errors import UserError
 from convmae.engine.pictures.bands import check_count, count_bands, read_bands, stored_bands
@@ -25,12 +22,15 @@ from convmae.engine.pictures.png import pixels_alone
 from convmae.engine.pictures.reading import MAX_PIXELS, RGB, Reading
 from convmae.engine.regular_files import check_regular
 
+if TYPE_CHECKING:
+    import torch
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 # What Pillow raises on damaged files, the last of them on metadata of the wrong kinds.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, zlib.error, TypeError, IndexError, struct.error)
 _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # last bytes of a whole file
-Picture = Image.Image | torch.Tensor  # in RGB, or of other channels bytes [C, H, W]
+Picture = Union[Image.Image, "torch.Tensor"]  # in RGB, or of other channels bytes [C, H, W]
 
 
 class Look(NamedTuple):
@@ -129,8 +129,12 @@ def read_crop(
 
 def resize_crop(image: Picture, crop: Box, size: int) -> torch.Tensor:
     """Returns a crop of a picture at `size` x `size` pixels as bytes [C, size, size]; bicubic, antialiased."""
+    import torch
+    from torchvision.transforms.v2 import InterpolationMode
+    from torchvision.transforms.v2.functional import resize
+
     bottom, right = crop.top + crop.height, crop.left + crop.width
-    if isinstance(image, torch.Tensor):
+    if not isinstance(image, Image.Image):
         tensor = image[:, crop.top : bottom, crop.left : right]
     else:
         with own_limits():
@@ -142,7 +146,7 @@ def resize_crop(image: Picture, crop: Box, size: int) -> torch.Tensor:
 
 def size_of(image: Picture) -> tuple[int, int]:
     """Returns a picture's width and height."""
-    return (image.shape[2], image.shape[1]) if isinstance(image, torch.Tensor) else image.size
+    return image.size if isinstance(image, Image.Image) else (image.shape[2], image.shape[1])
 
 
 def as_rgb(image: Picture) -> Image.Image:
@@ -155,8 +159,11 @@ def as_rgb(image: Picture) -> Image.Image:
 
 def to_tensor(image: Picture) -> torch.Tensor:
     """Returns a picture as bytes [C, H, W]."""
-    if isinstance(image, torch.Tensor):
+    if not isinstance(image, Image.Image):
         return image
+
+    import torch
+
     return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous()
 
 
@@ -169,6 +176,8 @@ def channel_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, .
 
 def normalize(images: torch.Tensor) -> torch.Tensor:
     """Returns bytes [B, C, H, W] as floats less the mean and over the deviation of ``channel_statistics``."""
+    import torch
+
     # Numbers, not tensors, which would be copied to the GPU in every step, and the step would wait for it.
     channels = zip(images.unbind(1), *channel_statistics(images.shape[1]), strict=True)
     return torch.stack([(channel.float() - 255 * mean) / (255 * std) for channel, mean, std in channels], 1)
@@ -213,6 +222,9 @@ def _from_pixels(pixels: NDArray[np.uint8], reading: Reading) -> Picture:
     """Bytes [H, W, C] as the model's channels, of which C are as many or 1."""
     if reading.channels == 3:
         return Image.fromarray(np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3))))
+
+    import torch  # takes seconds, and RGB pictures can be looked at without it
+
     # A mirrored array of one pixel's width counts as contiguous, and PyTorch takes no negative stride.
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 

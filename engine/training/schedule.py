@@ -25,8 +25,7 @@ class Schedule:
         """Returns the schedule for ``pictures`` an epoch. Raises UserError if the length is not one of epochs and steps."""
         if (options.epochs is None) == (options.steps is None):
             raise UserError(
-                f"schedule.epochs is {options.epochs} and schedule.steps is {options.steps}: set exactly one of them; "
-                "to replace one that the recipe sets, give the other as null."
+                f"schedule.epochs is {options.epochs} and schedule.steps is {options.steps}: set exactly one of them."
             )
         per_unit = 1.0 if options.epochs is None else pictures / batch_size
         length = options.steps if options.epochs is None else options.epochs

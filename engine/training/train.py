@@ -175,6 +175,8 @@ def announce_run(
     world: int,
 ) -> None:
     """Logs what the run is about to do."""
+    for note in config.schedule.notes:
+        log.info(note)
     size, trained = (
         sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad or not only) / 1e6
         for only in (False, True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mmengine.hooks import Hook
 
 from convmae.engine.errors import UserError
-from convmae.engine.faults import SHOWN, UNREADABLE, Effect, Fault
+from convmae.engine.faults import SHOWN
 from convmae.engine.log import log
 from convmae.engine.machine.processes import from_all, tell_all
 from convmae.engine.options import DataOptions
@@ -71,25 +71,6 @@ def collate_drawn(collate: Callable[[list[Any]], Any], drawn: Sequence[Drawn]) -
     """Returns the samples as ``collate`` makes one of them, beside what could not be read."""
     unread = {index: reason for one in drawn for index, reason in one.unread.items()}
     return Batch(collate([one.sample for one in drawn]), unread)
-
-
-def let_skip(faults: list[Fault], options: DataOptions, pictures: int, count: int = 0) -> None:
-    """Has the training pictures that can't be read stop nothing, if a run is to skip them and they are few enough of all.
-
-    Adds a fault where they are many of the ``count`` that were read (0: all).
-    """
-    found = [fault for fault in faults if fault.kind == UNREADABLE]
-    if options.on_bad_image != "skip" or len(found) > options.bad_share * pictures:
-        return
-    for fault in found:
-        fault.effect = Effect.SKIPPED
-    if count and len(found) > options.bad_share * count:
-        message = (
-            f"{len(found)} of {count} training pictures that were read can't be, more than "
-            f"data.bad_share={options.bad_share:g}; a run stops where that holds of all {pictures}. Read "
-            "them all, without --pictures"
-        )
-        faults.append(Fault("samples with many unreadable pictures", message, Effect.DOUBTFUL))
 
 
 class UnreadHook(Hook):

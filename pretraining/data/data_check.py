@@ -9,7 +9,6 @@ from convmae.engine.faults import Fault
 from convmae.engine.pictures.duplicates import check_repeated
 from convmae.engine.pictures.folders import list_images
 from convmae.engine.pictures.picture_check import PictureCheck, read_all
-from convmae.engine.training.unreadable import let_skip
 from convmae.pretraining.config import PretrainingDataOptions
 from convmae.pretraining.data.label_maps import check_label_maps
 
@@ -25,5 +24,5 @@ def check_data(options: PretrainingDataOptions, count: int = 0, channels: int = 
     check_label_maps(split.paths, split.faults.append)
     read_all(split, count)
     check_repeated(split.paths, split.faults.append, complete=not count)
-    let_skip(split.faults, options, len(split.paths), count)
+    options.let_skip(split.faults, len(split.paths), count)
     return [split]

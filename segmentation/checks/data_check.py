@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from convmae.engine.pictures.duplicates import check_shared
-from convmae.engine.training.unreadable import let_skip
 from convmae.segmentation.checks.class_fit import check_fit
 from convmae.segmentation.checks.splits import check_repeated_pairs, check_split
 from convmae.segmentation.config import SegmentationDataOptions
@@ -24,6 +23,6 @@ def check_data(options: SegmentationDataOptions, classes: ClassList, count: int 
     check_fit(validation, classes, options.reduce_zero_label, training, whole)
     for split in (training, validation):
         check_repeated_pairs(split, complete=not count)
-    let_skip(training.faults, options, len(training.pairs), count)
+    options.let_skip(training.faults, len(training.pairs), count)
     check_shared(training.paths(), validation.paths(), validation.faults.append, complete=not count)
     return [training, validation]

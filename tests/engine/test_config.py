@@ -191,9 +191,11 @@ def test_a_tree_is_read_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_help_names_every_option() -> None:
-    text = describe(Small)
-    assert "optim.layer_decay" in text
-    assert "(a|b, default a): a name" in text
+    text = describe(load_config(Small, None, ["name=b", "schedule.milestones=[1, 2]"]))
+    assert "  optim.layer_decay=1.0 (float): factor" in text
+    assert "  name=b (a|b): a name" in text
+    assert "  schedule.milestones=[1.0, 2.0] (list of float): where" in text
+    assert "  schedule.steps=null (int or null): length" in text
 
 
 def test_a_shipped_recipe_is_found_by_its_name() -> None:

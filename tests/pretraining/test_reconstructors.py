@@ -9,8 +9,9 @@ from torch import Tensor
 
 from convmae.backbones.masked import VisiblePatches
 from convmae.pretraining import MAE, ConvMAE, FastConvMAE, MaskedAutoencoder
+from convmae.pretraining.config import Target
 from convmae.pretraining.reconstructors import MixtureOfReconstructors, token_spread
-from convmae.pretraining.targets import Target, check_targets
+from convmae.pretraining.targets import check_targets
 from convmae.pretraining.teachers import EmaTeacher, PixelTeacher, Teacher
 
 DIMS = {"embed_dims": (8, 12, 16), "depths": (1, 1, 2), "num_heads": 2}

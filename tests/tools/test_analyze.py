@@ -5,6 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from convmae.benchmarks.counting.complexity import analyze
+from convmae.benchmarks.counting.whole_models import build
 from convmae.tools import analyze as tool
 
 
@@ -13,7 +14,7 @@ from convmae.tools import analyze as tool
     [("encoder", 84.61, 23.1), ("classifier", 85.37, 23.1), ("convmae", 115.04, 11.2), ("fastconvmae", 115.04, 44.8)],
 )
 def test_the_base_models_have_the_published_counts(task: str, millions: float, billions: float) -> None:
-    (whole, *_), uncounted = analyze(*tool.build(task, "base", 224, 224, 0.75), depth=1)
+    (whole, *_), uncounted = analyze(*build(task, "base", 224, 224, 0.75), depth=1)
     assert whole.parameters / 1e6 == pytest.approx(millions, abs=0.005)
     assert whole.multiply_adds / 1e9 == pytest.approx(billions, abs=0.05)
     assert not uncounted
@@ -24,7 +25,7 @@ def test_the_base_models_have_the_published_counts(task: str, millions: float, b
 )
 def test_sums_and_other_sizes_agree_with_pytorchs_counter(task: str) -> None:
     torch.manual_seed(0)
-    model, inputs = tool.build(task, "tiny", 96, 64, 0.5)
+    model, inputs = build(task, "tiny", 96, 64, 0.5)
     parts, uncounted = analyze(model, inputs, depth=2)
     assert not uncounted
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -44,7 +45,7 @@ def test_the_tool_prints_a_table_for_each_size(capsys: pytest.CaptureFixture) ->
 @pytest.mark.parametrize("task", ["convmae", "mae", "encoder", "classifier", "detection", "segmentation"])
 def test_another_channel_costs_the_first_layer_and_the_decoder_that_much(task: str) -> None:
     parameters = [
-        sum(parameter.numel() for parameter in tool.build(task, "tiny", 64, 64, 0.5, channels)[0].parameters())
+        sum(parameter.numel() for parameter in build(task, "tiny", 64, 64, 0.5, channels)[0].parameters())
         for channels in (3, 4)
     ]
     first = {"mae": 16 * 16 * 256}.get(task, 4 * 4 * 64)

@@ -1,6 +1,7 @@
 """The check of data finds all that is wrong at once, says whether training would take it, and shows it."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from convmae.engine.commands.next_command import CHOICES, choose
+from convmae.engine.config import shipped_recipes
+from convmae.engine.files import write_whole
 from convmae.tools import check_data
 
 OPTIONS = [
@@ -156,7 +160,57 @@ def test_a_sample_of_pictures_can_be_opened(splits: dict[str, dict[str, Any]], c
     argv = ["coco", ".", "--cfg-options", *OPTIONS, "--pictures"]
     assert check_data.main([*argv, "2"]) == 0  # the first and the last
     assert "2 pictures looked at" in capsys.readouterr().out
-    assert check_data.main([*argv, "0"]) == 2
+    assert check_data.main([*argv, "-1"]) == 2
+    assert check_data.main([*argv, "0"]) == 1  # and the earlier report is replaced
+
+
+def test_a_check_replaces_its_own_report_and_no_other(
+    splits: dict[str, dict[str, Any]], capsys: pytest.CaptureFixture
+) -> None:
+    assert check(splits) == 0
+    report = Path("work_dirs/check_coco/report/index.html")
+    before = report.read_text()
+    splits["train"]["annotations"][0]["category_id"] = 9
+    argv = ["coco", ".", "--cfg-options", *OPTIONS]
+    Path("train.json").write_text(json.dumps(splits["train"]))
+    assert check_data.main(argv) == 1
+    assert report.read_text() != before
+    write_whole(Path("work_dirs/check_coco/config.yaml"), "of a test")  # as what a test writes
+    assert check_data.main(argv) == 2
     assert "--overwrite" in capsys.readouterr().err
-    assert check_data.main([*argv, "-1", "--overwrite"]) == 2
-    assert check_data.main([*argv, "0", "--overwrite"]) == 1
+
+
+def last_command(said: str) -> list[str]:
+    (line,) = [line for line in said.splitlines() if line.startswith("to train: ")]
+    return shlex.split(line.removeprefix("to train: "))
+
+
+def test_it_ends_with_the_command_that_trains(
+    splits: dict[str, dict[str, Any]], capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["tools/check_data.py"])
+    assert check(splits) == 0
+    said = capsys.readouterr().out
+    words = ["python", "tools/train_det.py", "--config", "mask_rcnn_tiny_256px.yaml", "--cfg-options", "data.root=."]
+    assert last_command(said) == [*words, *OPTIONS]
+    assert "for 5 pictures whose shorter side is 30 pixels" in said
+    assert "add model.init=FILE" in said
+    monkeypatch.setattr("sys.argv", ["/usr/bin/convmae"])
+    argv = ["coco", "--config", "mask_rcnn_small_512px.yaml", "--cfg-options", "data.root=.", *OPTIONS]
+    assert check_data.main([*argv, "model.init=my encoder.pth"]) == 0
+    said = capsys.readouterr().out
+    words = ["convmae", "train_det", "--config", "mask_rcnn_small_512px.yaml", "--cfg-options", "data.root=."]
+    assert last_command(said) == [*words, *OPTIONS, "model.init=my encoder.pth"]
+    assert "add model.init" not in said
+    splits["train"]["annotations"][0]["category_id"] = 9
+    assert check(splits) == 1
+    assert "to train" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("tool", CHOICES)
+def test_more_and_larger_pictures_get_larger_recipes_that_there_are(tool: str) -> None:
+    names = [choose(tool, pictures, side) for pictures, side in ((10, 64), (3000, 400), (10**6, 500))]
+    assert names == sorted(names, key=[one.recipe for one in CHOICES[tool]].index)
+    assert names[0] != names[-1]
+    assert choose(tool, 10**6, 64) == choose(tool, 10, 64)
+    assert {one.recipe for one in CHOICES[tool]} <= set(shipped_recipes())

@@ -98,7 +98,7 @@ def test_a_norm_that_mmdet_lacks_is_known_from_the_recipe(run: Path, capsys: pyt
 def test_a_published_files_recipe_and_classes_need_not_be_given(
     run: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tool, "PUBLISHED", str(run / "config.yaml"))
+    monkeypatch.setattr("convmae.detection.convert_file.PUBLISHED", str(run / "config.yaml"))
     config = load_config(DetectionConfig, run / "config.yaml")
     coco = [Category(number, str(number)) for number in range(80)]
     save_weights(DetectionModel(config, coco).state_dict(), run / "model.pth")
@@ -112,7 +112,7 @@ def test_a_published_files_recipe_and_classes_need_not_be_given(
 def test_a_cascade_goes_both_ways_without_being_told(
     run: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tool, "PUBLISHED", str(run / "config.yaml"))
+    monkeypatch.setattr("convmae.detection.convert_file.PUBLISHED", str(run / "config.yaml"))
     config = load_config(DetectionConfig, run / "config.yaml", ["model.cascade=true"])
     model = DetectionModel(config, CLASSES)
     save_weights(model.state_dict(), run / "model.pth")
@@ -172,7 +172,7 @@ def test_what_cant_be_turned_is_refused_by_one_message(run: Path, capsys: pytest
         ("model.pth", "model.pth", [*to_theirs, "--overwrite"], "holds the weights: give another output"),
         ("words.pkl", "out.pth", [*to_ours, *config, *classes], "names numpy.dtype"),
         ("text.pth", "out.pth", to_ours, "expected weights saved as"),
-        ("none.pth", "out.pth", to_ours, "no file at"),
+        ("none.pth", "out.pth", to_ours, "There is no checkpoint"),
     ):
         assert tool.main([str(run / source), str(run / output), *options]) == 2, said
         message = capsys.readouterr().err

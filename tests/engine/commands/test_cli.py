@@ -153,13 +153,13 @@ def test_a_defect_of_ours_keeps_its_traceback() -> None:
         (["--cfg-options", "data.root=empty"], "holds no pictures"),
         (["--cfg-options", "model.mask_ratio=0.999", "data.root=one"], "mask_ratio"),
         (["--cfg-options", "model.init=text.pth", "data.root=one"], "text.pth"),
-        (["--resume", "--overwrite"], "give one of them"),
-        (["--work-dir", "text.pth/run"], "can't be written"),
-        (["--launcher", "pytorch"], "torchrun"),
+        (["--resume", "--overwrite", "--cfg-options", "data.root=one"], "give one of them"),
+        (["--work-dir", "text.pth/run", "--cfg-options", "data.root=one"], "can't be written"),
+        (["--launcher", "pytorch", "--cfg-options", "data.root=one"], "torchrun"),
         (["--cfg-options", "model.decoder_dim=-512"], "model.decoder_dim is -512; expected from 4 to 8192"),
         (["--cfg-options", "model.decoder_dim=1000000000"], "model.decoder_dim is 1e+09; expected from 4 to 8192"),
         (["--overwrite", "--cfg-options", "model.init=loop.pth", "data.root=one"], "loop.pth"),
-        (["--overwrite", "--work-dir", "loop.pth", "--cfg-options", "model.init=text.pth"], "can't be written"),
+        (["--overwrite", "--work-dir", "loop.pth", "--cfg-options", "model.init=text.pth", "data.root=one"], "can't"),
         (["--cfg-options", "model.decoder_heads=0"], "model.decoder_heads is 0; expected at least 1"),
         (["--cfg-options", "model.img_size=100000"], "model.img_size is 100000; expected from 32 to"),
         (["--cfg-options", "model.groups=4", "data.root=one"], "model.groups is for fastconvmae, not for convmae"),
@@ -321,7 +321,7 @@ def test_a_report_does_not_remove_a_runs_weights(name: str, tmp_path: Path) -> N
 
 def test_overwriting_refuses_to_remove_a_runs_own_teacher(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     write_run(tmp_path, "encoder.pth")
-    options = [f"teachers.weights.dino={tmp_path}/encoder.pth"]
+    options = [f"teachers.weights.dino={tmp_path}/encoder.pth", f"data.root={tmp_path}"]
     argv = ["--config", "convmae_tiny_96px.yaml", "--work-dir", str(tmp_path), "--overwrite", "--cfg-options", *options]
     assert pretrain.main(argv) == 2
     assert "teachers.weights.dino=" in (said := capsys.readouterr().err)

@@ -1,9 +1,12 @@
 """Learning rate and lengths, against the formulas written plainly."""
 
 import math
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
+from convmae.engine.config import branch, load_config
 from convmae.engine.errors import UserError
 from convmae.engine.options import ScheduleOptions
 from convmae.engine.training.schedule import Schedule
@@ -54,3 +57,55 @@ def test_the_vitdet_ports_steps() -> None:
 def test_an_impossible_length_is_refused(options: ScheduleOptions) -> None:
     with pytest.raises(UserError, match=r"schedule|at least one"):
         Schedule.build(options, 10, 2)
+
+
+@dataclass
+class Tree:
+    schedule: ScheduleOptions = branch(ScheduleOptions)
+
+
+def settled(recipe: str, *given: str, path: Path) -> ScheduleOptions:
+    (path / "recipe.yaml").write_text(f"schedule: {recipe}\n")
+    return load_config(Tree, path / "recipe.yaml", given).schedule
+
+
+EPOCHS = "{epochs: 24, warmup: 0.5, eval_every: 4, milestones: [16, 22]}"
+STEPS = "{steps: 1500, warmup: 50, eval_every: 250}"
+
+
+def test_steps_replace_the_recipes_epochs_and_other_lengths_keep_their_part_of_the_run(tmp_path: Path) -> None:
+    found = settled(EPOCHS, "schedule.steps=240", path=tmp_path)
+    assert (found.epochs, found.steps, found.warmup, found.eval_every) == (None, 240, 5, 40)
+    assert (found.milestones, found.save_every) == ([160, 220], 0)
+    assert found.notes[0] == "schedule.warmup is 5 steps of 240, for 0.5 epochs of the recipe's 24"
+    back = settled(STEPS, "schedule.epochs=3", path=tmp_path)
+    assert (back.epochs, back.steps, back.warmup, back.eval_every) == (3, None, 0.1, 0.5)
+
+
+@pytest.mark.parametrize("null", [[], ["schedule.epochs=null"]])
+def test_what_is_given_beside_the_length_is_meant_in_its_unit(null: list[str], tmp_path: Path) -> None:
+    given = ["schedule.warmup=30", "schedule.steps=240", "schedule.eval_every=80", "schedule.milestones=[200]"]
+    found = settled(EPOCHS, *null, *given, path=tmp_path)
+    assert (found.steps, found.warmup, found.eval_every, found.milestones, found.notes) == (240, 30, 80, [200], ())
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(3000, 50), (1500, 50), (600, 50), (300, 30), (30, 3)])
+def test_a_shorter_run_warms_up_for_a_tenth_at_most(steps: int, warmup: float, tmp_path: Path) -> None:
+    found = settled(STEPS, f"schedule.steps={steps}", path=tmp_path)
+    assert (found.warmup, found.eval_every) == (warmup, 250)
+    assert bool(found.notes) == (warmup != 50)
+    Schedule.build(found, 10, 1)
+
+
+def test_a_recipe_that_warms_up_for_longer_does_so_in_a_shorter_run(tmp_path: Path) -> None:
+    assert settled("{epochs: 10, warmup: 2}", "schedule.epochs=5", path=tmp_path).warmup == 1
+
+
+def test_two_lengths_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="set exactly one"):
+        Schedule.build(settled(EPOCHS, "schedule.epochs=2", "schedule.steps=5", path=tmp_path), 10, 1)
+
+
+def test_without_another_length_nothing_changes(tmp_path: Path) -> None:
+    found = settled(EPOCHS, "schedule.power=2", "schedule.eval_every=1", path=tmp_path)
+    assert (found.epochs, found.warmup, found.eval_every, found.notes) == (24, 0.5, 1, ())

@@ -17,7 +17,7 @@ from convmae.engine.pictures.reading import reading_picture
 from convmae.engine.seeding import SampleKey
 from convmae.engine.training.checkpoints import latest_checkpoint
 from convmae.engine.training.train import train
-from convmae.engine.training.unreadable import DRAWS, SkippingDataset, let_skip
+from convmae.engine.training.unreadable import DRAWS, SkippingDataset
 
 
 @dataclass
@@ -172,7 +172,7 @@ def test_pictures_in_place_of_one_differ_by_pass_and_place() -> None:
 )
 def test_a_check_before_the_run_says_what_the_run_does(way: str, count: int, effect: Effect) -> None:
     faults = [Fault(UNREADABLE) for _ in range(count)]
-    let_skip(faults, DataOptions(on_bad_image=way, bad_share=0.2), 10)
+    DataOptions(on_bad_image=way, bad_share=0.2).let_skip(faults, 10)
     assert {fault.effect for fault in faults} == {effect}
 
 
@@ -180,6 +180,6 @@ def test_a_check_before_the_run_says_what_the_run_does(way: str, count: int, eff
 def test_a_sample_of_which_many_cant_be_read_is_doubted(read: int, doubted: bool) -> None:
     """As 2 of 5 where a fifth may be; whether all have more is not known."""
     faults = [Fault(UNREADABLE) for _ in range(2)]
-    let_skip(faults, DataOptions(on_bad_image="skip", bad_share=0.2), 10, read)
+    DataOptions(on_bad_image="skip", bad_share=0.2).let_skip(faults, 10, read)
     assert [fault.effect for fault in faults] == [Effect.SKIPPED] * 2 + [Effect.DOUBTFUL] * doubted
     assert not doubted or "2 of 5 training pictures that were read can't be" in str(faults[-1])

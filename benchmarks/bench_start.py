@@ -1,0 +1,60 @@
+"""Measure what each tool's --help takes: processor time and most memory of a process of its own.
+
+Tools take turns, so that a busy machine hits all alike. The first rows are Python alone, and the imports that cost most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from convmae.engine.errors import UserError
+
+TOOLS = sorted(
+    Path(entry.name).stem
+    for entry in resources.files("convmae.tools").iterdir()
+    if entry.name.endswith(".py") and entry.name not in ("__init__.py", "cli.py", "starting.py")
+)
+COMPARED = {"python": "pass", "numpy": "import numpy", "torch": "import torch"}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of this comparison."""
+    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=TOOLS, help="default: all")
+
+
+def run(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Returns a row for each tool, medians over the rounds. Raises UserError for a tool whose --help fails."""
+    commands = {name: ["-c", code] for name, code in COMPARED.items()}
+    commands |= {name: ["-m", f"convmae.tools.{name}", "--help"] for name in args.tools}
+    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
+    for _ in range(args.repeats):
+        for name, command in commands.items():
+            measured[name].append(spent([sys.executable, *command]))
+    return [
+        {
+            "what": name,
+            "processor seconds": statistics.median(seconds for seconds, _ in rounds),
+            "MiB": statistics.median(memory for _, memory in rounds),
+        }
+        for name, rounds in measured.items()
+    ]
+
+
+def spent(command: list[str]) -> tuple[float, float]:
+    """Returns processor time in seconds and most memory in MiB of a command. Raises UserError where it fails."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    said = process.stderr.read()
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    process.stderr.close()
+    if process.returncode != 0:
+        raise UserError(f"{' '.join(command)} ended with {process.returncode}: {said.decode(errors='replace').strip()}")
+    return used.ru_utime + used.ru_stime, used.ru_maxrss / 1024

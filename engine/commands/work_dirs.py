@@ -1,0 +1,114 @@
+"""The folder that a run or a test writes: made, held by one process, and cleared of nothing that is not the run's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+from convmae.engine.errors import UserError
+from convmae.engine.log import process_rank
+from convmae.engine.run_files import LIST, listed, matching, not_listed, only_one, remove_listed, start_list, sweep
+from convmae.engine.text import visible
+
+# What a run writes, but for its log and curves, which it goes on with.
+_REPORT = ("config.yaml", "metrics.json", "report/index.html", "detections.json", "predictions.zip", "log.txt")
+_RUN = (
+    *_REPORT,
+    *(
+        "step_*.pth",
+        "best.pth",
+        "model.pth",
+        "encoder.pth",
+        "encoder.safetensors",
+        "pretrained.pth",
+        "pretrained.safetensors",
+        "reconstructions.png",
+        "scalars.jsonl",
+        "job.txt",
+    ),
+)
+_MARKS = ("config.yaml", "metrics.json", "step_*.pth")  # a log alone is of a run that was refused before it began
+_WEIGHTS = (".pth", ".safetensors")
+
+
+def alone_in(work_dir: Path) -> AbstractContextManager[None]:
+    """Makes a work directory and keeps it for this run. Raises UserError if it can't be written or another run has it."""
+    _make(work_dir)
+    return only_one(work_dir) if process_rank() == 0 else nullcontext()
+
+
+def prepare_work_dir(work_dir: Path, resume: bool, overwrite: bool) -> None:
+    """Makes a run's work directory. Raises UserError if it can't be written or holds what the run would replace."""
+    if resume and overwrite:
+        raise UserError("--resume continues the run in the work directory, --overwrite removes it: give one of them.")
+    if resume:
+        _make(work_dir)
+        if not matching(work_dir, ["step_*.pth"]):  # it starts anew, and may replace what an earlier start of it wrote
+            _refuse_foreign(work_dir, _RUN)
+        _start_list(work_dir)
+        return
+    advice = "Continue it with --resume, replace it with --overwrite, or give another --work-dir."
+    _prepare(work_dir, overwrite, f"an earlier run (%s). {advice}", _RUN)
+
+
+def prepare_report_dir(work_dir: Path, overwrite: bool) -> None:
+    """Makes the folder of a test's report. Raises UserError as `prepare_work_dir` does, and where a training run is."""
+    weights = [path for path in listed(work_dir) or () if path.suffix in _WEIGHTS and path.is_file()]
+    if weights or matching(work_dir, ["step_*.pth"]):
+        raise UserError(f"{work_dir} holds a training run, whose report would be replaced. Give another --work-dir.")
+    advice = "Replace it with --overwrite, or give another --work-dir."
+    _prepare(work_dir, overwrite, f"an earlier report (%s). {advice}", _REPORT)
+
+
+def _make(work_dir: Path) -> None:
+    try:
+        str(work_dir).encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"The name of the work directory, {visible(str(work_dir))}, is not in UTF-8, as TensorBoard expects. Give "
+            "another by --work-dir."
+        ) from None
+    try:
+        work_dir.mkdir(parents=True, exist_ok=True)
+        if not os.access(work_dir, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise UserError(
+            f"The work directory {work_dir} can't be written: {error.strerror}. Give another by --work-dir."
+        ) from None
+
+
+def _prepare(work_dir: Path, overwrite: bool, found: str, names: Sequence[str]) -> None:
+    """Makes a folder in which none of ``names`` is left: what a run wrote goes if that is asked for, the user's never."""
+    _make(work_dir)
+    if process_rank() != 0:
+        return
+    own = listed(work_dir)
+    if own and not overwrite:
+        earlier = [path for path in matching(work_dir, _MARKS) if path in own]
+        if earlier:
+            raise UserError(f"{work_dir} holds {found % earlier[0].name}")
+    _refuse_foreign(work_dir, names)
+    if overwrite:
+        sweep(work_dir)
+        remove_listed(work_dir)
+    _start_list(work_dir)
+
+
+def _refuse_foreign(work_dir: Path, names: Sequence[str]) -> None:
+    """Raises UserError where a folder holds files of these names that no run wrote."""
+    foreign = not_listed(work_dir, names) if process_rank() == 0 else []
+    if foreign:
+        some = ", ".join(path.relative_to(work_dir).as_posix() for path in foreign[:3])
+        raise UserError(
+            f"{work_dir} holds {some}{', ...' * (len(foreign) > 3)}, which would be replaced and stands on no list of what "
+            f"a run wrote there ({LIST}). Give another --work-dir, or move it."
+        )
+
+
+def _start_list(work_dir: Path) -> None:
+    if process_rank() == 0:
+        sweep(work_dir)
+        start_list(work_dir)
