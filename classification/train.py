@@ -30,7 +30,7 @@ from convmae.engine.seeding import INIT, seed_all
 from convmae.engine.training.train import evaluate
 from convmae.engine.training.train import train as run_training
 from convmae.engine.whole_weights import check_encoder, check_filled, check_freeze
-from convmae.reports.page import Page
+from convmae.reports.page import Page, Share
 
 _FOLDERS = "class folders"
 
@@ -157,7 +157,10 @@ def linear_probe(config: ProbeConfig, work_dir: Path) -> Page:
     page.table(
         "Learning rates",
         ["rate at a batch of 256", "training loss", "top-1", "top-5"],
-        [[f"{probe.lr:g}", probe.loss, results[probe.lr][0]["top1"], results[probe.lr][0]["top5"]] for probe in probes],
+        [
+            [f"{probe.lr:g}", probe.loss, *(Share(results[probe.lr][0][name]) for name in ("top1", "top5"))]
+            for probe in probes
+        ],
         "The best by validation top-1 is the one reported.",
     )
     return _finish(page, results[best], {"lr": best}, config, [training, validation], work_dir, started)
@@ -180,7 +183,7 @@ def knn(config: ProbeConfig, work_dir: Path) -> Page:
     page.table(
         "Numbers of neighbours",
         ["k", "top-1", "top-5"],
-        [[str(k), results[k][0]["top1"], results[k][0]["top5"]] for k in ks],
+        [[str(k), *(Share(results[k][0][name]) for name in ("top1", "top5"))] for k in ks],
         f"{repeated:,} validation pictures are training pictures, too; none is its own neighbour." if repeated else "",
     )
     return _finish(page, results[ks[0]], {"k": ks[0]}, config, [training, validation], work_dir, started)

@@ -1,4 +1,4 @@
-"""Two detection runs on the same pictures, side by side."""
+"""Detection runs on the same pictures, side by side."""
 
 from __future__ import annotations
 
@@ -12,43 +12,46 @@ import numpy as np
 from convmae.detection.checks.preflight import read_split
 from convmae.detection.config import DetectionConfig
 from convmae.detection.data.coco import CocoData
-from convmae.detection.evaluation.coco_metric import STANDARD, CocoMetric, read_results
-from convmae.detection.evaluation.error_kinds import CONFIDENT, ERRORS, judge, overlaps, sure
-from convmae.detection.evaluation.rated_pictures import Rated, draw, rate
-from convmae.detection.evaluation.report import KINDS, MEANINGS, known, resampled
+from convmae.detection.evaluation.coco_metric import BEYOND, COUNTED, STANDARD, CocoMetric, read_results
+from convmae.detection.evaluation.error_kinds import ERRORS, judge, overlaps, sure
+from convmae.detection.evaluation.rated_pictures import found_panel, read_picture, truth_panel
+from convmae.detection.evaluation.ratings import Rated, rate, threshold
+from convmae.detection.evaluation.report import BEYOND_MEANINGS, KINDS, MEANINGS, known, resampled
 from convmae.engine.config import load_config
 from convmae.engine.errors import UserError
 from convmae.engine.log import log
 from convmae.reports.comparison import (
-    Rows,
+    Row,
     Run,
     add_curves,
     add_numbers,
     finish,
-    gain_number,
+    gain_numbers,
+    listed,
     most_changed,
     read_runs,
 )
 from convmae.reports.intervals import MEANING, PAIRED, Interval, ends, gains
-from convmae.reports.page import Page, Picture
+from convmae.reports.page import Page, Picture, Threshold
 from convmae.reports.plots import lines
 
-PICTURES = 6  # of those that one run does better, and as many of the others
+PICTURES = 12  # of those that one run does better than the others
 
 
 @dataclass
 class Scored:
-    """A run, its metric as evaluated anew from its detections, and how its pictures do."""
+    """A run, its metric as evaluated anew from its detections, how its pictures do, and the confidence of its best F1."""
 
     run: Run
     metric: CocoMetric
     rated: list[Rated]
+    marked: Threshold
 
 
 def compare(folders: Sequence[Path], overrides: Sequence[str], work_dir: Path) -> Page:
-    """Writes ``metrics.json`` and ``report/index.html`` of two runs' work directories; returns the page.
+    """Writes ``metrics.json`` and ``report/index.html`` of two or more runs' work directories; returns the page.
 
-    All is computed anew from the detections and the ground truth that the runs name; ``overrides`` replace options of both,
+    All is computed anew from the detections and the ground truth that the runs name; ``overrides`` replace options of all,
     such as a data folder that has moved. Raises UserError for runs on different data and for what can't be read.
     """
     runs = read_runs(folders)
@@ -57,32 +60,40 @@ def compare(folders: Sequence[Path], overrides: Sequence[str], work_dir: Path) -
     _check_same(runs, splits)
     log.info(f"validation data: {splits[0].describe()} ({splits[0].annotations})")
     masks = all(config.model.masks for config in configs)
-    one, other = (_score(run, splits[0], masks) for run in runs)
-    page = Page("Two detection runs", f"{one.run.name} and {other.run.name}, on {splits[0].annotations}")
-    metrics = [scored.metric for scored in (one, other)]
-    sureness = gains([metric.numbers for metric in metrics], [resampled(metric) for metric in metrics])
-    _add_results(page, one, other, sureness)
-    _add_curves(page, one, other)
-    _add_pictures(page, one, other)
-    numbers: list[dict[str, Any]] = [
-        {**one.metric.numbers},
-        {**other.metric.numbers, "gain_intervals": ends(sureness)},
+    detections = max(config.model.detections for config in configs)
+    scored = [_score(run, splits[0], masks, detections) for run in runs]
+    page = Page(f"{len(runs)} detection runs", f"{listed(runs)}, on {splits[0].annotations}")
+    drawn = [resampled(one.metric) for one in scored]
+    sureness = [
+        gains([scored[0].metric.numbers, one.metric.numbers], [drawn[0], of_one])
+        for one, of_one in zip(scored[1:], drawn[1:], strict=True)
     ]
-    headline = [f"{kind}_{name}" for kind in one.metric.kinds for name in ("mAP", "AP50")]
-    return finish(page, runs, numbers, headline, one.metric.scoring + other.metric.scoring, work_dir)
+    _add_results(page, scored, sureness)
+    _add_curves(page, scored)
+    _add_pictures(page, scored)
+    numbers: list[dict[str, Any]] = [{**one.metric.numbers} for one in scored]
+    for of_run, sure_of in zip(numbers[1:], sureness, strict=True):
+        of_run["gain_intervals"] = ends(sure_of)
+    headline = [f"{kind}_{name}" for kind in scored[0].metric.kinds for name in ("mAP", "AP50")]
+    return finish(page, runs, numbers, headline, sum(one.metric.scoring for one in scored), work_dir)
 
 
 def _check_same(runs: Sequence[Run], splits: Sequence[CocoData]) -> None:
-    if splits[0].ground_truth() != splits[1].ground_truth():
-        of = [f"{run.name} on {data.annotations} ({data.describe()})" for run, data in zip(runs, splits, strict=True)]
-        raise UserError(
-            f"The runs were tested on different data: {of[0]}, {of[1]}; expected the same objects and pictures."
-        )
+    truth = splits[0].ground_truth()
+    for run, data in zip(runs[1:], splits[1:], strict=True):
+        if data.ground_truth() != truth:
+            of = [
+                f"{one.name} on {split.annotations} ({split.describe()})"
+                for one, split in ((runs[0], splits[0]), (run, data))
+            ]
+            raise UserError(
+                f"The runs were tested on different data: {of[0]}, {of[1]}; expected the same objects and pictures."
+            )
 
 
-def _score(run: Run, data: CocoData, masks: bool) -> Scored:
+def _score(run: Run, data: CocoData, masks: bool, detections: int) -> Scored:
     predictions = read_results(run.folder / "detections.json", data)
-    metric = CocoMetric(data, masks)
+    metric = CocoMetric(data, masks, detections)
     metric.numbers = metric.compute_metrics(predictions)
     said = run.metrics.get("bbox_mAP")
     if said is None or abs(said - metric.numbers["bbox_mAP"]) > 1e-6:
@@ -90,73 +101,94 @@ def _score(run: Run, data: CocoData, masks: bool) -> Scored:
             f"{run.folder}: metrics.json says box AP {said}, and detections.json gives {metric.numbers['bbox_mAP']:.6f} on "
             f"{data.annotations}; expected the files of one run, and data that are as they were. Test the weights again."
         )
-    return Scored(run, metric, rate(data, predictions, sure(overlaps(data, predictions, "bbox"))))
+    pictures = overlaps(data, predictions, "bbox")
+    return Scored(run, metric, rate(data, predictions, pictures), threshold(pictures, len(data.categories), run.name))
 
 
-def _add_results(page: Page, one: Scored, other: Scored, sureness: Mapping[str, Interval]) -> None:
-    runs, data = (one.run, other.run), one.metric.data
-    pairs = {name: (value, other.metric.numbers[name]) for name, value in one.metric.numbers.items()}
+def _add_results(page: Page, scored: Sequence[Scored], sureness: Sequence[Mapping[str, Interval]]) -> None:
+    runs, data, first = [one.run for one in scored], scored[0].metric.data, scored[0].metric
+
+    def values(name: str) -> list[float]:
+        return [one.metric.numbers[name] for one in scored]
+
     page.headline(
         [
-            gain_number(f"{KINDS[kind]} {name}", *pairs[f"{kind}_{key}"], sureness.get(f"{kind}_{key}"))
+            number
             for name, key in (("AP", "mAP"), ("AP50", "AP50"))
-            for kind in one.metric.kinds
+            for kind in first.kinds
+            for number in gain_numbers(
+                f"{KINDS[kind]} {name}",
+                runs,
+                values(f"{kind}_{key}"),
+                [of_one.get(f"{kind}_{key}") for of_one in sureness],
+            )
         ]
     )
-    if sureness:
+    if any(sureness):
         page.text("How sure the gains are", MEANING + PAIRED)
-    for kind in one.metric.kinds:
-        rows: Rows = [(MEANINGS[name], *_both(pairs[f"{kind}_{name}"])) for name in STANDARD]
+    for kind in first.kinds:
+        rows: list[Row] = [(MEANINGS[name], [*map(known, values(f"{kind}_{name}"))]) for name in STANDARD]
         add_numbers(page, f"COCO's twelve numbers, {KINDS[kind]}", "measure", runs, rows)
-        before, after = (scored.metric.details[kind].class_ap().tolist() for scored in (one, other))
+        if first.detections > COUNTED:
+            rows = [
+                (BEYOND_MEANINGS[name], [*map(known, values(f"{kind}_{name}_{first.detections}"))]) for name in BEYOND
+            ]
+            title = f"With {first.detections} detections a picture, {KINDS[kind]}"
+            add_numbers(page, title, "measure", runs, rows, "As many as the runs keep at most (model.detections).")
         names = [category.name for category in data.categories]
-        rows = [(name, *_both(pair)) for name, pair in zip(names, zip(before, after, strict=True), strict=True)]
+        by_class = [map(known, one.metric.details[kind].class_ap().tolist()) for one in scored]
+        rows = list(zip(names, zip(*by_class, strict=True), strict=True))
         add_numbers(page, f"Classes, {KINDS[kind]}", "class", runs, rows, "AP by class.")
-        counts = [_errors(scored.metric, kind) for scored in (one, other)]
-        rows = [(error, counts[0][error], counts[1][error]) for error in ERRORS]
-        caption = f"Among detections of confidence {CONFIDENT:g} or more; a run's own report says what each kind is."
+        counts = [_errors(one, kind) for one in scored]
+        rows = [(error, [of_one[error] for of_one in counts]) for error in ERRORS]
+        at = ", ".join(f"{one.marked.confidence:.2f} ({one.run.name})" for one in scored)
+        caption = f"Among detections from the confidence of each run's best F1 on: {at}. A run's report says what each kind is."
         add_numbers(page, f"Errors, {KINDS[kind]}", "error", runs, rows, caption)
 
 
-def _both(pair: tuple[float, float]) -> tuple[float | None, float | None]:
-    return known(pair[0]), known(pair[1])
+def _errors(scored: Scored, kind: str) -> dict[str, int]:
+    metric = scored.metric
+    return judge(sure(overlaps(metric.data, metric.predictions, kind), scored.marked.confidence)).counts()
 
 
-def _errors(metric: CocoMetric, kind: str) -> dict[str, int]:
-    return judge(sure(overlaps(metric.data, metric.predictions, kind))).counts()
-
-
-def _add_curves(page: Page, one: Scored, other: Scored) -> None:
-    recall = np.linspace(0, 1, 101)
-    for kind in one.metric.kinds:
+def _add_curves(page: Page, scored: Sequence[Scored]) -> None:
+    kinds, runs = scored[0].metric.kinds, [one.run for one in scored]
+    for kind in kinds:
         at: dict[str, Any] = {
-            f"{scored.run.name}, IoU {iou:.2f}": scored.metric.details[kind].curve(iou)
+            f"{one.run.name}, IoU {iou:.2f}": 100 * one.metric.details[kind].curve(iou)
             for iou in (0.5, 0.75)
-            for scored in (one, other)
+            for one in scored
         }
-        page.figure(f"Precision over recall, {KINDS[kind]}", lines(recall, at, "recall", "precision"))
-    runs = (one.run, other.run)
+        page.figure(
+            f"Precision over recall, {KINDS[kind]}", lines(np.linspace(0, 100, 101), at, "recall, %", "precision, %")
+        )
     add_curves(page, "Loss", runs, "loss", "loss")
-    for kind in one.metric.kinds:
-        add_curves(page, f"Validation, {KINDS[kind]} AP", runs, f"{kind}_mAP", "AP, 0 to 1")
+    for kind in kinds:
+        add_curves(page, f"Validation, {KINDS[kind]} AP", runs, f"{kind}_mAP", "AP, %", 100)
 
 
-def _add_pictures(page: Page, one: Scored, other: Scored) -> None:
-    """Adds the pictures where the F-scores differ most, those that each run does better apart."""
-    before, after = ([rated.score for rated in scored.rated] for scored in (one, other))
-    for better, shown in zip((one, other), most_changed(before, after, PICTURES), strict=True):
-        if shown:
+def _add_pictures(page: Page, scored: Sequence[Scored]) -> None:
+    """Adds the pictures that each run does better than all others, by most."""
+    f1 = [[rated.f1(one.marked.confidence) for rated in one.rated] for one in scored]
+    others = "the other run's" if len(scored) == 2 else "all other runs'"
+    for better, chosen in zip(scored, most_changed(f1, PICTURES), strict=True):
+        if chosen:
             page.pictures(
                 f"Better in {better.run.name}",
-                [_picture(one, other, number) for number in shown],
-                f"The {len(shown)} pictures whose F-score of confident boxes at IoU 0.5 is most above the other run's.",
-                columns=1,
+                [_picture(scored, number) for number in chosen],
+                f"The {len(chosen)} pictures whose F-score of boxes at IoU 0.50, each run's at the confidence of its best F1, "
+                f"is most above {others}. Dashed: boxes that find no object.",
+                columns=3 if len(scored) == 2 else 2,
+                classes=[category.name for category in better.metric.data.categories],
+                thresholds=[one.marked for one in scored],
             )
 
 
-def _picture(one: Scored, other: Scored, number: int) -> Picture:
-    both = {scored.run.name: scored.rated[number] for scored in (one, other)}
-    record, data = one.rated[number].record, one.metric.data
-    caption = "; ".join(f"{name}: {rated}" for name, rated in both.items())
-    image = draw(data, record, {name: rated.found for name, rated in both.items()})
-    return Picture(image, f"{record.file_name}: {caption}")
+def _picture(scored: Sequence[Scored], number: int) -> Picture:
+    data, record = scored[0].metric.data, scored[0].rated[number].record
+    image = read_picture(data, record)
+    panels = [truth_panel(image, data, record)]
+    for run, one in enumerate(scored):
+        rated = one.rated[number]
+        panels.append(found_panel(image, data, rated.found, rated.overlaps, one.run.name, run))
+    return Picture(panels, "", data.path(record), record.file_name, sorted(scored[0].rated[number].classes()))

@@ -44,7 +44,7 @@ def train(config: DetectionConfig, work_dir: Path, resume: bool) -> Page | None:
     if config.model.init:
         init_weights(model, config.model.init)
     model.model.backbone.freeze(config.model.freeze)
-    metric = CocoMetric(val_data, masks)
+    metric = CocoMetric(val_data, masks, config.model.detections)
     runner = run_training(
         model,
         train_set,
@@ -84,7 +84,7 @@ def test(config: DetectionConfig, checkpoint: Path, work_dir: Path) -> dict[str,
     log_remarks("validation", data.remarks)
     model = DetectionModel(config, data.categories)
     load_detector(model, checkpoint)
-    metric, val_set = CocoMetric(data, config.model.masks), _eval_set(data, config)
+    metric, val_set = CocoMetric(data, config.model.masks, config.model.detections), _eval_set(data, config)
     evaluate(
         model,
         val_set,

@@ -1,4 +1,4 @@
-"""Two runs side by side on one page: numbers with their differences, curves, and the options that differ."""
+"""Runs side by side on one page: numbers with their differences, curves, and the options that differ."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from convmae.engine.config import differing_options
 from convmae.engine.errors import UserError
 from convmae.engine.log import log_done
 from convmae.engine.training.scalars import read_scalars
 from convmae.reports.intervals import Interval
-from convmae.reports.page import Number, Page
+from convmae.reports.page import Number, Page, Share, decimals
 from convmae.reports.plots import curves
 
-DIGITS = 3  # of a difference, as many as a table shows of the numbers
-Rows = Sequence[tuple[str, float | None, float | None]]
+Row = tuple[str, Sequence[float | None]]  # what it is of, and the value of each run
 
 
 @dataclass(frozen=True)
 class Run:
-    """A work directory that holds a finished run; its name is short and other than the other run's."""
+    """A work directory that holds a finished run; its name is short and other than the other runs'."""
 
     name: str
     folder: Path
@@ -34,32 +35,40 @@ class Run:
         return self.folder / "config.yaml"
 
 
-def read_runs(folders: Sequence[Path]) -> tuple[Run, Run]:
-    """Returns the runs of two work directories. Raises UserError where there is none, or for the same one twice."""
-    first, second = (folder.resolve() for folder in folders)
-    if first == second:
-        raise UserError(f"--compare got {folders[0]} twice; expected the work directories of two runs.")
-    depth = next(depth for depth in range(1, 1000) if first.parts[-depth:] != second.parts[-depth:])
-    names = ["/".join(folder.parts[-depth:]) for folder in (first, second)]
-    one, other = (Run(name, folder, _read_metrics(folder)) for name, folder in zip(names, folders, strict=True))
-    return one, other
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """Returns the runs of work directories. Raises UserError where there is none, for one alone, or for the same one twice."""
+    if len(folders) < 2:
+        raise UserError(f"--compare got {len(folders)} folder; expected the work directories of two runs or more.")
+    places = [folder.resolve() for folder in folders]
+    for number, place in enumerate(places):
+        if place in places[:number]:
+            raise UserError(f"--compare got {folders[number]} twice; expected the work directories of different runs.")
+    depth = next(depth for depth in range(1, 1000) if len({place.parts[-depth:] for place in places}) == len(places))
+    names = ["/".join(place.parts[-depth:]) for place in places]
+    return [Run(name, folder, _read_metrics(folder)) for name, folder in zip(names, folders, strict=True)]
 
 
-def add_numbers(page: Page, title: str, head: str, runs: Sequence[Run], rows: Rows, caption: str = "") -> None:
-    """Adds a table of what both runs reached, and of the second's gain over the first; None where there is no number."""
+def listed(runs: Sequence[Run]) -> str:
+    """Returns the names of the runs as a sentence has them."""
+    return f"{', '.join(run.name for run in runs[:-1])} and {runs[-1].name}"
+
+
+def add_numbers(page: Page, title: str, head: str, runs: Sequence[Run], rows: Sequence[Row], caption: str = "") -> None:
+    """Adds a table of what the runs reached, and of the others' gains over the first; None where there is no number."""
+    gains = ["difference"] if len(runs) == 2 else [f"{run.name} less {runs[0].name}" for run in runs[1:]]
     page.table(
         title,
-        [head, *(run.name for run in runs), "difference"],
-        [[label, one, other, _difference(one, other)] for label, one, other in rows],
+        [head, *(run.name for run in runs), *gains],
+        [[label, *values, *(_difference(values[0], value) for value in values[1:])] for label, values in rows],
         caption,
     )
 
 
-def add_curves(page: Page, title: str, runs: Sequence[Run], key: str, ylabel: str) -> None:
-    """Adds a scalar of both runs over the step, if either has logged it."""
+def add_curves(page: Page, title: str, runs: Sequence[Run], key: str, ylabel: str, scale: float = 1) -> None:
+    """Adds a scalar of the runs over the step, if one has logged it; ``scale`` times its value."""
     # By number: a run's name might be "step".
     rows = [
-        {"step": row["step"], str(number): row[key]}
+        {"step": row["step"], str(number): scale * row[key]}
         for number, run in enumerate(runs)
         for row in read_scalars(run.folder)
         if key in row
@@ -68,18 +77,34 @@ def add_curves(page: Page, title: str, runs: Sequence[Run], key: str, ylabel: st
         page.figure(title, curves(rows, {run.name: str(number) for number, run in enumerate(runs)}, ylabel))
 
 
-def most_changed(before: Sequence[float], after: Sequence[float], count: int) -> tuple[list[int], list[int]]:
-    """Returns which pictures the first run does better by most, at most ``count``, and which the second does."""
-    gains = [new - old for old, new in zip(before, after, strict=True)]
-    order = sorted(range(len(gains)), key=lambda number: gains[number])
-    first, second = order[:count], order[::-1][:count]
-    return [number for number in first if gains[number] < 0], [number for number in second if gains[number] > 0]
+def most_changed(scores: Sequence[Sequence[float]], count: int) -> list[list[int]]:
+    """Returns for each run the pictures that it does better than all others by most, at most ``count``.
+
+    scores: those of each run's pictures, in one order.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    chosen = []
+    for number, own in enumerate(values):
+        gain = own - np.delete(values, number, axis=0).max(axis=0)
+        order = np.argsort(-gain, kind="stable")[:count]
+        chosen.append([int(place) for place in order if gain[place] > 0])
+    return chosen
+
+
+def gain_numbers(
+    label: str, runs: Sequence[Run], scores: Sequence[float], ends: Sequence[Interval | None] = ()
+) -> list[Number]:
+    """Returns the headlines of what the other runs gained over the first in a share; ``ends`` are those of the gains."""
+    return [
+        gain_number(label if len(runs) == 2 else f"{label}, {run.name}", scores[0], score, end)
+        for run, score, end in zip(runs[1:], scores[1:], ends or [None] * (len(runs) - 1), strict=True)
+    ]
 
 
 def gain_number(label: str, one: float, other: float, ends: Interval | None = None) -> Number:
     """Returns the headline of a share that went from ``one`` to ``other``, in points of 100; ``ends`` are those of the gain."""
-    note = f"from {100 * one:.1f} to {100 * other:.1f}"
-    return Number(label, f"{100 * (other - one):+.1f}", f"{note}; {ends.points('+')}" if ends else note)
+    note = f"from {100 * one:.1f} to {100 * other:.1f} %"
+    return Number(label, decimals(100 * (other - one), 1, "+"), f"{note}; {ends.points('+')}" if ends else note)
 
 
 def add_options(page: Page, runs: Sequence[Run]) -> None:
@@ -107,16 +132,20 @@ def finish(
     page.facts("Runs", {run.name: str(run.folder) for run in runs})
     add_options(page, runs)
     paths = page.save({run.name: scores for run, scores in zip(runs, numbers, strict=True)}, work_dir)
-    one, other = numbers
-    log_done({f"{name} gained": other[name] - one[name] for name in headline}, paths, seconds)
+    one, *others = numbers
+    gained = {
+        f"{name} gained" + (f" by {run.name}" if len(runs) > 2 else ""): other[name] - one[name]
+        for run, other in zip(runs[1:], others, strict=True)
+        for name in headline
+    }
+    log_done(gained, paths, seconds)
     return page
 
 
 def _difference(one: float | None, other: float | None) -> float | None:
     if one is None or other is None:
         return None
-    gain = round(other - one, DIGITS)
-    return gain or abs(gain)  # -0 reads as 0
+    return Share(other - one) if isinstance(other, Share) else other - one
 
 
 def _read_metrics(folder: Path) -> dict[str, Any]:

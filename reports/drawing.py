@@ -13,10 +13,12 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from convmae.engine.text import shown, visible
 from convmae.reports.fonts import Lettering
+from convmae.reports.tags import place_tags
 
 Colour = tuple[int, int, int]
 
 LEGIBLE = 480  # smaller pictures are enlarged to this long side before anything is drawn on them
+THIN = 2  # pixels; outlines up to this width have no dark rim
 _BAND = 64  # rows of a label map that are mixed with its picture at a time
 TITLE = 22  # pixels, the height of a title's font
 LEGEND_FONT, LEGEND_ROWS, LEGEND_WIDTH = 16, 30, 480  # pixels, names in a column, pixels of a name
@@ -54,6 +56,11 @@ def _colours_apart() -> list[Colour]:
     return colours
 
 
+def object_colours(count: int) -> list[Colour]:
+    """Returns colours for ``count`` objects of one class: bright ones in turn, so that neighbours can be told apart."""
+    return [FIRST_COLOURS[index % len(FIRST_COLOURS)] for index in range(count)]
+
+
 def enlarge(image: Image.Image) -> tuple[Image.Image, float]:
     """Returns the picture in RGB with a long side of at least LEGIBLE pixels, and the factor by which it grew."""
     scale = max(1.0, LEGIBLE / max(image.size))
@@ -70,27 +77,35 @@ def draw_boxes(
 ) -> Image.Image:
     """Returns the picture, enlarged if it is small, with boxes, their labels and the masks.
 
-    boxes: [N, 4] left, top, right, bottom in pixels of ``image``; masks: [N, H, W] bool; colors: one a box.
+    boxes: [N, 4] left, top, right, bottom in pixels of ``image``, those whose labels matter most first; masks: [N, H, W] bool;
+    colors: one a box. The outline of a small object is thin, and a label is written only where it fits (``place_tags``).
     """
     corners = np.asarray(boxes, np.float64).reshape(-1, 4)
     colors = palette(len(corners)) if colors is None else colors
     canvas, scale = enlarge(image)
-    if masks is not None:
-        for mask, color in zip(np.asarray(masks, np.bool_), colors, strict=True):
-            _paint_mask(canvas, mask, color)
-    draw = ImageDraw.Draw(canvas)
-    stroke = max(3, round(max(canvas.size) / 160))
     corners = corners * scale
-    for (left, top, right, bottom), color in zip(corners.tolist(), colors, strict=True):
+    strokes = [_stroke(box, max(canvas.size)) for box in corners.tolist()]
+    if masks is not None:
+        for mask, color, stroke in zip(np.asarray(masks, np.bool_), colors, strokes, strict=True):
+            _paint_mask(canvas, mask, color, stroke)
+    draw = ImageDraw.Draw(canvas)
+    for (left, top, right, bottom), color, stroke in zip(corners.tolist(), colors, strokes, strict=True):
         # Pillow refuses a corner that lies before the other, and a prediction may be thinner than its outline.
         right, bottom = max(right, left + stroke), max(bottom, top + stroke)
-        draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=INK, width=stroke + 2)
+        if stroke > THIN:
+            draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=INK, width=stroke + 2)
         draw.rectangle((left, top, right, bottom), outline=color, width=stroke)
     lettering = Lettering(max(14, round(max(canvas.size) / 25)))
-    taken: list[tuple[float, float, float, float]] = []
-    for box, label, color in zip(corners.tolist(), labels, colors, strict=True):
-        if label:
-            taken.append(_draw_tag(draw, canvas.size, box, shown(label), color, lettering, taken))
+    texts = [lettering.shorten(shown(label), canvas.width - 8) if label else "" for label in labels]
+    extents = [(*lettering.extent(text), lettering.length(text)) if text else (0.0, 0.0, 0.0) for text in texts]
+    sizes = [(length + 8, below - above + 6) if length else None for above, below, length in extents]
+    for text, place, size, extent, color in zip(
+        texts, place_tags(corners, sizes, canvas.size), sizes, extents, colors, strict=True
+    ):
+        if place and size:
+            draw.rounded_rectangle((*place, place[0] + size[0], place[1] + size[1]), radius=3, fill=color)
+            ink = INK if 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2] > 128 else (255, 255, 255)
+            lettering.write(draw, place[0] + 4, place[1] + 3 - extent[0], text, ink)
     return canvas
 
 
@@ -194,45 +209,21 @@ def pair(left: Image.Image, right: Image.Image, captions: tuple[str, str]) -> Im
     return row([left, right], captions)
 
 
-def _paint_mask(canvas: Image.Image, mask: NDArray[np.bool_], color: Colour) -> None:
-    """Tints the mask's area on ``canvas`` and draws its outline; the mask may be smaller than the canvas."""
+def _stroke(box: Sequence[float], longest: int) -> int:
+    """Returns how wide a box's outline is: a twelfth of its shorter side, at most what suits the picture's longer side."""
+    return min(max(3, round(longest / 160)), max(1, round(min(box[2] - box[0], box[3] - box[1]) / 12)))
+
+
+def _paint_mask(canvas: Image.Image, mask: NDArray[np.bool_], color: Colour, stroke: int) -> None:
+    """Tints the mask's area on ``canvas`` and draws its outline, thin where the box's ``stroke`` is.
+
+    The mask may be smaller than the canvas.
+    """
     soft = Image.fromarray(mask.astype(np.uint8) * 255).resize(canvas.size, Image.Resampling.BILINEAR)
     area = soft.point(lambda value: 255 if value >= 128 else 0)
-    inner = area.filter(ImageFilter.MinFilter(5))
+    inner = area.filter(ImageFilter.MinFilter(5 if stroke > THIN else 3))
     tint, line = (Image.new("L", canvas.size, round(255 * share)) for share in (0.38, 0.9))
     black = Image.new("L", canvas.size)
     canvas.paste(color, mask=Image.composite(tint, black, inner))
     outline = Image.composite(black, area, inner)
     canvas.paste(color, mask=Image.composite(line, black, outline))
-
-
-def _draw_tag(
-    draw: ImageDraw.ImageDraw,
-    size: tuple[int, int],
-    box: Sequence[float],
-    label: str,
-    color: Colour,
-    lettering: Lettering,
-    taken: Sequence[tuple[float, float, float, float]],
-) -> tuple[float, float, float, float]:
-    """Writes ``label`` at the box, where no earlier one stands if there is such a place, and returns where it stands."""
-    left, top, right, bottom = box
-    label = lettering.shorten(label, size[0] - 8)
-    above, below = lettering.extent(label)
-    width, height = lettering.length(label) + 8, below - above + 6
-    places = [(left, top - height), (left, top), (left, bottom), (right - width, top - height), (left, bottom - height)]
-    places += [(right - width, bottom), (right, top), (left - width, top)]
-    places += [(left, top + step * height) for step in range(1, 7)]
-    fitted = [(min(max(x, 0), max(size[0] - width, 0)), min(max(y, 0), max(size[1] - height, 0))) for x, y in places]
-    tags = [(x, y, x + width, y + height) for x, y in fitted]
-    tag = min(tags, key=lambda spot: sum(_shared_area(spot, other) for other in taken))  # the first of equals
-    draw.rounded_rectangle(tag, radius=3, fill=color)
-    ink = INK if 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2] > 128 else (255, 255, 255)
-    lettering.write(draw, tag[0] + 4, tag[1] + 3 - above, label, ink)
-    return tag
-
-
-def _shared_area(one: Sequence[float], other: Sequence[float]) -> float:
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    return max(width, 0.0) * max(height, 0.0)

@@ -19,8 +19,8 @@ ANY_SCORE = (
 )
 MEANING = f"{ANY_SCORE} Where classes have few objects, AP is too high."
 PAIRED = (
-    " Both runs are scored on the same draws, so that pictures hard for both cancel out; where the interval of a difference "
-    "holds 0, the difference may be chance."
+    " All runs are scored on the same draws, so that pictures hard for all of them cancel out; where the interval of a "
+    "difference holds 0, the difference may be chance."
 )
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import datetime
-import io
 import json
 import math
 import numbers
 import platform
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata, resources
@@ -19,21 +16,24 @@ from typing import Any
 
 import jinja2
 from markupsafe import Markup
-from matplotlib import rc_context
 from matplotlib.figure import Figure
-from matplotlib.text import Text
-from PIL import Image
 
 from convmae.engine.files import write_whole
 from convmae.engine.text import BLANK, is_blank, visible
-from convmae.reports import plots
 from convmae.reports.drawing import Colour, draw_boxes, draw_labels, pair, palette
+from convmae.reports.gallery import Panel, Picture, Shape, encode, is_dense
 from convmae.reports.plots import curves
+from convmae.reports.svg import figure_block, with_own_ids
+from convmae.reports.thresholds import Threshold
 
 __all__ = [
     "Number",
     "Page",
+    "Panel",
     "Picture",
+    "Shape",
+    "Share",
+    "Threshold",
     "curves",
     "draw_boxes",
     "draw_labels",
@@ -43,7 +43,7 @@ __all__ = [
     "write_metrics",
 ]
 
-LARGEST_PICTURE = 1400  # longer sides are shrunk to this many pixels, to keep the page light
+STYLES, SCRIPTS = ("page.css", "gallery.css"), ("page.js", "gallery.js", "tips.js")
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,8 @@ class Number:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class Picture:
-    image: Image.Image
-    caption: str = ""
+class Share(float):
+    """A cell that is a part of a whole, or the difference of two such parts, and reads in percent."""
 
 
 class Page:
@@ -93,33 +91,41 @@ class Page:
         caption: str = "",
         sortable: bool = True,
     ) -> None:
-        """Numbers stand to the right; columns of floats in 0..1 carry a bar; None and NaN read as a dash and sort last."""
+        """Numbers stand to the right; a column of ``Share`` reads in percent, with a bar where none is negative.
+
+        None and NaN read as a dash and sort last.
+        """
         for row in rows:
             if len(row) != len(columns):
                 raise ValueError(f"table {title!r} has {len(columns)} columns and a row of {len(row)}: {row}")
         by_column = [[row[index] for row in rows] for index in range(len(columns))]
-        heads = [
-            {"name": name, "numeric": bool(values) and all(_is_number(value) for value in values)}
-            for name, values in zip(columns, by_column, strict=True)
-        ]
         shares = [_are_shares(values) for values in by_column]
+        heads = [
+            {
+                "name": f"{name}, %" if share else name,
+                "numeric": bool(values) and all(_is_number(one) for one in values),
+            }
+            for name, values, share in zip(columns, by_column, shares, strict=True)
+        ]
+        bars = [share and min(_known(values)) >= 0 for values, share in zip(by_column, shares, strict=True)]
         cells = [
-            [_cell(value, bool(head["numeric"]), share) for value, head, share in zip(row, heads, shares, strict=True)]
+            [_cell(value, bool(head["numeric"]), bar) for value, head, bar in zip(row, heads, bars, strict=True)]
             for row in rows
         ]
-        self._add("table", title, caption, cells, columns=heads, sortable=sortable and len(rows) > 1, bars=sum(shares))
+        self._add("table", title, caption, cells, columns=heads, sortable=sortable and len(rows) > 1, bars=sum(bars))
 
     def figure(self, title: str, fig: Figure, caption: str = "") -> None:
-        width = round(float(fig.get_figwidth()) * 96)
-        self._add("figure", title, caption, _svg(fig), width=width)
+        """A ``Chart`` tells its values under the pointer; one of lines is drawn once more for narrow windows."""
+        self._add("figure", title, caption, **figure_block(fig))
 
     def validation(self, rows: Sequence[Mapping[str, float]], keys: Mapping[str, str], ylabel: str) -> None:
-        """Adds the scores of a run's evaluations, ``{label: key}``, over the step where there were several.
+        """Adds the scores of a run's evaluations, ``{label: key}``, in percent over the step where there were several.
 
         A single evaluation's are in the headline, and as points on a chart they would say nothing.
         """
-        if sum(any(key in row for key in keys.values()) for row in rows) > 1:
-            self.figure("Validation", curves(rows, keys, ylabel))
+        shares = [{"step": row["step"], **{key: 100 * row[key] for key in keys.values() if key in row}} for row in rows]
+        if sum(len(row) > 1 for row in shares) > 1:
+            self.figure("Validation", curves(shares, keys, f"{ylabel}, %"))
 
     def pictures(
         self,
@@ -128,10 +134,21 @@ class Page:
         caption: str = "",
         columns: int = 3,
         legend: Sequence[tuple[str, Colour]] = (),
+        classes: Sequence[str] = (),
+        thresholds: Sequence[Threshold] = (),
+        ranked: bool = False,
     ) -> None:
-        """At most ``columns`` pictures stand in a row, fewer where the window is narrow; ``legend`` explains colours."""
-        content = [_encode(picture) for picture in pictures]
-        self._add("pictures", title, caption, content, columns=columns, legend=[(name, tuple(c)) for name, c in legend])
+        """At most ``columns`` pictures stand in a row, fewer where the window is narrow, each opened large by a click.
+
+        ``legend`` explains colours. A reader chooses among the ``classes`` that the pictures hold, the confidence by the slider
+        of each of ``thresholds`` and, of pictures ``ranked`` from the worst to the best, the order.
+        """
+        held = sorted({label for picture in pictures for label in picture.classes})
+        choice = [(label, classes[label]) for label in held] if len(classes) > 1 else []
+        more: dict[str, Any] = {"legend": [(name, tuple(color)) for name, color in legend], "classes": choice}
+        self._add(
+            "pictures", title, caption, list(pictures), columns=columns, thresholds=thresholds, orders=ranked, **more
+        )
 
     def facts(self, title: str, facts: Mapping[str, str]) -> None:
         self._add("facts", title, "", dict(facts))
@@ -144,15 +161,19 @@ class Page:
 
     def write(self, path: Path) -> None:
         """Writes the page; a reader never meets half of it. Raises UserError where it can't be written."""
-        source = resources.files("convmae.reports")
-        blocks = self._numbered()
-        template = jinja2.Environment(
-            autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_shown
-        ).from_string((source / "page.html").read_text(encoding="utf-8"))
-        page = template.render(
+        blocks = self._numbered(Path(path).parent)
+        templates = jinja2.Environment(
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            finalize=_shown,
+            loader=jinja2.FunctionLoader(_asset),
+        )
+        page = templates.get_template("page.html").render(
             title=self.title,
             subtitle=self.subtitle,
-            css=Markup((source / "page.css").read_text(encoding="utf-8")),
+            css=Markup("\n".join(map(_asset, STYLES))),
+            script=Markup("\n".join(f"{{\n{_asset(name)}}}" for name in SCRIPTS)),
             contents=_contents(blocks),
             blocks=blocks,
             made_by=f"ConvMAE {_version('convmae')}",
@@ -167,11 +188,11 @@ class Page:
         self.write(page_path)
         return [metrics_path, page_path]
 
-    def _add(self, kind: str, title: str, caption: str, content: Any, **more: Any) -> None:
-        self._blocks.append({"kind": kind, "title": title, "caption": caption, "content": content, **more})
+    def _add(self, kind: str, title: str, caption: str, content: Any = None, **more: Any) -> None:
+        self._blocks.append({"kind": kind, "title": title, "caption": caption} | {"content": content} | more)
 
-    def _numbered(self) -> list[dict[str, Any]]:
-        """The blocks with what depends on their place: anchors, heading levels, ids within figures."""
+    def _numbered(self, folder: Path) -> list[dict[str, Any]]:
+        """The blocks with what depends on their place: anchors, heading levels, ids within figures, ways to files."""
         blocks = []
         in_part = False
         for number, block in enumerate(self._blocks):
@@ -180,9 +201,38 @@ class Page:
             level = 3 if in_part and block["kind"] != "part" else 2
             numbered = {**block, "anchor": f"{name}-{number}", "level": level}
             if block["kind"] == "figure":
-                numbered["content"] = Markup(_with_own_ids(block["content"], f"f{number}-"))
+                numbered["content"] = Markup(with_own_ids(block["content"], f"f{number}-"))
+                numbered["narrow"] = Markup(with_own_ids(block["narrow"], f"n{number}-"))
+            if block["kind"] == "pictures":
+                numbered |= _gallery(block, f"p{number}", folder)
             blocks.append(numbered)
         return blocks
+
+
+def _gallery(block: Mapping[str, Any], anchor: str, folder: Path) -> dict[str, Any]:
+    pictures, thresholds = block["content"], block["thresholds"]
+    levels = [threshold.best for threshold in thresholds] or 0
+    return {
+        "content": [encode(picture, f"{anchor}-{place}", levels, folder) for place, picture in enumerate(pictures)],
+        "dense": is_dense(pictures),
+        "shapes": any(isinstance(picture.image, Sequence) and picture.image[0].shapes for picture in pictures),
+        "thresholds": [
+            {
+                "name": threshold.name,
+                "right": json.dumps(threshold.right.tolist(), separators=(",", ":")),
+                "wrong": json.dumps(threshold.wrong.tolist(), separators=(",", ":")),
+                "objects": json.dumps(threshold.objects.tolist(), separators=(",", ":")),
+                "mark": threshold.best,
+                "what": threshold.what,
+                "said": threshold.describe(threshold.best),
+            }
+            for threshold in thresholds
+        ],
+    }
+
+
+def _asset(name: str) -> str:
+    return (resources.files("convmae.reports") / "assets" / name).read_text(encoding="utf-8")
 
 
 def _shown(value: Any) -> Any:
@@ -239,75 +289,37 @@ def _is_number(value: str | float | None) -> bool:
     return value is None or (not isinstance(value, str) and isinstance(float(value), float))
 
 
+def _known(values: Sequence[str | float | None]) -> list[float]:
+    return [float(value) for value in values if isinstance(value, Share) and math.isfinite(value)]
+
+
 def _are_shares(values: Sequence[str | float | None]) -> bool:
-    """Whether a column holds shares, which a bar can show: floats in 0..1, integers being counts."""
-    known = [value for value in values if value is not None]
-    floats = [float(value) for value in known if not isinstance(value, (str, numbers.Integral))]
-    finite = [value for value in floats if math.isfinite(value)]
-    return bool(finite) and len(floats) == len(known) and min(finite) >= 0 and max(finite) <= 1
+    return bool(_known(values)) and all(value is None or isinstance(value, Share) for value in values)
 
 
-def _cell(value: str | float | None, numeric: bool, share: bool) -> dict[str, Any]:
+def _cell(value: str | float | None, numeric: bool, bar: bool) -> dict[str, Any]:
     if isinstance(value, str):
         return {"text": value, "key": value, "numeric": numeric, "part": None}
     if value is None or not math.isfinite(value):
         return {"text": "–", "key": "", "numeric": numeric, "part": None}
-    part = f"{float(value):.4f}" if share else None
+    part = f"{float(value):.4f}" if bar else None
     return {"text": _readable(value), "key": repr(float(value)), "numeric": numeric, "part": part}
 
 
 def _readable(value: float) -> str:
+    if isinstance(value, Share):
+        return decimals(100 * value, 1)
     if isinstance(value, numbers.Integral) or (float(value).is_integer() and abs(value) >= 1000):
         return f"{int(value):,}"
     if 0 < abs(value) < 0.001:
         return f"{value:.1e}"
-    return f"{value:,.3f}" if abs(value) < 100 else f"{value:,.1f}"
+    return decimals(value, 3 if abs(value) < 100 else 1)
 
 
-def _svg(figure: Figure) -> str:
-    """The figure as inline SVG in the page's colours; matplotlib escapes its labels."""
-    buffer = io.StringIO()
-    for written in figure.findobj(Text):
-        written.set_parse_math(False)  # a name with two dollar signs is no formula
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "convmae"}), warnings.catch_warnings():
-        # The reader's browser writes the text, in fonts of its own.
-        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', text, count=1)
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, count=1, flags=re.DOTALL).replace("xlink:href", "href")
-    # Within style attributes only: a label that happens to read so stays as it is.
-    return re.sub(r'(?<= )style="[^"]*"', lambda style: _page_colours(style.group()), text)
-
-
-def _with_own_ids(svg: str, prefix: str) -> str:
-    """Keeps the ids of one figure apart from those of another."""
-    ids = re.compile(r'(\bid="|url\(#|href="#)')
-    return re.sub(r"<[^>]+>", lambda tag: ids.sub(rf"\g<1>{prefix}", tag.group()), svg)
-
-
-def _page_colours(style: str) -> str:
-    style = re.sub(r"(font(-family)?: [^;\"]*)", lambda font: re.sub(r"'.*", "var(--sans)", font.group()), style)
-    for index, color in enumerate(plots.LINE_COLOURS):
-        style = style.replace(color, f"var(--line-{index})")
-    return style.replace(plots.INK, "var(--ink)").replace(plots.RULE, "var(--rule)").replace("#000000", "var(--ink)")
-
-
-def _encode(picture: Picture) -> dict[str, Any]:
-    """The picture as a data address: PNG where its colours are few, as in drawings, else JPEG."""
-    image = picture.image.convert("RGB")
-    if max(image.size) > LARGEST_PICTURE:
-        image.thumbnail((LARGEST_PICTURE, LARGEST_PICTURE), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    if image.getcolors(256):
-        kind = "png"
-        image.save(buffer, "PNG", optimize=True)
-    else:
-        kind = "jpeg"
-        image.save(buffer, "JPEG", quality=88, subsampling=0, optimize=True)
-    source = f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
-    return {"source": source, "width": image.width, "height": image.height, "caption": picture.caption}
+def decimals(value: float, digits: int, sign: str = "") -> str:
+    """Returns a number with so many decimals; zero has no minus. ``sign``: "+" for differences."""
+    text = f"{value:{sign},.{digits}f}"
+    return text if float(f"{value:.{digits}f}") else text.lstrip("+-")
 
 
 def _version(distribution: str) -> str:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
 from convmae.engine.text import shown
@@ -44,17 +44,28 @@ STYLE: dict[Any, Any] = {
     "ytick.major.size": 0,
 }
 LABEL, LEGEND = 28, 48  # letters of a name along an axis and in a legend; a longer one loses its middle
+POINTS = 400  # of a line that are told under the pointer
 MANY = 40  # more values than this are drawn as a running mean over faint single ones
 
 
-def axes(width: float = 8.6, height: float = 3.3) -> tuple[Figure, Axes]:
+class Chart(Figure):
+    """A figure with the values that a page shows under the pointer; None where there are none to show.
+
+    Of lines: ``kind``, ``x`` and ``y`` (what the axes are of) and ``lines``, each with its label and points; of a matrix:
+    ``kind``, ``rows`` (names), ``values`` (shares) and, if known, ``counts``.
+    """
+
+    values: dict[str, Any] | None = None
+
+
+def axes(width: float = 8.6, height: float = 3.3) -> tuple[Chart, Axes]:
     """Returns a figure of ``width`` x ``height`` inches in the report's style and its axes."""
     with rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Chart(figsize=(width, height), layout="constrained")
         return figure, figure.add_subplot()
 
 
-def curves(rows: Sequence[Mapping[str, float]], keys: Mapping[str, str], ylabel: str) -> Figure:
+def curves(rows: Sequence[Mapping[str, float]], keys: Mapping[str, str], ylabel: str) -> Chart:
     """Draws scalars over the step, one line for each ``{label: key}``; rows that lack a key are passed over for it.
 
     Where there are many values, each is drawn faint and their running mean, over a fiftieth of them, in full colour.
@@ -76,24 +87,35 @@ def curves(rows: Sequence[Mapping[str, float]], keys: Mapping[str, str], ylabel:
     plot.set_ylabel(ylabel)
     if not drawn:
         plot.text(0.5, 0.5, "nothing was logged", transform=plot.transAxes, ha="center", va="center")
-    _legend(plot, drawn)
+    _finish(figure, plot, drawn)
     return figure
 
 
-def lines(x: ArrayLike, ys: Mapping[str, ArrayLike], xlabel: str, ylabel: str) -> Figure:
-    """Draws one line for each label over the same ``x``; with precision over recall, for example."""
+def lines(x: ArrayLike, ys: Mapping[str, ArrayLike], xlabel: str, ylabel: str, mark: float | None = None) -> Chart:
+    """Draws one line for each label over the same ``x``, as precision over recall, and a dashed one at the x to ``mark``."""
     figure, plot = axes()
     drawn: dict[str, Line2D] = {}
     for color, (label, values) in zip(_cycle(len(ys)), ys.items(), strict=True):
         (drawn[label],) = plot.plot(np.asarray(x), np.asarray(values), color=color)
+    if mark is not None:
+        plot.axvline(mark, color=INK, linewidth=1, linestyle=(0, (4, 3)))
     plot.set_xlabel(xlabel)
     plot.set_ylabel(ylabel)
-    _legend(plot, drawn)
+    _finish(figure, plot, drawn)
     return figure
 
 
-def matrix(values: ArrayLike, names: Sequence[str], xlabel: str = "predicted", ylabel: str = "true") -> Figure:
-    """Draws a square matrix of shares in 0..1, rows first, with its figures in the cells where they have room."""
+def matrix(
+    values: ArrayLike,
+    names: Sequence[str],
+    xlabel: str = "predicted",
+    ylabel: str = "true",
+    counts: ArrayLike | None = None,
+) -> Chart:
+    """Draws a square matrix of shares in 0..1, rows first, with its figures in the cells where they have room.
+
+    ``counts``, of the same shape, are told beside a share under the pointer.
+    """
     cells, names = np.asarray(values, np.float64), [shown(name, LABEL) for name in names]
     count = len(names)
     side = min(2.2 + 0.42 * count, 9.5)
@@ -120,7 +142,37 @@ def matrix(values: ArrayLike, names: Sequence[str], xlabel: str = "predicted", y
     plot.set_ylabel(ylabel)
     for spine in plot.spines.values():
         spine.set_visible(False)
+    figure.values = {"kind": "matrix", "rows": names, "values": np.round(np.nan_to_num(cells), 4).tolist()}
+    if counts is not None:
+        figure.values["counts"] = np.asarray(counts).tolist()
     return figure
+
+
+def _finish(figure: Chart, plot: Axes, lines: Mapping[str, Line2D]) -> None:
+    """Gives the axes ticks that read well, and the figure its legend and its values, at most POINTS a line."""
+    for axis in (plot.xaxis, plot.yaxis):
+        if axis.get_scale() == "linear":
+            axis.set_major_formatter(FuncFormatter(tick))
+    _legend(plot, lines)
+    told = []
+    for label, line in lines.items():
+        points = np.column_stack([np.asarray(line.get_xdata(), np.float64), np.asarray(line.get_ydata(), np.float64)])
+        points = points[np.isfinite(points).all(axis=1)]
+        kept = points[np.unique(np.linspace(0, len(points) - 1, POINTS).round().astype(int))] if len(points) else points
+        told.append({"label": label, "points": [[float(f"{value:.5g}") for value in point] for point in kept.tolist()]})
+    if lines:
+        figure.values = {"kind": "lines", "x": plot.get_xlabel(), "y": plot.get_ylabel(), "lines": told}
+
+
+def tick(value: float, _: object = None) -> str:
+    """Returns the label of a tick: thousands apart, small numbers by powers of ten, and no negative zero."""
+    if value == 0:
+        return "0"
+    if abs(value) >= 1000:
+        return f"{value:,.10g}"
+    if abs(value) < 0.001:
+        return f"{value:.3g}".replace("e-0", "e-")
+    return f"{value:.6g}"
 
 
 def _legend(plot: Axes, lines: Mapping[str, Line2D]) -> None:

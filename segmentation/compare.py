@@ -1,4 +1,4 @@
-"""Two segmentation runs on the same pictures, side by side."""
+"""Segmentation runs on the same pictures, side by side."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from convmae.engine.config import load_config
 from convmae.engine.errors import UserError
 from convmae.engine.log import log
 from convmae.reports.comparison import (
-    Rows,
+    Row,
     Run,
     add_curves,
     add_numbers,
     finish,
-    gain_number,
+    gain_numbers,
+    listed,
     most_changed,
     read_runs,
 )
 from convmae.reports.intervals import ANY_SCORE, PAIRED, Interval, ends, gains
-from convmae.reports.page import Page
+from convmae.reports.page import Page, Share
 from convmae.segmentation.config import SegmentationConfig, SegmentationDataOptions
 from convmae.segmentation.data.layout import Pair, find_pairs, read_label, split_folders
 from convmae.segmentation.evaluation.drawn_pairs import Shown, add_pictures
@@ -34,7 +35,7 @@ from convmae.segmentation.evaluation.report import MEANINGS
 from convmae.segmentation.evaluation.resampled_scores import resampled_scores
 from convmae.segmentation.evaluation.scores import Details, Result, total_scores
 
-PICTURES = 6  # of those that one run does better, and as many of the others
+PICTURES = 12  # of those that one run does better than the others
 
 
 @dataclass
@@ -47,30 +48,34 @@ class Scored:
 
 
 def compare(folders: Sequence[Path], overrides: Sequence[str], work_dir: Path) -> Page:
-    """Writes ``metrics.json`` and ``report/index.html`` of two runs' work directories; returns the page.
+    """Writes ``metrics.json`` and ``report/index.html`` of two or more runs' work directories; returns the page.
 
-    The scores are computed anew from the runs' counts; the pictures are read from where the second run's configuration says,
+    The scores are computed anew from the runs' counts; the pictures are read from where the last run's configuration says,
     which ``overrides`` change, such as a data folder that has moved. Raises UserError for runs on different data or classes
     and for what can't be read.
     """
     started = time.perf_counter()
     runs = read_runs(folders)
-    one, other = (_score(run) for run in runs)
-    _check_same(one, other)
+    scored = [_score(run) for run in runs]
+    for other in scored[1:]:
+        _check_same(scored[0], other)
     log.info(
-        f"validation data: {len(one.pictures)} pictures, {len(one.details.classes)} classes, the same in both runs"
+        f"validation data: {len(scored[0].pictures)} pictures, {len(scored[0].details.classes)} classes, the same in all runs"
     )
-    config = load_config(SegmentationConfig, str(other.run.config), overrides)
-    page = Page("Two segmentation runs", f"{one.run.name} and {other.run.name}, on {config.data.root}")
-    numbers = [scored.details.numbers() for scored in (one, other)]
-    drawn = [resampled_scores(scored.pictures, len(scored.details.classes)) for scored in (one, other)]
-    sureness = gains(numbers, drawn)
-    _add_results(page, one, other, sureness)
+    config = load_config(SegmentationConfig, str(runs[-1].config), overrides)
+    page = Page(f"{len(runs)} segmentation runs", f"{listed(runs)}, on {config.data.root}")
+    numbers: list[dict[str, Any]] = [one.details.numbers() for one in scored]
+    drawn = [resampled_scores(one.pictures, len(one.details.classes)) for one in scored]
+    sureness = [
+        gains([numbers[0], other], [drawn[0], of_other]) for other, of_other in zip(numbers[1:], drawn[1:], strict=True)
+    ]
+    _add_results(page, scored, sureness)
     add_curves(page, "Loss", runs, "loss", "loss")
-    add_curves(page, "Validation, mIoU", runs, "mIoU", "mIoU, 0 to 1")
-    _add_pictures(page, one, other, config)
-    told: list[dict[str, Any]] = [{**numbers[0]}, {**numbers[1], "gain_intervals": ends(sureness)}]
-    return finish(page, runs, told, list(MEANINGS), time.perf_counter() - started, work_dir)
+    add_curves(page, "Validation, mIoU", runs, "mIoU", "mIoU, %", 100)
+    _add_pictures(page, scored, config)
+    for of_run, sure_of in zip(numbers[1:], sureness, strict=True):
+        of_run["gain_intervals"] = ends(sure_of)
+    return finish(page, runs, numbers, list(MEANINGS), time.perf_counter() - started, work_dir)
 
 
 def _score(run: Run) -> Scored:
@@ -111,47 +116,56 @@ def _check_same(one: Scored, other: Scored) -> None:
             )
 
 
-def _add_results(page: Page, one: Scored, other: Scored, sureness: Mapping[str, Interval]) -> None:
-    runs = (one.run, other.run)
-    before, after = (scored.details.numbers() for scored in (one, other))
-    headline = ("mIoU", "mAcc", "aAcc", "mBoundaryF")
-    page.headline([gain_number(name, before[name], after[name], sureness.get(name)) for name in headline])
-    if sureness:
+def _add_results(page: Page, scored: Sequence[Scored], sureness: Sequence[Mapping[str, Interval]]) -> None:
+    runs, totals = [one.run for one in scored], [one.details.numbers() for one in scored]
+    page.headline(
+        [
+            number
+            for name in ("mIoU", "mAcc", "aAcc", "mBoundaryF")
+            for number in gain_numbers(
+                name, runs, [of_one[name] for of_one in totals], [of_one.get(name) for of_one in sureness]
+            )
+        ]
+    )
+    if any(sureness):
         page.text("How sure the gains are", ANY_SCORE + PAIRED)
-    rows: Rows = [(f"{name}: {meaning}", before[name], after[name]) for name, meaning in MEANINGS.items()]
+    rows: list[Row] = [
+        (f"{name}: {meaning}", [Share(of_one[name]) for of_one in totals]) for name, meaning in MEANINGS.items()
+    ]
     add_numbers(page, "Scores", "measure", runs, rows)
     for title, kind in (("IoU", "iou"), ("F-score", "fscore"), ("boundary F", "boundary"), ("accuracy", "accuracy")):
-        values = [_known(getattr(scored.details, kind)) for scored in (one, other)]
-        rows = list(zip(one.details.classes, *values, strict=True))
+        values = [_known(getattr(one.details, kind)) for one in scored]
+        rows = list(zip(scored[0].details.classes, zip(*values, strict=True), strict=True))
         add_numbers(page, f"Classes, {title}", "class", runs, rows, "A dash: there is nothing to measure.")
 
 
 def _known(values: NDArray[np.float64]) -> list[float | None]:
-    return [None if np.isnan(value) else value for value in values.tolist()]
+    return [None if np.isnan(value) else Share(value) for value in values.tolist()]
 
 
-def _add_pictures(page: Page, one: Scored, other: Scored, config: SegmentationConfig) -> None:
-    """Adds the pictures where the accuracies differ most, those that each run does better apart."""
-    number, options, channels = len(one.details.classes), config.data, config.model.in_chans
-    images = split_folders(options, "validation").image
-    before, after = ([result.accuracy(number) for result in scored.pictures] for scored in (one, other))
-    changed = most_changed(before, after, PICTURES)
+def _add_pictures(page: Page, scored: Sequence[Scored], config: SegmentationConfig) -> None:
+    """Adds the pictures that each run does better than all others, by most."""
+    first, options, channels = scored[0], config.data, config.model.in_chans
+    number, images = len(first.details.classes), split_folders(options, "validation").image
+    accuracies = [[result.accuracy(number) for result in one.pictures] for one in scored]
+    changed = most_changed(accuracies, PICTURES)
     pairs = find_pairs(*split_folders(options, "validation")) if any(changed) else []
     pair_of = {pair.image.relative_to(images).as_posix(): pair for pair in pairs}
-    for better, chosen in zip((one, other), changed, strict=True):
-        shown = [
-            Shown(
-                _find(pair_of, one.pictures[place], images, options, number),
-                f"{one.pictures[place].path}: {100 * before[place]:.1f} % of labelled pixels right in {one.run.name}, "
-                f"{100 * after[place]:.1f} % in {other.run.name}",
-                {scored.run.name: decode(scored.pictures[place].label_map) for scored in (one, other)},
-            )
-            for place in chosen
-        ]
+    for better, chosen in zip(scored, changed, strict=True):
+        shown = []
+        for place in chosen:
+            reached = [
+                f"{100 * values[place]:.1f} % {'of labelled pixels right ' if run == 0 else ''}in {one.run.name}"
+                for run, (one, values) in enumerate(zip(scored, accuracies, strict=True))
+            ]
+            pair = _find(pair_of, first.pictures[place], images, options, number)
+            predictions = {one.run.name: decode(one.pictures[place].label_map) for one in scored}
+            shown.append(Shown(pair, ", ".join(reached), predictions))
         if shown:
-            caption = f"The {len(shown)} pictures whose pixel accuracy is most above the other run's."
+            others = "the other run's" if len(scored) == 2 else "all other runs'"
+            caption = f"The {len(shown)} pictures whose pixel accuracy is most above {others}."
             title = f"Better in {better.run.name}"
-            add_pictures(page, title, shown, one.details.classes, options, caption, channels=channels)
+            add_pictures(page, title, shown, first.details.classes, options, caption, channels=channels)
 
 
 def _find(pairs: dict[str, Pair], result: Result, images: Path, options: SegmentationDataOptions, number: int) -> Pair:

@@ -13,12 +13,14 @@ from convmae.classification.evaluation.accuracy import Details, Prediction
 from convmae.engine.pictures.images import as_rgb, read_image
 from convmae.engine.text import distinct, shown
 from convmae.engine.training.scalars import read_scalars
+from convmae.reports.gallery import ends_and_classes
 from convmae.reports.intervals import ANY_SCORE, ends, intervals, with_interval
-from convmae.reports.page import Number, Page, Picture
+from convmae.reports.page import Number, Page, Picture, Share
 from convmae.reports.plots import curves, matrix
 from convmae.reports.run_page import add_remarks, add_run, add_unread
 
-PICTURES = 12
+PICTURES = 12  # of the surest mistakes and of the surest right predictions
+MOST = 60  # pictures on the page, with those of classes that these don't hold
 SHOWN = 320  # pixels of a picture's longer side
 MATRIX_CLASSES = 30  # more names than this can't be read along an axis
 
@@ -36,11 +38,17 @@ def start_page(title: str, subtitle: str, numbers: dict[str, float], details: De
         [
             Number(label, f"{100 * numbers[name]:.2f} %", with_interval(note, sureness.get(name)))
             for label, (name, note) in notes.items()
+            if label != "Top-5" or top5_tells(details.classes)
         ]
     )
     if sureness:
         page.text("How sure the numbers are", ANY_SCORE)
     return page
+
+
+def top5_tells(classes: Sequence[str]) -> bool:
+    """Whether top-5 says anything: of five classes or fewer it is always 100 %."""
+    return len(classes) > 5
 
 
 def write_report(
@@ -60,9 +68,10 @@ def write_report(
     rows = read_scalars(work_dir)
     if rows:
         page.figure("Loss", curves(rows, {"loss": "loss"}, "cross-entropy"))
-        page.validation(rows, {"top-1": "top1", "top-5": "top5"}, "accuracy, 0 to 1")
+        kinds = {"top-1": "top1", "top-5": "top5"} if top5_tells(details.classes) else {"top-1": "top1"}
+        page.validation(rows, kinds, "accuracy")
     _add_confusion(page, details)
-    _add_mistakes(page, details, splits[-1])
+    _add_pictures(page, details, splits[-1])
     page.facts("Data", {split.root.name: split.describe() for split in splits})
     add_remarks(page, {str(split.root): split.remarks for split in splits})
     told = add_unread(page, unread or {})
@@ -73,8 +82,8 @@ def write_report(
 
 def _add_classes(page: Page, details: Details) -> None:
     truth, predicted = details.confusion.sum(axis=1), details.confusion.sum(axis=0)
-    rows: list[list[str | float]] = [
-        [name, float(accuracy), int(true), int(guess)]
+    rows: list[list[str | float | None]] = [
+        [name, Share(accuracy), int(true), int(guess)]
         for name, accuracy, true, guess in zip(details.classes, details.accuracy, truth, predicted, strict=True)
     ]
     page.table("Classes", ["class", "accuracy", "pictures", "predicted"], rows, "A dash: the class has no pictures.")
@@ -90,22 +99,39 @@ def _add_confusion(page: Page, details: Details) -> None:
     caption = "Each row is a true class and adds up to 100 % over all classes: where its pictures went."
     if len(kept) < len(details.classes):
         caption += f" The {len(kept)} classes of {len(details.classes)} that are confused most."
-    page.figure("Confusion matrix", matrix(shares[np.ix_(kept, kept)], names), caption)
+    cells = np.ix_(kept, kept)
+    page.figure("Confusion matrix", matrix(shares[cells], names, counts=details.confusion[cells]), caption)
 
 
-def _add_mistakes(page: Page, details: Details, split: ClassFolder) -> None:
+def _add_pictures(page: Page, details: Details, split: ClassFolder) -> None:
+    """Adds the surest mistakes, then right predictions up to the surest; of each class some, where that can be."""
     wrong = sorted(
         (found for found in details.predictions if found.top[0] != found.label), key=lambda found: -found.score
     )
-    if wrong:
-        pictures = [_picture(found, details.classes, split) for found in wrong[:PICTURES]]
-        page.pictures("Surest mistakes", pictures, f"{len(pictures)} of {len(wrong)} wrong predictions, surest first.")
+    right = sorted(
+        (found for found in details.predictions if found.top[0] == found.label), key=lambda found: found.score
+    )
+    ranked = [*wrong, *right]
+    chosen = ends_and_classes([{found.label, found.top[0]} for found in ranked], PICTURES, MOST)
+    chosen = sorted({*chosen, *range(min(len(wrong), 2 * PICTURES))})
+    if chosen:
+        page.pictures(
+            "Pictures",
+            [_picture(ranked[place], details.classes, split) for place in chosen],
+            f"{len(chosen)} of {len(ranked):,} validation pictures: of the {len(wrong):,} wrong predictions the surest, of the "
+            f"{len(right):,} right ones the {PICTURES} surest, and some of classes that these don't hold. A class's pictures "
+            "are those of it and those taken for it.",
+            columns=6,
+            classes=details.classes,
+            ranked=True,
+        )
 
 
 def _picture(found: Prediction, classes: list[str], split: ClassFolder) -> Picture:
-    image = as_rgb(read_image(split.pictures[found.picture][0], split.reading))
+    path = split.pictures[found.picture][0]
+    image = as_rgb(read_image(path, split.reading))
     scale = SHOWN / max(image.size)
     image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
-    return Picture(
-        image, f"{shown(classes[found.label])}, taken for {shown(classes[found.top[0]])} ({found.score:.0%})"
-    )
+    said = f"taken for {shown(classes[found.top[0]])}" if found.top[0] != found.label else "right"
+    caption = f"{shown(classes[found.label])}, {said} ({found.score:.0%})"
+    return Picture(image, caption, path, classes=sorted({found.label, found.top[0]}))

@@ -13,7 +13,7 @@ from convmae.detection.checks.data_check import SplitCheck
 from convmae.detection.checks.perfect_detector import describe_scores
 from convmae.detection.data.coco import CocoData
 from convmae.detection.data.coco_records import ImageRecord
-from convmae.detection.evaluation.rated_pictures import draw
+from convmae.detection.evaluation.rated_pictures import read_picture, truth_panel
 from convmae.engine.pictures.picture_check import describe_range
 from convmae.engine.text import distinct
 from convmae.reports.data_report import (
@@ -98,13 +98,22 @@ def _add_samples(page: Page, split: SplitCheck, data: CocoData) -> None:
     in_order = [image for image in split.good if data.packed.learnable(image)]
     at_fault = [image for image in split.good if image.id in remarks]
     for title, chosen, share in samples(split.name, in_order, at_fault):
-        pictures = [Picture(draw(data, image, {}), _caption(image, remarks.get(image.id, []))) for image in chosen]
-        page.pictures(title, pictures, f"{share} Objects that are left out are not drawn.", columns=2)
+        pictures = [
+            Picture(
+                [truth_panel(read_picture(data, image), data, image)],
+                _caption(image, remarks.get(image.id, [])),
+                data.path(image),
+                image.file_name,
+                sorted({one.label for one in data.objects.get(image.id, [])}),
+            )
+            for image in chosen
+        ]
+        classes = [category.name for category in data.categories]
+        page.pictures(title, pictures, f"{share} Objects that are left out are not drawn.", classes=classes)
 
 
 def _caption(image: ImageRecord, remarks: Sequence[str]) -> str:
-    what = f": {', '.join(remarks)}" if remarks else ""
-    return f"{image.file_name} (image {image.id}, {image.width} x {image.height}){what}"
+    return f"(image {image.id}, {image.width} x {image.height}){': ' if remarks else ''}{', '.join(remarks)}"
 
 
 def _numbers(split: SplitCheck) -> dict[str, Any]:

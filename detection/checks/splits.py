@@ -63,8 +63,8 @@ def check_evaluation(data: CocoData, img_size: int, detections: int, report: Rep
         image = data.images[number]
         message = (
             f"{data.annotations}: image {image.id} ({image.file_name}) has {count} objects of {data.categories[label].name!r}; "
-            f"COCO's numbers count the {COUNTED} surest detections of a class on a picture, so the best AP is below 1.0, and a "
-            "larger model.detections changes nothing in it. Cut such pictures into tiles to measure all."
+            f"COCO's numbers count the {COUNTED} surest detections of a class on a picture, so the best AP is below 1.0. "
+            f"model.detections={count} keeps as many, and a run's page then tells the AP of as many beside COCO's."
         )
         report(Fault("pictures with more objects of a class than COCO counts", message, Effect.DOUBTFUL, image))
     counts = np.array([data.packed.learnable(image) for image in data.images])

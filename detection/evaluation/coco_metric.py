@@ -33,6 +33,7 @@ STANDARD = (
     "AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large",
 )  # fmt: skip
 COUNTED = 100  # detections of a class on a picture that the numbers are of
+BEYOND = ("mAP", "AP50", "AP75", "AR")  # what is told of a larger number of detections, too
 THREADS = 2  # that make detections' masks while the model computes the next pictures' detections
 SIZES = ("all", "small", "medium", "large")
 
@@ -46,6 +47,7 @@ class Details:
 
     stats: NDArray[np.float64]
     precision: NDArray[np.float64]
+    beyond: tuple[float, ...] = ()  # BEYOND, where more than 100 detections were to be counted
 
     def class_ap(self, size: str = "all", iou: float | None = None) -> NDArray[np.float64]:
         """AP of each class for one size of objects, at one IoU threshold or averaged over all; -1 without ground truth."""
@@ -60,10 +62,14 @@ class Details:
 
 
 class CocoMetric(PictureMetric):
-    """COCO's numbers as bbox_mAP, bbox_AP50, ..., segm_mAP, ...; what it found stays on it for the report."""
+    """COCO's numbers as bbox_mAP, bbox_AP50, ..., segm_mAP, ...; what it found stays on it for the report.
 
-    def __init__(self, data: CocoData, masks: bool = True) -> None:
+    detections: how many a detector keeps of a picture; where 200 are, bbox_mAP_200 and its like (``BEYOND``) count so many.
+    """
+
+    def __init__(self, data: CocoData, masks: bool = True, detections: int = COUNTED) -> None:
         super().__init__()
+        self.detections = detections
         self.data, self.kinds = data, ("bbox", "segm") if masks else ("bbox",)
         self.details: dict[str, Details] = {}
         self.predictions: list[dict[str, Any]] = []
@@ -87,11 +93,14 @@ class CocoMetric(PictureMetric):
         started = time.perf_counter()
         self.predictions = results
         rows, truth = coco_results(results, self.data), self.data.ground_truth()
-        numbers = {}
+        numbers: dict[str, float] = {}
         for kind in self.kinds:
-            self.details[kind] = evaluate_coco(truth, rows, kind)
-            for name, value in zip(STANDARD, self.details[kind].stats.tolist(), strict=True):
-                numbers[f"{kind}_{name}"] = value
+            details = self.details[kind] = evaluate_coco(truth, rows, kind, self.detections)
+            numbers |= {f"{kind}_{name}": value for name, value in zip(STANDARD, details.stats.tolist(), strict=True)}
+            numbers |= {
+                f"{kind}_{name}_{self.detections}": value
+                for name, value in zip(BEYOND, details.beyond, strict=bool(details.beyond))
+            }
         self.scoring = time.perf_counter() - started
         return numbers
 
@@ -164,13 +173,30 @@ def read_results(path: Path, data: CocoData) -> list[dict[str, Any]]:
 
 
 @threads_of("hotcoco")
-def evaluate_coco(ground_truth: dict[str, Any], rows: Sequence[dict[str, Any]], kind: str) -> Details:
-    """Returns COCO's evaluation of result rows; kind: bbox or segm. Neither argument is changed."""
+def evaluate_coco(
+    ground_truth: dict[str, Any], rows: Sequence[dict[str, Any]], kind: str, detections: int = COUNTED
+) -> Details:
+    """Returns COCO's evaluation of result rows; kind: bbox or segm. Neither argument is changed.
+
+    With more than 100 ``detections`` of a class on a picture, so many are counted ``beyond`` the standard numbers.
+    """
     evaluation = coco_evaluation(ground_truth, rows, kind)
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.run()
     found: Any = evaluation.eval
-    return Details(np.asarray(evaluation.stats, dtype=np.float64), found["precision"][..., -1])
+    details = Details(np.asarray(evaluation.stats, dtype=np.float64), found["precision"][..., -1])
+    if detections > COUNTED:
+        options = evaluation.params
+        options.area_rng, options.area_rng_lbl, options.max_dets = [options.area_rng[0]], ["all"], [detections]
+        evaluation.params = options
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluation.evaluate()
+            evaluation.accumulate()
+        more: Any = evaluation.eval
+        precision, recall = more["precision"], more["recall"]
+        kept = (precision, precision[_threshold(0.5)], precision[_threshold(0.75)], recall)
+        details.beyond = tuple(float(one[one > -1].mean()) if (one > -1).any() else -1.0 for one in kept)
+    return details
 
 
 def coco_evaluation(ground_truth: dict[str, Any], rows: Sequence[dict[str, Any]], kind: str) -> COCOeval:

@@ -14,7 +14,6 @@ from convmae.detection.data.coco import CocoData
 from convmae.detection.data.coco_records import ImageRecord, ObjectRecord, to_rle
 
 MATCH, NEAR = 0.5, 0.1  # IoU from which a detection finds an object, and from which it has to do with it at all
-CONFIDENT = 0.5  # detections of less confidence are neither drawn nor counted in confusions and a picture's score
 RIGHT, IN_CROWD = "right", "in a crowd"  # what is no error
 ERRORS = {
     "missed": "an object that no detection finds, nor would if mended as below",
@@ -103,9 +102,9 @@ def overlaps(data: CocoData, predictions: Sequence[dict[str, Any]], kind: str) -
     }
 
 
-def sure(pictures: Mapping[int, Overlaps]) -> dict[int, Overlaps]:
-    """Returns the same of the confident detections alone."""
-    return {number: picture.above(CONFIDENT) for number, picture in pictures.items()}
+def sure(pictures: Mapping[int, Overlaps], confidence: float) -> dict[int, Overlaps]:
+    """Returns the same of the detections of at least that confidence alone."""
+    return {number: picture.above(confidence) for number, picture in pictures.items()}
 
 
 def judge(pictures: Mapping[int, Overlaps]) -> Verdicts:

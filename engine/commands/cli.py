@@ -227,10 +227,10 @@ def test_tool(
     if read_compare:
         parser.add_argument(
             "--compare",
-            nargs=2,
+            nargs="+",
             type=Path,
             metavar=("A", "B"),
-            help="put two runs side by side instead: work directories of trainings or tests on the same pictures",
+            help="put two or more runs side by side instead: work directories of trainings or tests on the same pictures",
         )
     parser.add_argument(
         "--config", help=f"a recipe (default: the run's config.yaml beside it, what stands in the weights, or {recipe})"
@@ -238,13 +238,13 @@ def test_tool(
     parser.add_argument(
         "--work-dir",
         type=Path,
-        help="where the report is written (default: test/ beside the checkpoint, or compare/ in B)",
+        help="where the report is written (default: test/ beside the checkpoint, or compare/ in the last of those compared)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier report there")
     args = parser.parse_args(argv)
     runs: Sequence[Path] = args.compare or () if read_compare else ()
     if bool(runs) == bool(args.checkpoint):
-        parser.error("give the weights to test, or two runs by --compare")
+        parser.error("give the weights to test, or two or more runs by --compare")
 
     def main() -> None:
         check_is_file(args.checkpoint)
@@ -268,7 +268,7 @@ def test_tool(
         for folder in runs:
             if not folder.is_dir():
                 raise UserError(f"There is no folder {folder}; expected the work directory of a run.")
-        work_dir = args.work_dir or runs[1] / "compare"
+        work_dir = args.work_dir or runs[-1] / "compare"
         prepare_report_dir(work_dir, args.overwrite)
         start_log(work_dir)
         if read_compare:

@@ -19,10 +19,9 @@ from convmae.reports.data_report import (
     samples,
     write_page,
 )
-from convmae.reports.page import Number, Page
+from convmae.reports.page import Number, Page, Share
 from convmae.segmentation.config import SegmentationDataOptions
 from convmae.segmentation.data.found import Found
-from convmae.segmentation.data.layout import Pair
 from convmae.segmentation.evaluation.drawn_pairs import Shown, add_pictures
 
 
@@ -76,7 +75,7 @@ def _class_table(splits: Sequence[Found], classes: Sequence[str]) -> tuple[list[
     columns = [
         column
         for split in splits
-        for column in ((split.pixels / max(int(split.pixels.sum()), 1)).tolist(), split.pictures.tolist())
+        for column in (map(Share, split.pixels / max(int(split.pixels.sum()), 1)), split.pictures.tolist())
     ]
     return head, [[name, *values] for name, *values in zip(classes, *columns, strict=True)]
 
@@ -90,13 +89,9 @@ def _add_samples(page: Page, split: Found, classes: Sequence[str], options: Segm
     in_order = [pair for pair in split.good if pair not in remarks]
     at_fault = [pair for pair in split.good if pair in remarks]
     for title, chosen, share in samples(split.name, in_order, at_fault):
-        shown = [Shown(pair, _caption(pair, remarks.get(pair, [])), {}) for pair in chosen]
+        shown = [Shown(pair, ", ".join(remarks.get(pair, [])), {}) for pair in chosen]
         caption = f"{share} Pixels that are ignored are grey."
-        add_pictures(page, title, shown, classes, options, caption, columns=2, channels=split.reading.channels)
-
-
-def _caption(pair: Pair, remarks: Sequence[str]) -> str:
-    return pair.image.name + (f": {', '.join(remarks)}" if remarks else "")
+        add_pictures(page, title, shown, classes, options, caption, channels=split.reading.channels)
 
 
 def _numbers(split: Found, classes: Sequence[str]) -> dict[str, Any]:

@@ -5,11 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from convmae.engine.pictures.images import as_rgb, read_image
-from convmae.reports.drawing import draw_labels, enlarge, palette, row
-from convmae.reports.page import Page, Picture
+from convmae.reports.drawing import draw_labels, enlarge, palette
+from convmae.reports.page import Page, Panel, Picture
 from convmae.segmentation.config import SegmentationDataOptions
 from convmae.segmentation.data.layout import IGNORE, Pair, read_label
 
@@ -29,22 +28,22 @@ def add_pictures(
     classes: Sequence[str],
     options: SegmentationDataOptions,
     caption: str = "",
-    columns: int = 1,
     channels: int = 3,
+    ranked: bool = False,
 ) -> None:
-    """Adds pictures with their truth and predictions, and a legend of the classes that they hold."""
+    """Adds pictures with their truth and predictions, and a legend of the classes that they hold.
+
+    ``ranked``: from the worst to the best, so that a reader can turn them round.
+    """
     colours, held, pictures = palette(len(classes)), set[int](), []
     for pair, text, predictions in shown:
         truth = read_label(pair.label, len(classes), options.reduce_zero_label, options.max_pixels)
-        held.update(np.unique(np.concatenate([truth.ravel(), *map(np.ravel, predictions.values())])).tolist())
+        holds = set(np.unique(truth).tolist()) - {IGNORE}
+        held.update(holds, *(np.unique(labels).tolist() for labels in predictions.values()))
         image = as_rgb(read_image(pair.image, options.reading(channels)))
-        pictures.append(Picture(_draw(image, {"ground truth": truth, **predictions}, colours), text))
+        panels = [Panel(enlarge(image)[0], "image")]
+        for name, labels in {"ground truth": truth, **predictions}.items():
+            panels.append(Panel(draw_labels(image, labels, colours), name))
+        pictures.append(Picture(panels, text, pair.image, classes=sorted(holds)))
     legend = [(classes[label], colours[label]) for label in sorted(held - {IGNORE})]
-    page.pictures(title, pictures, caption, columns=columns, legend=legend)
-
-
-def _draw(
-    image: Image.Image, label_maps: Mapping[str, NDArray], colours: Sequence[tuple[int, int, int]]
-) -> Image.Image:
-    panels = [enlarge(image)[0], *(draw_labels(image, labels, colours) for labels in label_maps.values())]
-    return row(panels, ["image", *label_maps])
+    page.pictures(title, pictures, caption, columns=2, legend=legend, classes=classes, ranked=ranked)

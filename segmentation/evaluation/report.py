@@ -10,8 +10,9 @@ from convmae.engine.machine.memory import describe_peak
 from convmae.engine.machine.precision import resolve_device
 from convmae.engine.options import describe_views
 from convmae.engine.training.scalars import read_scalars
+from convmae.reports.gallery import ends_and_classes
 from convmae.reports.intervals import ANY_SCORE, ends, intervals, with_interval
-from convmae.reports.page import Number, Page
+from convmae.reports.page import Number, Page, Share
 from convmae.reports.plots import curves, matrix
 from convmae.reports.run_page import add_remarks, add_run, add_unread
 from convmae.segmentation.config import SegmentationConfig
@@ -23,7 +24,8 @@ from convmae.segmentation.evaluation.predictions_file import decode, write_predi
 from convmae.segmentation.evaluation.resampled_scores import resampled_scores
 from convmae.segmentation.evaluation.scores import Details, SegmentationMetric
 
-PICTURES = 6  # of the worst, and as many of the best
+PICTURES = 12  # of the worst, and as many of the best
+MOST = 30  # pictures on the page, with those of classes that the worst and the best don't hold
 MATRIX_CLASSES = 30  # more names than this can't be read along an axis
 MEANINGS = {
     "mIoU": "intersection over union, mean of the classes",
@@ -72,7 +74,7 @@ def write_report(
         page.figure(
             "Loss", curves(rows, {"UPerNet": "decode.loss_ce", "auxiliary head": "aux.loss_ce"}, "cross-entropy")
         )
-        page.validation(rows, {name: name for name in metric.numbers}, "score, 0 to 1")
+        page.validation(rows, {name: name for name in metric.numbers}, "score")
     _add_confusion(page, details)
     _add_pictures(page, metric, config, found[-1].pairs)
     page.facts("Data", {split.name: f"{split.describe()}, in {split.images}" for split in found})
@@ -90,22 +92,21 @@ def _add_pictures(page: Page, metric: SegmentationMetric, config: SegmentationCo
     number, pair_of = len(metric.classes), {str(pair.image): pair for pair in pairs}
     labelled = [result for result in metric.pictures if len(result.counts)]
     ranked = sorted(labelled, key=lambda result: (result.accuracy(number), result.path))
-    half = (len(ranked) + 1) // 2
-    for title, results in (("Worst pictures", ranked[:half]), ("Best pictures", ranked[half:][::-1])):
-        shown = [
-            Shown(
-                pair_of[result.path],
-                f"{Path(result.path).name}: {100 * result.accuracy(number):.1f} % of labelled pixels right",
-                {"prediction": decode(result.label_map)},
-            )
-            for result in results[:PICTURES]
-        ]
-        if shown:
-            caption = (
-                f"{len(shown)} of {len(metric.pictures)} validation pictures, by pixel accuracy. Pixels that the ground truth "
-                "ignores are grey."
-            )
-            add_pictures(page, title, shown, metric.classes, config.data, caption, channels=config.model.in_chans)
+    held = [set(np.flatnonzero(result.truth(number)).tolist()) for result in ranked]
+    shown = [
+        Shown(
+            pair_of[ranked[place].path],
+            f"{100 * ranked[place].accuracy(number):.1f} % of labelled pixels right",
+            {"prediction": decode(ranked[place].label_map)},
+        )
+        for place in ends_and_classes(held, PICTURES, MOST)
+    ]
+    if shown:
+        caption = (
+            f"{len(shown)} of {len(metric.pictures)} validation pictures: the {PICTURES} worst and best by pixel accuracy, and "
+            "some of classes that these don't hold. Pixels that the ground truth ignores are grey."
+        )
+        add_pictures(page, "Pictures", shown, metric.classes, config.data, caption, config.model.in_chans, ranked=True)
 
 
 def _add_classes(page: Page, details: Details) -> None:
@@ -123,7 +124,7 @@ def _add_classes(page: Page, details: Details) -> None:
         "Classes",
         ["class", *columns],
         [
-            [name, *values]
+            [name, *map(Share, values)]
             for name, *values in zip(details.classes, *map(np.ndarray.tolist, columns.values()), strict=True)
         ],
         "A dash: there is nothing to measure, as for a class that the validation pictures don't hold, and the mean leaves it "
@@ -144,11 +145,11 @@ def _add_confusion(page: Page, details: Details) -> None:
     page.figure("Confusion matrix", matrix(shares[np.ix_(kept, kept)], names), caption)
     wrong = details.confusion - np.diag(np.diag(details.confusion))
     largest = np.argsort(-wrong, axis=None, kind="stable")[:10]
-    rows: list[list[str | float]] = []
+    rows: list[list[str | float | None]] = []
     for true, guess in zip(*np.unravel_index(largest, wrong.shape), strict=True):
         if wrong[true, guess]:
             of_all = float(wrong[true, guess]) / max(int(truth.sum()), 1)
-            rows.append([details.classes[true], details.classes[guess], float(shares[true, guess]), of_all])
+            rows.append([details.classes[true], details.classes[guess], Share(shares[true, guess]), Share(of_all)])
     page.table("Largest confusions", ["truth", "taken for", "share of the class", "share of all pixels"], rows)
 
 

@@ -8,7 +8,7 @@ import pytest
 from convmae.engine.errors import UserError
 from convmae.reports.comparison import add_curves, add_numbers, add_options, gain_number, most_changed, read_runs
 from convmae.reports.intervals import Interval
-from convmae.reports.page import Page
+from convmae.reports.page import Page, Share
 
 
 def write_run(folder: Path, lr: float, scalars: str = "") -> Path:
@@ -34,10 +34,17 @@ def test_runs_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
 def test_a_table_of_differences_leaves_out_what_is_unknown(tmp_path: Path) -> None:
     runs = read_runs([write_run(tmp_path / name, 0.1) for name in ("a", "b")])
     page = Page("t")
-    add_numbers(page, "Classes", "class", runs, [("cat", 0.25, 0.75), ("dog", None, 0.5), ("hen", 0.50001, 0.5)])
+    rows = [("cat", 0.25, 0.75), ("dog", None, 0.5), ("hen", 0.50001, 0.5)]
+    add_numbers(
+        page,
+        "Classes",
+        "class",
+        runs,
+        [(name, [None if one is None else Share(one) for one in values]) for name, *values in rows],
+    )
     cells = re.findall(r"</span>([^<]*)</td>|<td[^>]*>([^<]+)</td>", written(page, tmp_path))
     assert [first or second for first, second in cells] == [
-        "cat", "0.250", "0.750", "0.500", "dog", "–", "0.500", "–", "hen", "0.500", "0.500", "0.000",
+        "cat", "25.0", "75.0", "50.0", "dog", "–", "50.0", "–", "hen", "50.0", "50.0", "0.0",
     ]  # fmt: skip
 
 
@@ -50,7 +57,7 @@ def test_options_and_curves_show_both_runs(tmp_path: Path) -> None:
     add_curves(page, "Nothing logged", runs, "mIoU", "mIoU")
     text = written(page, tmp_path)
     assert re.findall(r"data-key=\"([^\"]*)\"", text) == ["optim.lr", "0.125", "0.25"]
-    assert text.count("<svg") == 1
+    assert text.count("<svg") == 2  # of one chart, for wide and for narrow windows
     page = Page("t")
     add_options(page, read_runs([tmp_path / "a", write_run(tmp_path / "c", 0.125)]))
     assert "<p>None.</p>" in written(page, tmp_path)
@@ -76,8 +83,9 @@ def test_folders_that_hold_no_two_runs_are_refused(tmp_path: Path) -> None:
 
 def test_what_changed_most_stands_first_and_what_did_not_is_left_out() -> None:
     before, after = [0.5, 0.9, 0.2, 0.7, 0.4], [0.6, 0.1, 0.2, 0.6, 0.9]
-    assert most_changed(before, after, 6) == ([1, 3], [4, 0])
-    assert most_changed(before, after, 1) == ([1], [4])
+    assert most_changed([before, after], 6) == [[1, 3], [4, 0]]
+    assert most_changed([before, after], 1) == [[1], [4]]
+    assert most_changed([before, after, [0.55, 0.1, 0.9, 0.7, 0.3]], 6) == [[1], [4, 0], [2]]
     number = gain_number("AP", 0.5, 0.4)
-    assert (number.value, number.note) == ("-10.0", "from 50.0 to 40.0")
-    assert gain_number("AP", 0.5, 0.4, Interval(-0.2, 0.05)).note == "from 50.0 to 40.0; 95\u00a0%: -20.0 to +5.0"
+    assert (number.value, number.note) == ("-10.0", "from 50.0 to 40.0 %")
+    assert gain_number("AP", 0.5, 0.4, Interval(-0.2, 0.05)).note == "from 50.0 to 40.0 %; 95\u00a0%: -20.0 to +5.0"

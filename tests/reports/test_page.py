@@ -17,7 +17,7 @@ from PIL import Image
 
 from convmae.engine.errors import UserError
 from convmae.engine.training.scalars import read_scalars
-from convmae.reports.page import Number, Page, Picture, environment, write_metrics
+from convmae.reports.page import Number, Page, Picture, Share, environment, write_metrics
 from convmae.reports.plots import axes, curves, lines, matrix
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -106,7 +106,7 @@ def test_pages_can_be_put_together(full_page: Page, tmp_path: Path) -> None:
     outline = Outline(write(page, tmp_path))
     assert len(outline.ids) == len(set(outline.ids))
     assert {link.removeprefix("#") for link in outline.links} <= set(outline.ids)
-    assert outline.elements.count("svg") == 4
+    assert outline.elements.count("svg") == 6  # curves for narrow windows, too
 
 
 def test_whatever_users_write_is_shown_and_not_run(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_figure_is_valid_svg_in_the_colours_of_the_page(tmp_path: Path) -> Non
     page.figure("Loss", lines([0, 1, 2], {"a": [0, 1, 2], "b": [2, 1, 0]}, "x", "y"))
     page.figure("Again", lines([0, 1, 2], {"a": [0, 1, 2]}, "x", "y"))
     found = re.findall(r"<svg.*?</svg>", write(page, tmp_path), flags=re.DOTALL)
-    assert len(found) == 2
+    assert len(found) == 4  # each for wide and for narrow windows
     for number, svg in enumerate(found):
         ElementTree.fromstring(svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1))
         assert "var(--ink)" in svg
@@ -167,7 +167,7 @@ def test_a_figure_is_valid_svg_in_the_colours_of_the_page(tmp_path: Path) -> Non
         references = set(re.findall(r"url\(#([^)]*)\)|href=\"#([^\"]*)\"", svg))
         ids = set(re.findall(r'\bid="([^"]*)"', svg))
         assert {one or other for one, other in references} <= ids
-        assert all(name.startswith(f"f{number}-") for name in ids)
+        assert all(name.startswith(f"{'fn'[number % 2]}{number // 2}-") for name in ids)
 
 
 def test_pictures_come_back_as_they_were_given(tmp_path: Path) -> None:
@@ -196,6 +196,7 @@ def test_pictures_come_back_as_they_were_given(tmp_path: Path) -> None:
         (np.int64(12), "12", "12.0"),
         (123.456, "123.5", "123.456"),
         (0.00012, "1.2e-04", "0.00012"),
+        (Share(0.123), "12.3", "0.123"),
     ],
 )
 def test_numbers_read_well_and_sort_by_value(tmp_path: Path, value: float | None, shown: str, key: str) -> None:
@@ -208,8 +209,13 @@ def test_numbers_read_well_and_sort_by_value(tmp_path: Path, value: float | None
 
 def test_a_column_of_shares_has_bars_and_one_of_counts_has_none(tmp_path: Path) -> None:
     page = Page("t")
-    page.table("n", ["share", "count", "loss"], [[0.25, 0, 1.5], [1.0, 1, 0.5], [None, 1, 0.5]])
-    assert re.findall(r"--part:([\d.]+)", write(page, tmp_path)) == ["0.2500", "1.0000"]
+    rows = [[Share(0.25), 0, 0.5, Share(-0.125)], [Share(1.0), 1, 0.5, Share(0.5)], [None, 1, 0.5, Share(-0.0001)]]
+    page.table("n", ["share", "count", "loss", "gain"], rows)
+    text = write(page, tmp_path)
+    assert re.findall(r"--part:([\d.]+)", text) == ["0.2500", "1.0000"]
+    assert re.findall(r"<button[^>]*>([^<]*)</button></th>", text) == ["share, %", "count", "loss", "gain, %"]
+    cells = re.findall(r"<td[^>]*>(?:<span[^>]*></span>)?([^<]*)</td>", text)
+    assert cells == ["25.0", "0", "0.500", "-12.5", "100.0", "1", "0.500", "50.0", "–", "1", "0.500", "0.0"]
 
 
 def test_a_row_of_another_length_is_refused() -> None:

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from names import NASTY
 
 from convmae.engine.text import shown
-from convmae.reports.page import _svg
 from convmae.reports.plots import LABEL, LEGEND, curves, lines, matrix
+from convmae.reports.svg import svg as _svg
 
 
 def texts(figure: Figure) -> list[str]:

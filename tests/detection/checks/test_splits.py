@@ -91,13 +91,17 @@ def test_a_run_and_its_test_show_remarks_on_their_pages_and_what_more_detections
         for text in (
             "Remarks on the data",
             "objects that are listed twice",
-            "model.detections is 101",
+            "With 101 detections a picture",
             "annotation 60",
         ):
             assert text in page
+        numbers = json.loads((split / name / "metrics.json").read_text())
+        # No picture has so many objects or detections of a class that the 101st would count.
+        assert numbers["bbox_mAP_101"] == numbers["bbox_mAP"]
+        assert numbers["segm_AR_101"] == numbers["segm_AR_100"]
     plain = tiny_config(split, "model.detections=100", "schedule.steps=1", "schedule.warmup=0")
     train(plain, split / "run", resume=False)
-    assert "model.detections is" not in (split / "run" / "report" / "index.html").read_text()
+    assert "detections a picture</h2>" not in (split / "run" / "report" / "index.html").read_text()
 
 
 def test_boxes_as_corners_stop_training_testing_and_the_check_alike(split: Path, change: Change) -> None:

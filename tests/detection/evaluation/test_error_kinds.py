@@ -107,9 +107,9 @@ def test_the_surest_of_several_mended_detections_finds_the_object() -> None:
 def test_the_page_shows_what_mending_gains_where_nothing_was_right() -> None:
     data, predictions = case([(CAT, ONE, False)], [(CAT, SHIFTED, 0.6), (DOG, FAR, 0.5)])
     page = Page("errors")
-    _add_errors(page, "bbox", overlaps(data, predictions, "bbox"))
+    _add_errors(page, "bbox", overlaps(data, predictions, "bbox"), 0.5)
     gains = {row[0]["text"]: row[-1]["text"] for row in page._blocks[0]["content"]}
-    assert gains == dict.fromkeys(ERRORS, "0.000") | {"localisation": "1.000"}
+    assert gains == dict.fromkeys(ERRORS, "0.0") | {"localisation": "100.0"}
 
 
 def test_confusion_counts_each_object_and_each_detection_once() -> None:
@@ -125,7 +125,7 @@ def test_confusion_counts_each_object_and_each_detection_once() -> None:
     data, predictions = case(truth, found)
     expected = np.zeros((4, 4), dtype=int)
     expected[CAT, CAT] = expected[DOG, BIRD] = expected[BIRD, 3] = expected[3, DOG] = expected[3, CAT] = 1
-    found_counts = confusion(sure(overlaps(data, predictions, "bbox")), 3)
+    found_counts = confusion(sure(overlaps(data, predictions, "bbox"), 0.5), 3)
     np.testing.assert_array_equal(found_counts, expected)
 
 

@@ -17,7 +17,7 @@ from convmae.detection.checks.data_check import check_data
 from convmae.detection.checks.preflight import read_splits as read_detection_splits
 from convmae.detection.config import DetectionConfig, DetectionDataOptions
 from convmae.detection.data.dataset import EvalSet as DetectionSet
-from convmae.detection.evaluation.rated_pictures import draw
+from convmae.detection.evaluation.rated_pictures import read_picture
 from convmae.engine.commands.given_pictures import kept_reading, read_pictures
 from convmae.engine.config import load_config
 from convmae.engine.errors import UserError
@@ -115,7 +115,7 @@ def test_detection(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert REMARK not in caplog.text
     for data in (train, val):
         assert DetectionSet(data, SIDE)[0]["images"][0].median() == GREY
-    assert (np.asarray(draw(train, train.images[0], {})) == GREY).all(axis=-1).mean() > 0.3
+    assert (np.asarray(read_picture(train, train.images[0])) == GREY).all(axis=-1).mean() > 0.3
     config = DetectionConfig(data=detection_options(folder))
     config.model.masks = False
     assert all(any(REMARK in fault.kind for fault in split.faults) for split in check_data(config))
