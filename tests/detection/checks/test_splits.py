@@ -88,12 +88,8 @@ def test_a_run_and_its_test_show_remarks_on_their_pages_and_what_more_detections
     run_test(config, split / "run" / "model.pth", split / "test")
     for name in ("run", "test"):
         page = (split / name / "report" / "index.html").read_text()
-        for text in (
-            "Remarks on the data",
-            "objects that are listed twice",
-            "With 101 detections a picture",
-            "annotation 60",
-        ):
+        texts = "Remarks on the data", "objects that are listed twice", "With 101 detections a picture", "annotation 60"
+        for text in texts:
             assert text in page
         numbers = json.loads((split / name / "metrics.json").read_text())
         # No picture has so many objects or detections of a class that the 101st would count.
