@@ -1,6 +1,6 @@
 """DINO on ConvMAE-Tiny at 256 px, a few layers and queries, for mmdet's own tools; data and steps are Mask R-CNN's.
 
-A step of 4 pictures takes about three seconds on one core.
+A step of 4 pictures takes some three seconds on one core.
 """
 
 _base_ = "mmdet_dino_convmae_25e.py"

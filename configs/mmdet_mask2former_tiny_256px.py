@@ -1,6 +1,6 @@
 """Mask2Former on ConvMAE-Tiny at 256 px, a few layers and queries, for mmdet's own tools; data and steps are Mask R-CNN's.
 
-A step of 4 pictures takes about three seconds on one core.
+A step of 4 pictures takes some four seconds on one core.
 """
 
 _base_ = "mmdet_mask2former_convmae_25e.py"

@@ -151,11 +151,12 @@ def test_the_comparison_of_views_has_a_row_for_pixels_and_one_for_the_teachers(
 
 
 def test_the_comparison_of_evaluations_finds_equal_numbers(tmp_path: Path) -> None:
-    options = "evaluation --pictures 5 --classes 3 --detections 20 --repeats 1 --threads 1"
+    options = "evaluation --pictures 5 --classes 3 --detections 20 --repeats 1 --threads 1 --intervals"
     assert benchmark.main([*options.split(), "--output", str(tmp_path / "found.json")]) == 0
     rows = json.loads((tmp_path / "found.json").read_text())["rows"]
     assert [row["kind"] for row in rows] == ["bbox", "segm"]
     assert all(row["detections"] == 100 and row["difference"] < 1e-12 for row in rows)
+    assert all(0 < row["before it"] < 1 and row["intervals s"] > 0 for row in rows)
 
 
 @pytest.mark.parametrize(
