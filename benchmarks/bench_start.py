@@ -6,7 +6,7 @@ Tools take turns, so that a busy machine hits all alike. The first rows are Pyth
 from __future__ import annotations
 
 import argparse
-import os
+import json
 import statistics
 import subprocess
 import sys
@@ -21,6 +21,15 @@ TOOLS = sorted(
     for entry in resources.files("convmae.tools").iterdir()
     if entry.name.endswith(".py") and entry.name not in ("__init__.py", "cli.py", "starting.py")
 )
+# From a small process: the system counts the memory of the one that starts a program to the program's own.
+MEASURE = """
+import json, os, subprocess, sys
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, used = os.wait4(process.pid, 0)
+print(json.dumps([used.ru_utime + used.ru_stime, used.ru_maxrss]))
+process.returncode = os.waitstatus_to_exitcode(status)
+sys.exit(process.returncode != 0)
+"""
 COMPARED = {"python": "pass", "numpy": "import numpy", "torch": "import torch"}
 
 
@@ -49,12 +58,8 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def spent(command: list[str]) -> tuple[float, float]:
     """Returns processor time in seconds and most memory in MiB of a command. Raises UserError where it fails."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    said = process.stderr.read()
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    process.stderr.close()
-    if process.returncode != 0:
-        raise UserError(f"{' '.join(command)} ended with {process.returncode}: {said.decode(errors='replace').strip()}")
-    return used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+    done = subprocess.run([sys.executable, "-c", MEASURE, *command], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise UserError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr.strip()}")
+    seconds, memory = json.loads(done.stdout)
+    return seconds, memory / 1024

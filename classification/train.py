@@ -29,7 +29,7 @@ from convmae.engine.machine.precision import resolve_device
 from convmae.engine.seeding import INIT, seed_all
 from convmae.engine.training.train import evaluate
 from convmae.engine.training.train import train as run_training
-from convmae.engine.whole_weights import check_encoder, check_filled, check_freeze
+from convmae.engine.whole_weights import check_encoder, check_filled, check_freeze, tell_start
 from convmae.reports.page import Page, Share
 
 _FOLDERS = "class folders"
@@ -52,7 +52,7 @@ def finetune(config: FinetuningConfig, work_dir: Path, resume: bool) -> Page | N
         init = Path(options.init)
         other = class_difference(known_classes(read_meta(init)), training.folders, training.root, _FOLDERS)
         report = load_checkpoint(model, init, left_out={"head.": "of other classes"} if other else None)
-        log.info(str(report))
+        log.info(tell_start(report))
         if other:
             log.warning(f"{init} {other}; its head is left out, and a new one is trained")
         check_encoder(report, options.init)

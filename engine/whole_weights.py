@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,6 +18,11 @@ from convmae.engine.errors import UserError
 
 # What a task adds to a pretrained encoder: a head, positions of its attention, scales of its branches, another level.
 _ADDED = re.compile(r"(fc_norm|head|fpn)\.|.*(relative_position_bias_table|rel_pos_[hw]|gamma_[12])$")
+
+# What pretraining has besides the encoder, which nothing else has a place for.
+_PRETRAINING = re.compile(
+    r"(?:.*\.)?(?:norm\.(?:weight|bias)|mask_token|decoder_\w+(?:\..*)?|stage[12]_output_decode\..*)$"
+)
 
 
 def check_finite(state: Mapping[str, torch.Tensor], what: str, advice: str) -> None:
@@ -68,6 +74,26 @@ def check_freeze(freeze: str, init: str) -> None:
         )
 
 
+def tell_start(report: LoadReport, prefix: str = "") -> str:
+    """Returns what became of weights that a run starts from; names that are to be so are counted, not listed.
+
+    These are the task's own in the model, whose encoder's names begin with ``prefix``, and pretraining's own in the file.
+    """
+    added = [name for name in report.missing if _ADDED.match(name, len(prefix)) and name not in report.notes]
+    spare = [name for name in report.unexpected if _PRETRAINING.match(name) and name not in report.notes]
+    shown = replace(report, missing=_less(report.missing, added), unexpected=_less(report.unexpected, spare))
+    lines = [str(shown)]
+    if added:
+        lines.append(f"  {len(added)} are what this task adds to an encoder, and start anew")
+    if spare:
+        lines.append(f"  {len(spare)} of the file are for pretraining alone")
+    return "\n".join(lines)
+
+
+def _less(names: list[str], known: list[str]) -> list[str]:
+    return [name for name in names if name not in set(known)]
+
+
 def check_encoder(report: LoadReport, path: str, prefix: str = "") -> None:
     """Raises UserError unless a file filled all of an encoder but what tasks add to it; names of it begin with ``prefix``."""
     names = [name for name in report.missing if name.startswith(prefix)]
@@ -94,6 +120,6 @@ def start_backbone(model: Encoder, init: str, freeze: str = "none", logger: logg
         )
     if init:
         report = load_checkpoint(model, init)
-        print_log(str(report), logger=logger, level=logging.INFO)
+        print_log(tell_start(report), logger=logger, level=logging.INFO)
         check_encoder(report, init)
     model.freeze(freeze)

@@ -16,7 +16,7 @@ from convmae.engine.pictures.duplicates import check_shared
 from convmae.engine.seeding import INIT, seed_all
 from convmae.engine.training.train import evaluate
 from convmae.engine.training.train import train as run_training
-from convmae.engine.whole_weights import check_encoder, check_freeze
+from convmae.engine.whole_weights import check_encoder, check_freeze, tell_start
 from convmae.reports.page import Page
 from convmae.segmentation.checks.class_fit import check_fit
 from convmae.segmentation.checks.splits import check_repeated_pairs, check_split
@@ -51,7 +51,7 @@ def train(config: SegmentationConfig, work_dir: Path, resume: bool) -> Page | No
     weigh_pixels(heads(model), config.loss, training.pixels)
     if config.model.init:
         report = load_checkpoint(model.backbone, config.model.init)
-        log.info(str(report))
+        log.info(tell_start(report))
         check_encoder(report, config.model.init)
     model.backbone.freeze(config.model.freeze)
     metric = SegmentationMetric(classes)

@@ -16,7 +16,7 @@ from convmae.detection.model.mask_rcnn import MaskRCNN
 from convmae.engine.class_lists import check_classes, class_difference
 from convmae.engine.errors import UserError
 from convmae.engine.log import log
-from convmae.engine.whole_weights import check_encoder, check_filled
+from convmae.engine.whole_weights import check_encoder, check_filled, tell_start
 
 # Modules by detectron2's names and by ours: what both directions follow. `n` counts from 0, `one` from 1 and `level` from
 # 2, as p2 does; for the others see `detectron2_names`. Values need no change: classes, background and box deltas stand in the
@@ -126,7 +126,7 @@ def init_weights(model: DetectionModel, path: str) -> None:
         left_out=dict.fromkeys(_of_classes(model.model), "of other classes") if other else None,
         source=source,
     )
-    log.info(str(report))
+    log.info(tell_start(report, "backbone." if whole else ""))
     if other:
         log.warning(f"{path} {other}; what tells classes apart starts anew")
     if whole and box_stages(names) != (own := len(model.model.roi_heads.stages)):

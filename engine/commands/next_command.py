@@ -66,6 +66,6 @@ def next_command(
     lines = [f"to train: {shlex.join(words)}"]
     if not recipe:
         lines.append(f"  the recipe is for {pictures:,} pictures whose shorter side is {side:g} pixels at the median")
-    if not any(one.startswith("model.init=") for one in options):
+    if tool != "pretrain" and not any(one.startswith("model.init=") for one in options):
         lines.append("  add model.init=FILE to start from weights of pretraining")
     return lines
