@@ -109,7 +109,10 @@ def gain_number(label: str, one: float, other: float, ends: Interval | None = No
 
 def add_options(page: Page, runs: Sequence[Run]) -> None:
     """Adds the options that the runs' configurations give other values."""
-    rows = differing_options(*(run.config for run in runs))
+    first, *others = runs
+    changes = [{name: pair for name, *pair in differing_options(first.config, run.config)} for run in others]
+    kept = {name: pair[0] for changed in changes for name, pair in changed.items()}
+    rows = [[name, own, *(changed.get(name, [own, own])[1] for changed in changes)] for name, own in kept.items()]
     if rows:
         page.table("Options that differ", ["option", *(run.name for run in runs)], rows, sortable=False)
     else:

@@ -122,6 +122,18 @@ def test_runs_that_cannot_be_compared_are_refused(
     assert "doesn't hold detections" in refused(first, second)
 
 
+def test_three_runs_stand_on_one_page(runs: tuple[Path, Path], split: Path) -> None:
+    third = write_run(split, "bars", lambda data: detections(data, slice(1, None)), "optim.lr=0.125")
+    assert main(["--compare", *map(str, runs), str(third), "--work-dir", str(split / "both")]) == 0
+    page = (split / "both" / "report" / "index.html").read_text()
+    assert "discs, all and bars" in page
+    assert "all less discs" in page
+    assert page.count('class="threshold"') == 3
+    numbers = json.loads((split / "both" / "metrics.json").read_text())
+    assert [numbers[name]["bbox_mAP"] for name in ("discs", "all", "bars")] == [0.5, 1.0, 0.5]
+    assert main(["--compare", str(third), "--work-dir", str(split / "alone")]) == 2
+
+
 def test_weights_or_two_runs_are_needed(runs: tuple[Path, Path]) -> None:
     for argv in ([], [str(runs[0] / "model.pth"), "--compare", *map(str, runs)]):
         with pytest.raises(SystemExit) as stop:

@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 from convmae.engine.errors import UserError
-from convmae.reports.comparison import add_curves, add_numbers, add_options, gain_number, most_changed, read_runs
+from convmae.reports.comparison import (
+    add_curves,
+    add_numbers,
+    add_options,
+    gain_number,
+    gain_numbers,
+    listed,
+    most_changed,
+    read_runs,
+)
 from convmae.reports.intervals import Interval
 from convmae.reports.page import Page, Share
 
@@ -61,6 +70,23 @@ def test_options_and_curves_show_both_runs(tmp_path: Path) -> None:
     page = Page("t")
     add_options(page, read_runs([tmp_path / "a", write_run(tmp_path / "c", 0.125)]))
     assert "<p>None.</p>" in written(page, tmp_path)
+    page = Page("t")
+    add_options(page, read_runs([tmp_path / name for name in ("a", "c", "b")]))
+    assert re.findall(r"data-key=\"([^\"]*)\"", written(page, tmp_path)) == ["optim.lr", "0.125", "0.125", "0.25"]
+
+
+def test_a_third_run_is_measured_by_the_first(tmp_path: Path) -> None:
+    runs = read_runs([write_run(tmp_path / name, 0.1) for name in ("a", "b", "c")])
+    assert listed(runs) == "a, b and c"
+    page = Page("t")
+    add_numbers(page, "Errors", "error", runs, [("missed", [5, 7, 4])])
+    text = written(page, tmp_path)
+    assert re.findall(r"<th[^>]*>([^<]*)</th>", text) == ["error", "a", "b", "c", "b less a", "c less a"]
+    assert re.findall(r"<td[^>]*>([^<]*)</td>", text) == ["missed", "5", "7", "4", "2", "-1"]
+    numbers = gain_numbers("AP", runs, [0.5, 0.25, 0.5])
+    assert [(one.label, one.value) for one in numbers] == [("AP, b", "-25.0"), ("AP, c", "0.0")]
+    with pytest.raises(UserError, match="expected the work directories of two runs or more"):
+        read_runs([tmp_path / "a"])
 
 
 def test_folders_that_hold_no_two_runs_are_refused(tmp_path: Path) -> None:
