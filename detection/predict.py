@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import torch
-from pycocotools import mask as mask_api
 
 from convmae.backbones.weights.weight_files import read_weights
 from convmae.detection.config import DetectionConfig
@@ -19,7 +17,7 @@ from convmae.detection.data.annotation_file import read_json
 from convmae.detection.data.coco import CocoData, check_files
 from convmae.detection.data.coco_records import Category, ImageRecord
 from convmae.detection.data.dataset import check_size, collate_test, fitted
-from convmae.detection.evaluation.coco_metric import coco_results
+from convmae.detection.evaluation.coco_metric import coco_dataset, coco_results
 from convmae.detection.model.detection_model import DetectionModel, trimmed
 from convmae.detection.model.weights import known_categories, load_detector
 from convmae.engine.errors import UserError
@@ -163,20 +161,4 @@ def as_coco(
     images: Sequence[ImageRecord], predictions: Sequence[dict[str, Any]], categories: list[Category]
 ) -> dict[str, Any]:
     """Returns detections as a COCO data set that names the pictures; each annotation is a result row with an id and an area."""
-    data = CocoData(Path(), Path(), categories, list(images), {})
-    rows = [
-        {
-            "id": number,
-            **row,
-            "area": float(mask_api.area(row["segmentation"]))
-            if "segmentation" in row
-            else row["bbox"][2] * row["bbox"][3],
-            "iscrowd": 0,
-        }
-        for number, row in enumerate(coco_results(predictions, data), 1)
-    ]
-    return {
-        "images": [asdict(image) for image in images],
-        "categories": [asdict(category) for category in categories],
-        "annotations": rows,
-    }
+    return coco_dataset(predictions, CocoData(Path(), Path(), categories, list(images), {}))
