@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from small_states import write_classifier, write_segmenter
 from tiny_detector import write_run
-from tiny_models import write_classifier, write_segmenter
 
 from convmae.engine.pictures import scenes
 
