@@ -142,12 +142,18 @@ class ConvViTEncoder(Encoder):
         if proj.bias is not None:
             nn.init.zeros_(proj.bias)
 
-    def positions(self, grid: Grid) -> Tensor:
-        """Returns `pos_embed` at `grid`, [1, rows * columns, C]."""
-        return resample_pos_embed(self.pos_embed, self.grid_size, grid)
+    def positions(self, grid: Grid, frame: Grid | None = None) -> Tensor:
+        """Returns `pos_embed` at `grid`, [1, rows * columns, C], or at the top left of a larger one, `frame`."""
+        if frame is None or frame == grid:
+            return resample_pos_embed(self.pos_embed, self.grid_size, grid)
+        whole = resample_pos_embed(self.pos_embed, self.grid_size, frame).unflatten(1, frame)
+        return whole[:, : grid[0], : grid[1]].flatten(1, 2)
 
-    def forward_stages(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Runs the stages on [B, C, H, W], any H and W. Returns E1, E2, E3 channels last, [B, ceil(H / stride), ..., C]."""
+    def forward_stages(self, images: Tensor, frame: Grid | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Runs the stages on [B, C, H, W], any H and W. Returns E1, E2, E3 channels last, [B, ceil(H / stride), ..., C].
+
+        frame: height and width of the padded images of which these are the top left; None where they are whole.
+        """
         height, width = images.shape[-2:]
         rows, columns = cells(height, STRIDE), cells(width, STRIDE)
         images = F.pad(images, (0, columns * STRIDE - width, 0, rows * STRIDE - height))
@@ -161,7 +167,7 @@ class ConvViTEncoder(Encoder):
         e2 = x
         x = self.patch_embed4(self.patch_embed3(x))
         grid = (x.shape[1], x.shape[2])
-        x = x.flatten(1, 2) + self.positions(grid)
+        x = x.flatten(1, 2) + self.positions(grid, grid_of(frame) if frame else None)
         e3 = self.forward_blocks3(x, grid).unflatten(1, grid)
         return (
             e1[:, : cells(height, 4), : cells(width, 4)],
@@ -175,9 +181,12 @@ class ConvViTEncoder(Encoder):
             x = self.run_block(block, x)
         return x
 
-    def forward_pyramid(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns E1, E2, E3 of [B, in_chans, H, W], each [B, C, ceil(H / s), ceil(W / s)] at strides s = 4, 8, 16."""
-        e1, e2, e3 = (stage.permute(0, 3, 1, 2) for stage in self.forward_stages(images))
+    def forward_pyramid(self, images: Tensor, frame: Grid | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns E1, E2, E3 of [B, in_chans, H, W], each [B, C, ceil(H / s), ceil(W / s)] at strides s = 4, 8, 16.
+
+        frame: as of `forward_stages`.
+        """
+        e1, e2, e3 = (stage.permute(0, 3, 1, 2) for stage in self.forward_stages(images, frame))
         return e1, e2, e3
 
     def forward_features(self, images: Tensor) -> Tensor:

@@ -99,9 +99,12 @@ class ConvViTDet(ConvViTEncoder):
         side = window_size(tables[0]) if tables else 0
         return super().options_from_state_dict(state) | {"window_size": side} if side else {}
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Returns E1..E4 of [B, 3, H, W], each [B, C, ceil(H / s), ceil(W / s)] at strides s = 4, 8, 16, 32."""
-        e1, e2, e3 = self.forward_pyramid(images)
+    def forward(self, images: Tensor, frame: Grid | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Returns E1..E4 of [B, 3, H, W], each [B, C, ceil(H / s), ceil(W / s)] at strides s = 4, 8, 16, 32.
+
+        frame: height and width of the padded images of which these are the top left, whose positions they have then.
+        """
+        e1, e2, e3 = self.forward_pyramid(images, frame)
         return e1, e2, e3, F.max_pool2d(e3, kernel_size=2, ceil_mode=True)
 
     def forward_blocks3(self, x: Tensor, grid: Grid) -> Tensor:

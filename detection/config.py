@@ -145,6 +145,11 @@ class InferenceOptions:
         "masks averaged",
     )
     flip: bool = option(False, "merge and average in the mirrored picture's boxes and masks, too")
+    square: bool = option(
+        True,
+        "compute the whole square that a picture is fitted into, as in training; false: of a single view the picture alone, "
+        "which is faster",
+    )
 
     def sides(self, img_size: int) -> tuple[int, ...]:
         """Returns the side of each square, in pixels. Raises UserError for scales that make none."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import torch
-from pycocotools import mask as mask_api
 
 from convmae.backbones.weights.weight_files import read_weights
 from convmae.detection.config import DetectionConfig
@@ -19,8 +17,8 @@ from convmae.detection.data.annotation_file import read_json
 from convmae.detection.data.coco import CocoData, check_files
 from convmae.detection.data.coco_records import Category, ImageRecord
 from convmae.detection.data.dataset import check_size, collate_test, fitted
-from convmae.detection.evaluation.coco_metric import coco_results
-from convmae.detection.model.detection_model import DetectionModel
+from convmae.detection.evaluation.coco_metric import coco_dataset, coco_results
+from convmae.detection.model.detection_model import DetectionModel, trimmed
 from convmae.detection.model.weights import known_categories, load_detector
 from convmae.engine.errors import UserError
 from convmae.engine.faults import refuse
@@ -55,11 +53,20 @@ class Predictor:
     @torch.inference_mode()
     def __call__(self, images: Sequence[Picture]) -> list[dict[str, Any]]:
         """Returns the detections of each picture as ``DetectionModel`` does, in its own pixels."""
-        batch = collate_test([fitted(image, 0, self.sides, self.padding) for image in images])
-        with self._one_at_a_time, autocast(self.device, self.dtype):
-            squares = [square.to(self.device) for square in batch["images"]]
-            found = self.model(squares, samples=batch["samples"], mode="defer")
-        return [one() for one in found]
+        samples = [fitted(image, 0, self.sides, self.padding) for image in images]
+        alike: dict[tuple[int, int], list[int]] = {}  # those of one shape are computed together
+        for place, sample in enumerate(samples):
+            alike.setdefault((0, 0) if self.model.square else trimmed(sample["sample"].geometry.content), []).append(
+                place
+            )
+        deferred: dict[int, Callable[[], dict[str, Any]]] = {}
+        for places in alike.values():
+            batch = collate_test([samples[place] for place in places])
+            with self._one_at_a_time, autocast(self.device, self.dtype):
+                squares = [square.to(self.device) for square in batch["images"]]
+                found = self.model(squares, samples=batch["samples"], mode="defer")
+            deferred.update(zip(places, found, strict=True))
+        return [deferred[place]() for place in range(len(samples))]
 
 
 def read_classes(checkpoint: Path) -> list[Category]:
@@ -154,20 +161,4 @@ def as_coco(
     images: Sequence[ImageRecord], predictions: Sequence[dict[str, Any]], categories: list[Category]
 ) -> dict[str, Any]:
     """Returns detections as a COCO data set that names the pictures; each annotation is a result row with an id and an area."""
-    data = CocoData(Path(), Path(), categories, list(images), {})
-    rows = [
-        {
-            "id": number,
-            **row,
-            "area": float(mask_api.area(row["segmentation"]))
-            if "segmentation" in row
-            else row["bbox"][2] * row["bbox"][3],
-            "iscrowd": 0,
-        }
-        for number, row in enumerate(coco_results(predictions, data), 1)
-    ]
-    return {
-        "images": [asdict(image) for image in images],
-        "categories": [asdict(category) for category in categories],
-        "annotations": rows,
-    }
+    return coco_dataset(predictions, CocoData(Path(), Path(), categories, list(images), {}))

@@ -42,6 +42,7 @@ COMPARISONS = {
     "views": "FastConvMAE's views against as many steps of ConvMAE",
     "start": "what each tool's --help takes",
     "loading": "the loading of pretraining pictures against torchvision's ImageFolder",
+    "predict": "predict against torchvision's Mask R-CNN, from files to masks",
     "gpu": "all of the project on a GPU: is it right, and how fast, within a time",
     "steps": "kernels, graphs and waits of a training step, and the gradients' errors in bf16, counted on any machine",
 }

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from hotcoco import COCO, COCOeval
 from numpy.typing import NDArray
+from pycocotools import mask as mask_api
 
 from convmae.detection.data.coco import CocoData
 from convmae.detection.data.coco_records import to_rle
@@ -124,19 +125,44 @@ def coco_results(predictions: Sequence[dict[str, Any]], data: CocoData) -> list[
     return rows
 
 
-def write_results(path: Path, predictions: Sequence[dict[str, Any]], data: CocoData) -> Path:
-    """Writes detections as COCO's result file, boxes and masks in each row; returns its path.
+def coco_dataset(predictions: Sequence[dict[str, Any]], data: CocoData) -> dict[str, Any]:
+    """Returns detections as a COCO data set of the pictures of ``data``; annotations are result rows with an id and an area."""
+    rows = [
+        {
+            "id": number,
+            **row,
+            "area": float(mask_api.area(row["segmentation"]))
+            if "segmentation" in row
+            else row["bbox"][2] * row["bbox"][3],
+            "iscrowd": 0,
+        }
+        for number, row in enumerate(coco_results(predictions, data), 1)
+    ]
+    return {
+        "images": [asdict(image) for image in data.images],
+        "categories": [asdict(category) for category in data.categories],
+        "annotations": rows,
+    }
 
-    To score masks with pycocotools, take "bbox" from the rows before ``loadRes``, which else takes an object's size from it.
+
+def write_results(path: Path, predictions: Sequence[dict[str, Any]], data: CocoData) -> Path:
+    """Writes detections as a COCO data set, boxes and masks in each annotation; returns its path.
+
+    ``COCO(path)`` reads it, and ``loadRes`` its annotations. To score masks with pycocotools, take "bbox" and "area" from these
+    before, or an object's size is taken from the box.
     """
-    write_whole(path, json.dumps(coco_results(predictions, data)))
+    write_whole(path, json.dumps(coco_dataset(predictions, data)))
     return path
 
 
 def read_results(path: Path, data: CocoData) -> list[dict[str, Any]]:
-    """Returns the predictions of a result file, one a picture of ``data``. Raises UserError for a file that is none for it."""
+    """Returns the predictions of a data set of detections, or of a list of result rows, as servers take and earlier runs wrote.
+
+    Raises UserError for a file that is none of the pictures of ``data``.
+    """
     try:
-        rows = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
+        rows = content["annotations"] if isinstance(content, dict) else content
         labels = {category.id: label for label, category in enumerate(data.categories)}
         images = {image.id: image for image in data.images}
         by_image: dict[int, list[dict[str, Any]]] = {image: [] for image in images}

@@ -22,6 +22,8 @@ from convmae.detection.model.views import detect_in_views, views_of
 from convmae.engine.class_lists import MOST, class_difference
 from convmae.engine.pictures.images import normalize
 
+_COARSEST = 32  # the coarsest stride of the encoder's maps, to which pictures are padded
+
 
 class DetectionModel(BaseModel):
     """``model`` is the network; the class list is saved with its weights, as bytes of JSON."""
@@ -30,7 +32,7 @@ class DetectionModel(BaseModel):
         super().__init__(BaseDataPreprocessor(non_blocking=True))  # the loader pins its batches
         self.categories = list(categories)
         self.dataset_meta = {"classes": [category.name for category in self.categories]}
-        self.flip = config.inference.flip
+        self.flip, self.square = config.inference.flip, config.inference.square
         self.model = MaskRCNN(
             config.model, len(self.categories), config.data.img_size, config.runtime.checkpoint_activations
         )
@@ -67,7 +69,12 @@ class DetectionModel(BaseModel):
             [geometry.content for geometry in alike] for alike in zip(*(s.geometries for s in samples), strict=True)
         ]
         if len(squares) == 1 and not self.flip:
-            return self.model(normalize(squares[0]), sizes=sizes[0])[0]
+            (whole,) = squares
+            if self.square:
+                return self.model(normalize(whole), sizes=sizes[0])[0]
+            height, width = (max(sides) for sides in zip(*map(trimmed, sizes[0]), strict=True))
+            frame = (whole.shape[-2], whole.shape[-1])
+            return self.model(normalize(whole[..., :height, :width]), sizes=sizes[0], frame=frame)[0]
         views = (
             view
             for images, inside in zip(squares, sizes, strict=True)
@@ -91,6 +98,12 @@ class DetectionModel(BaseModel):
         difference = class_difference(known, self.dataset_meta["classes"], "the data")
         if difference:
             raise ValueError(f"it {difference}")
+
+
+def trimmed(content: tuple[int, int]) -> tuple[int, int]:
+    """Returns height and width of what stays of a square, whose top left a picture covers, without needless padding."""
+    height, width = (side + -side % _COARSEST for side in content)
+    return height, width
 
 
 def read_categories(state: object) -> list[Category]:

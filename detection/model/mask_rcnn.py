@@ -87,9 +87,12 @@ class MaskRCNN(nn.Module):
         for part in (self.fpn, self.rpn, self.roi_heads):  # the encoder's maps are channels-last in memory
             part.to(memory_format=torch.channels_last)
 
-    def features(self, images: Tensor) -> list[Tensor]:
-        """Returns p2..p6 [B, fpn_channels, H / stride, W / stride] of normalised images [B, in_chans, H, W]."""
-        return self.fpn(self.backbone(images))
+    def features(self, images: Tensor, frame: tuple[int, int] | None = None) -> list[Tensor]:
+        """Returns p2..p6 [B, fpn_channels, H / stride, W / stride] of normalised images [B, in_chans, H, W].
+
+        frame: as of ``ConvViTDet.forward``.
+        """
+        return self.fpn(self.backbone(images) if frame is None else self.backbone(images, frame))
 
     def static_methods(self) -> list[Callable]:
         """Returns what can be compiled: the encoder, and the pyramid if its norms don't wait for other processes."""
@@ -101,13 +104,15 @@ class MaskRCNN(nn.Module):
         images: Tensor,
         targets: list[dict[str, Tensor]] | None = None,
         sizes: list[tuple[int, int]] | None = None,
+        frame: tuple[int, int] | None = None,
     ) -> tuple[list[Detections], dict[str, Tensor]]:
         """Returns detections and losses; in training, with ``targets``, the losses, else the detections.
 
-        images: [B, C, H, W], normalised; sizes: height and width of each picture inside its padding; boxes are clipped to it.
+        images: [B, C, H, W], normalised; sizes: height and width of each picture inside its padding; boxes are clipped to it;
+        frame: height and width before padding was cut off.
         """
         sizes = sizes or [(images.shape[-2], images.shape[-1])] * len(images)
-        pyramid = self.features(images)
+        pyramid = self.features(images, frame)
         # p6 is for the proposals alone.
         proposals, losses = self.rpn(pyramid, sizes, targets)
         detections, head_losses = self.roi_heads(pyramid[:-1], proposals, sizes, targets)

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
+from small_states import write_classifier, write_segmenter
 from tiny_detector import write_run
-from tiny_models import write_classifier, write_segmenter
 
 
 @pytest.fixture(scope="session")

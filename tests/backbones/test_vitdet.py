@@ -190,3 +190,14 @@ def test_gradients_of_decomposed_tables_are_those_without_recomputation() -> Non
 def test_unknown_positions_are_refused() -> None:
     with pytest.raises(ValueError, match="expected 'shared' or 'decomposed'"):
         small(position="absolute")
+
+
+def test_a_frame_gives_an_image_the_positions_of_its_top_left() -> None:
+    model = ConvViTDet("tiny", img_size=128).eval()
+    torch.nn.init.normal_(model.pos_embed)
+    whole = model.positions((8, 8)).unflatten(1, (8, 8))
+    assert torch.equal(model.positions((5, 7), (8, 8)), whole[:, :5, :7].flatten(1, 2))
+    images = torch.randn(1, 3, 128, 128)
+    with torch.no_grad():
+        assert all(map(torch.equal, model(images), model(images, (128, 128))))
+        assert not torch.equal(model(images[..., :64])[2], model(images[..., :64], (128, 128))[2])

@@ -19,7 +19,7 @@ VIEWS = ("inference.flip=true", "inference.scales=[1.0,1.5]")
 
 def rows(work_dir: Path) -> list[dict[str, Any]]:
     """The detections of a run or test."""
-    found: list[dict[str, Any]] = json.loads((work_dir / "detections.json").read_text())
+    found: list[dict[str, Any]] = json.loads((work_dir / "detections.json").read_text())["annotations"]
     assert found
     return found
 

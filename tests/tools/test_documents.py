@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from PIL import Image
+from tiny_detector import write_run
 
 from convmae.backbones import ConvViT
 from convmae.engine.pictures import scenes
@@ -169,7 +171,12 @@ def test_the_tutorial_runs_from_pictures_to_reports(tmp_path: Path, monkeypatch:
 def test_the_python_examples_run(tmp_path: Path) -> None:
     torch.save({"model": ConvViT(TINY, num_classes=3).state_dict()}, tmp_path / "convmae_base_finetuned.pth")
     torch.save({"model": ConvMAE("base").state_dict()}, tmp_path / "convmae_base.pth")
-    for example, said in zip(blocks(README, "python"), ("resized", "[256, 384, 768] [4, 8, 16]"), strict=True):
+    for folder in ("work_dirs/det", "pictures"):
+        (tmp_path / folder).mkdir(parents=True)
+    write_run(tmp_path / "work_dirs" / "det")
+    for name in ("a.jpg", "pictures/b.png"):
+        Image.new("RGB", (60, 40), (200, 60, 60)).save(tmp_path / name)
+    for example, said in zip(blocks(README, "python"), ("resized", "[256, 384, 768] [4, 8, 16]", ""), strict=True):
         done = subprocess.run(
             [sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, timeout=300
         )

@@ -118,9 +118,14 @@ def test_results_are_written_as_pycocotools_reads_them_and_come_back(split: Path
     predictions = random_detections(data, 1)
     path = write_results(split / "deep" / "detections.json", predictions, data)
     with contextlib.redirect_stdout(io.StringIO()):
-        found = COCO(str(split / "instances.json")).loadRes(str(path))
-    assert len(found.anns) == sum(len(one["scores"]) for one in predictions)
-    rows = json.loads(path.read_text())
+        alone = COCO(str(path))  # a data set by itself, of the same pictures and classes
+        found = COCO(str(split / "instances.json")).loadRes(alone.dataset["annotations"])
+    assert len(found.anns) == len(alone.anns) == sum(len(one["scores"]) for one in predictions)
+    assert {image["file_name"] for image in alone.imgs.values()} == {image.file_name for image in data.images}
+    assert [(one["id"], one["name"]) for one in alone.cats.values()] == [(one.id, one.name) for one in data.categories]
+    rows = coco_results(predictions, data)
+    (split / "rows.json").write_text(json.dumps(rows))
+    assert [one["masks"] for one in read_results(split / "rows.json", data)] == [one["masks"] for one in predictions]
     for kind in ("bbox", "segm"):
         expected = pycocotools_evaluation(split / "instances.json", rows, kind).stats
         np.testing.assert_allclose(evaluate_coco(data.ground_truth(), rows, kind).stats, expected, atol=1e-12)
@@ -136,7 +141,7 @@ def test_results_are_written_as_pycocotools_reads_them_and_come_back(split: Path
     ("text", "message"),
     [
         ("no json", "JSONDecodeError"),
-        ('{"a": 1}', "TypeError"),
+        ('{"a": 1}', "KeyError: 'annotations'"),
         ('[{"image_id": 1}]', "KeyError: 'bbox'"),
         ('[{"image_id": 5, "bbox": [0, 0, 1, 1], "category_id": 7, "score": 1}]', "KeyError: 5"),
         ('[{"image_id": 10, "bbox": [0, 0, 1, 1], "category_id": 1, "score": 1}]', "KeyError: 1"),

@@ -70,7 +70,7 @@ def test_nasty_names_lose_no_number(split: Path, change: Callable[[Callable[[dic
     assert len(metrics["classes"]) == len(NASTY)
     assert set(NASTY) <= metrics["classes"].keys()
     assert "crane (2)" in metrics["classes"]
-    rows = json.loads((split / "run" / "detections.json").read_text(encoding="ascii"))
+    rows = json.loads((split / "run" / "detections.json").read_text(encoding="ascii"))["annotations"]
     truth = COCO(split / "instances.json")
     assert len(truth.loadRes(rows).getAnnIds()) == len(truth.getAnnIds())
     page = (split / "run" / "report" / "index.html").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""predict's other forms: classes of pictures, batches, videos, and tiles of large pictures."""
+"""What the tool writes of its other forms: classes of pictures, batches, videos, and tiles of large pictures."""
 
 import csv
 import json
@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from small_states import write_classifier, write_segmenter
 from tiny_detector import write_run
-from tiny_models import write_classifier, write_segmenter
 
 import convmae
 from convmae.engine.pictures.videos import Video, VideoWriter
