@@ -168,7 +168,8 @@ class ConvViTEncoder(Encoder):
         x = self.patch_embed4(self.patch_embed3(x))
         grid = (x.shape[1], x.shape[2])
         x = x.flatten(1, 2) + self.positions(grid, grid_of(frame) if frame else None)
-        e3 = self.forward_blocks3(x, grid).unflatten(1, grid)
+        # No `unflatten`: a graph that is traced would take the sizes of the traced picture for good.
+        e3 = self.forward_blocks3(x, grid).reshape(x.shape[0], *grid, x.shape[2])
         return (
             e1[:, : cells(height, 4), : cells(width, 4)],
             e2[:, : cells(height, 8), : cells(width, 8)],

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from convmae.backbones.attention.biased import biased_attention
 from convmae.backbones.convvit import ConvViTEncoder, Dims
 from convmae.backbones.layers import Attention
-from convmae.backbones.position import Grid, bias_at_grid
+from convmae.backbones.position import Grid, bias_at_grid, smaller
 from convmae.backbones.weights.shapes import bias_tables
 
 
@@ -102,7 +102,7 @@ class ConvViTSeg(ConvViTEncoder):
             return e1, e2, e3, F.max_pool2d(e3, kernel_size=2, ceil_mode=True)
         rows, columns = e3.shape[-2:]
         # A grid smaller than the kernel is padded to it.
-        return e1, e2, e3, self.fpn(F.pad(e3, (0, max(0, 3 - columns), 0, max(0, 3 - rows))))
+        return e1, e2, e3, self.fpn(F.pad(e3, (0, 3 - smaller(3, columns), 0, 3 - smaller(3, rows))))
 
     def forward_blocks3(self, x: Tensor, grid: Grid) -> Tensor:
         for block in self.blocks3:

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 Grid = tuple[int, int]  # rows, columns
+
+
+def smaller(one: int, other: int) -> int:
+    """Returns the smaller number. Of a traced picture's size, a tensor, `min` would take for good what is smaller now."""
+    if torch.jit.is_tracing():
+        numbers = (side if isinstance(side, Tensor) else torch.tensor(side) for side in (one, other))
+        return cast(int, torch.minimum(*numbers))
+    return min(one, other)
+
+
+def _same(one: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether there is nothing to resample; in a traced graph there always may be."""
+    return not torch.jit.is_tracing() and tuple(one) == tuple(other)
 
 
 def sincos_pos_embed(dim: int, grid: Grid) -> Tensor:
@@ -32,7 +48,7 @@ def sincos_pos_embed(dim: int, grid: Grid) -> Tensor:
 
 def resample_pos_embed(pos_embed: Tensor, old: Grid, new: Grid) -> Tensor:
     """Resamples positions [1, rows * columns, C] from grid `old` to grid `new`: bicubic, in fp32, not antialiased."""
-    if old == new:
+    if _same(old, new):
         return pos_embed
     table = pos_embed.float().unflatten(1, old).permute(0, 3, 1, 2)
     table = F.interpolate(table, size=new, mode="bicubic", align_corners=False, antialias=False)
@@ -45,14 +61,14 @@ def resample_bias_table(table: Tensor, old: Grid, new: Grid) -> Tensor:
     Along a side that shrinks the central offsets are kept as they are (they mean the same); along one that grows
     the table is resampled, bicubic and in fp32.
     """
-    if old == new:
+    if _same(old, new):
         return table
     offsets = table.unflatten(0, (2 * old[0] - 1, 2 * old[1] - 1))
     for axis in (0, 1):
-        if new[axis] < old[axis]:
-            offsets = offsets.narrow(axis, old[axis] - new[axis], 2 * new[axis] - 1)
+        kept = smaller(new[axis], old[axis])
+        offsets = offsets.narrow(axis, old[axis] - kept, 2 * kept - 1)
     size = (2 * new[0] - 1, 2 * new[1] - 1)
-    if offsets.shape[:2] != size:
+    if not _same(offsets.shape[:2], size):
         grown = offsets.float().permute(2, 0, 1)[None]
         grown = F.interpolate(grown, size=size, mode="bicubic", align_corners=False, antialias=False)
         offsets = grown[0].permute(1, 2, 0).to(table.dtype)
@@ -74,7 +90,7 @@ def bias_at_grid(table: Tensor, window: Grid, grid: Grid) -> Tensor:
     Entry [:, grid[0] - 1 + dr, grid[1] - 1 + dc] is the bias of a query `dr` rows below and `dc` columns right of its key.
     """
     size = (2 * grid[0] - 1, 2 * grid[1] - 1)
-    return resample_bias_table(table, window, grid).unflatten(0, size).permute(2, 0, 1)
+    return resample_bias_table(table, window, grid).reshape(*size, table.shape[1]).permute(2, 0, 1)
 
 
 class RelativePositionBias(nn.Module):

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convmae.backbones.convvit import default_heads
+from convmae.backbones.convvit import cells, default_heads
 from convmae.backbones.encoder import Classifier, Encoder, checked_channels
 from convmae.backbones.layers import PatchConv, TransformerBlock
 from convmae.backbones.position import Grid, resample_pos_embed, sincos_pos_embed
@@ -114,7 +114,7 @@ class ViTEncoder(Encoder):
     def forward_blocks(self, patches: Tensor, grid: Grid) -> Tensor:
         """Runs the blocks on patches with their positions [B, n, C], the class token first: [B, 1 + n, C]."""
         first = self.cls_token + self.positions(grid)[0]
-        x = torch.cat([first.to(patches.dtype).expand(len(patches), -1, -1), patches], dim=1)
+        x = torch.cat([first.to(patches.dtype).expand(patches.shape[0], -1, -1), patches], dim=1)
         for block in self.blocks:
             x = self.run_block(block, x)
         return x
@@ -122,7 +122,7 @@ class ViTEncoder(Encoder):
     def forward_tokens(self, images: Tensor) -> Tensor:
         """Returns the last block's tokens, [B, 1 + L, C], the class token first, of images [B, in_chans, H, W], any."""
         height, width = images.shape[-2:]
-        images = F.pad(images, (0, -width % STRIDE, 0, -height % STRIDE))
+        images = F.pad(images, (0, cells(width, STRIDE) * STRIDE - width, 0, cells(height, STRIDE) * STRIDE - height))
         x = self.patch_embed["proj"](images.permute(0, 2, 3, 1))
         grid = (x.shape[1], x.shape[2])
         return self.forward_blocks(x.flatten(1, 2) + self.positions(grid)[1], grid)

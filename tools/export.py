@@ -1,7 +1,13 @@
-"""Write an encoder or a classifier as ONNX, for pictures of any size, and compare it with PyTorch at several sizes.
+"""Write a detector, segmenter, classifier or encoder as ONNX, for pictures of any size, compared with PyTorch before.
 
-python tools/export.py work_dirs/finetune/model.pth --output classifier.onnx
+python tools/export.py work_dirs/mask_rcnn_tiny_256px/model.pth --output detector.onnx --pictures data/images
+python tools/export.py work_dirs/upernet_tiny_256px/model.pth --output segmenter.onnx
+python tools/export.py detector.pth --precision int8 --pictures data/images --evaluate data.root=data/coco
 python tools/export.py convmae_base.pth --part encoder --output encoder.onnx --img-size 480x640
+
+A detector takes a picture as bytes [height, width, 3], and gives boxes, scores, labels and masks in its pixels; a segmenter a
+batch of such pictures, and gives labels or logits; how to run them is in docs/deployment.md. Encoders and classifiers take
+normalised pictures. Beside the file stands a .json with what was compared and measured.
 """
 
 from __future__ import annotations
@@ -10,240 +16,277 @@ if __name__ == "__main__":  # before all that takes time to read
     import convmae.tools.starting  # noqa: F401
 
 import argparse
-import importlib.util
 import inspect
 import json
 import os
-import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
-
-from convmae.engine.class_lists import known_classes
-from convmae.engine.commands.cli import read_size, run_tool
-from convmae.engine.errors import UserError
-from convmae.engine.files import check_is_file, file_of, read_meta
-from convmae.engine.machine.interrupts import reading_modules
-from convmae.engine.pictures.images import channel_statistics
-from convmae.engine.text import visible
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from convmae.backbones import ConvViT
-
-PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-OUTPUTS = {"encoder": ("E1", "E2", "E3"), "classifier": ("logits",)}
-OPSETS = range(18, 26)  # PyTorch translates to 18, the others are converted from it
-# Batch, height and width where the graph is compared with PyTorch; two are no multiples of the stride.
-SIZES = ((1, 64, 64), (2, 96, 160), (1, 97, 131), (3, 33, 250))
-TOLERANCE = 1e-3  # of an output's largest value: more than other kernels differ by, less than a wrong graph does
-EPSILON = 1e-12  # of outputs that are all zero
-
-# In the file of a detector or segmenter, what its stage 3 has and ConvViT lacks.
-_OTHER_STAGE3 = re.compile(r"(?:^|\.)(?:blocks[123]|\w+_rel_pos_bias)\.")
-
-
-def pyramid(model: ConvViT) -> nn.Module:
-    """Returns what gives E1, E2, E3 of a ConvViT."""
     from torch import Tensor, nn
 
-    class Pyramid(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
+    from convmae.engine.export.graphs import Ports
 
-        def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            return model.forward_pyramid(images)
-
-    return Pyramid().eval()
+PARTS = ("encoder", "classifier", "detector", "segmenter")
+PRECISIONS = ("fp32", "fp16", "int8")
+OPSETS = range(18, 21)
+MEASURED = ("mAP", "AP50", "mIoU")  # whose loss is said
 
 
-def read_model(weights: Path, part: str | None) -> tuple[nn.Module, ConvViT, str]:
-    """Returns what to export, the ConvViT in it, and which part that is: without `part`, a classifier if there is a head.
+class Plan(NamedTuple):
+    """A part of a model to write: what is traced on which pictures, what its file says, how it is compared and measured."""
 
-    Raises:
-        UserError: the file lacks what the part needs, or its encoder computes something else than a ConvViT.
-        CheckpointError: it can't be read safely, or holds no encoder.
-    """
-    from convmae.backbones import ConvViT
+    module: nn.Module
+    example: Tensor
+    ports: Ports
+    meta: dict[str, Any]
+    compare: Callable[[Any], tuple[list[str], Any]]
+    evaluate: Callable[[Any], dict[str, float]] | None = None
+    pictures: Sequence[Any] = ()  # arrays that the graph takes, to calibrate int8 on
 
-    model = ConvViT.from_checkpoint(weights).eval()
-    report = model.load_report
-    print(visible(str(report)))
-    # A pretraining checkpoint may hold an EMA teacher, whose encoder is another one beside the model's.
-    if other := [name for name in report.unexpected if _OTHER_STAGE3.search(name) and "teachers." not in name]:
+
+def plan_encoder(args: argparse.Namespace, part: str | None) -> Plan:
+    """Returns the plan for an encoder or a classifier. Raises UserError for options that neither has."""
+    from convmae.engine.commands.cli import read_size
+    from convmae.engine.errors import UserError
+    from convmae.engine.export import encoders
+    from convmae.engine.export.graphs import common_meta
+    from convmae.engine.files import read_config
+    from convmae.engine.pictures.images import channel_statistics
+
+    if args.evaluate or args.pictures or args.logits:
         raise UserError(
-            f"{weights} holds an encoder of detection or segmentation ({other[0]}, ...), whose windows and biases the graph "
-            "would lack; expected a pretrained or a fine-tuned encoder."
+            "--evaluate, --pictures and --logits are for detectors and segmenters; this file is exported as an "
+            f"{part or 'encoder or a classifier'}."
         )
-    head = ("fc_norm.", "head.")
-    if missing := [name for name in report.missing if not name.startswith(head)]:
-        raise UserError(f"{weights} is no whole encoder: it lacks {', '.join(missing[:3])}, ...")
-    lacking = [name for name in report.missing if name.startswith(head)]
-    if part == "classifier" and lacking:
-        raise UserError(
-            f"{weights} has no classifier: it lacks {', '.join(lacking)}. Export its encoder: --part encoder."
-        )
-    if part == "encoder" or lacking:
-        return pyramid(model), model, "encoder"
-    return model, model, "classifier"
-
-
-def export(
-    module: nn.Module,
-    part: str,
-    own: tuple[int, int],
-    fixed: tuple[int, int] | None,
-    opset: int | None,
-    path: Path,
-    classes: Sequence[str] = (),
-    channels: int = 3,
-) -> None:
-    """Writes the graph for any batch, and any height and width unless they are `fixed`; `own` are the model's.
-
-    What the logits are stands in its metadata, as a JSON list of `classes`.
-    """
-    import torch
-
-    from convmae.backbones.convvit import STRIDE
-
-    dim = torch.export.Dim
-    if fixed:
-        (height, width), dynamic = fixed, {0: dim("batch")}
-    else:
-        # Another grid than the model's, at which its positions would not be resampled; and sides that differ, to stay apart.
-        height, width = own[0] + STRIDE, own[0] + own[1] + STRIDE
-        dynamic = {0: dim("batch"), 2: dim("height"), 3: dim("width")}
-    program = torch.onnx.export(
+    fixed = read_size(args.img_size) if args.img_size else None
+    module, model, part = encoders.read_model(args.weights, part)
+    classes = encoders.read_classes(args.weights, model.num_classes) if part == "classifier" else []
+    means, deviations = channel_statistics(model.in_chans)
+    kind = "RGB" if model.in_chans == 3 else f"channels: {model.in_chans}"
+    pixels = f"{kind}, values 0 to 1, less {means}, over {deviations}"
+    rows, columns = model.grid_size
+    own = encoders.STRIDE * rows, encoders.STRIDE * columns
+    sizes = [(1, *fixed), (3, *fixed)] if fixed else [(1, *own), *encoders.SIZES]
+    return Plan(
         module,
-        (torch.zeros(2, channels, height, width),),
-        dynamo=True,
-        verbose=False,
-        opset_version=opset,
-        dynamic_shapes=(dynamic,),
-        input_names=["images"],
-        output_names=list(OUTPUTS[part]),
+        encoders.example(model, fixed),
+        encoders.ports(module, fixed is not None),
+        common_meta(part, classes, read_config(args.weights), pixels),
+        lambda session: encoders.compare(module, session, sizes, model.in_chans),
     )
-    assert program is not None  # of the exporter that `dynamo` names
-    if classes:
-        program.model.metadata_props["classes"] = json.dumps(list(classes))
-    program.save(path)
 
 
-def read_classes(weights: Path, logits: int) -> list[str]:
-    """Returns the names of a classifier's classes that stand in its file, or []. Raises UserError for fewer or more."""
-    meta = read_meta(weights)
-    names = list(map(str, (meta.get("dataset_meta") or {}).get("classes") or known_classes(meta)))
-    if names and len(names) != logits:
-        raise UserError(
-            f"{weights} names {len(names)} classes for {logits} logits; expected a class for each: the model.pth of a run."
-        )
-    return names
-
-
-def compare(module: nn.Module, path: Path, sizes: Sequence[tuple[int, int, int]], channels: int = 3) -> float:
-    """Prints how the graph's outputs differ from PyTorch's at each size (batch, height, width); returns the most.
-
-    A difference is in parts of the output's largest value. Raises UserError where the outputs disagree.
-    """
-    import onnxruntime
+def plan_detector(args: argparse.Namespace) -> Plan:
+    """Returns the plan for a detector. Raises UserError for a file that holds none, or a recipe that a graph can't follow."""
     import torch
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    differences = []
-    for batch, height, width in sizes:
-        images = torch.randn(batch, channels, height, width, generator=torch.Generator().manual_seed(0))
-        with torch.inference_mode():
-            expected = module(images)
-        expected = (expected,) if isinstance(expected, torch.Tensor) else expected
-        found = [torch.from_numpy(output) for output in session.run(None, {"images": images.numpy()})]
-        shapes = [tuple(output.shape) for output in expected], [tuple(output.shape) for output in found]
-        if shapes[0] != shapes[1]:
-            raise UserError(f"At {height}x{width} the graph returns shapes {shapes[1]}, PyTorch {shapes[0]}.")
-        pairs = zip(expected, found, strict=True)
-        parts = [(ours - theirs).abs().max() / ours.abs().max().clamp_min(EPSILON) for ours, theirs in pairs]
-        differences.append(torch.stack(parts).max())
-        print(f"  {batch} x {height}x{width}: {differences[-1]:.1e}")
-    worst = float(torch.stack(differences).max())
-    if not worst <= TOLERANCE:
-        raise UserError(f"The graph differs from PyTorch by {worst:.1e}, more than {TOLERANCE:g}; try another --opset.")
-    return worst
+    from convmae.detection import export
+    from convmae.detection.config import DetectionConfig
+    from convmae.detection.model.detection_model import DetectionModel
+    from convmae.detection.model.weights import load_detector
+    from convmae.detection.predict import read_classes
+    from convmae.engine.config import run_config, to_yaml
+    from convmae.engine.export.example_pictures import example_pictures
+    from convmae.engine.export.graphs import common_meta
+
+    config = run_config(DetectionConfig, args.weights, args.config, [*args.cfg_options, *(args.evaluate or ())])
+    export.check_views(config)
+    model = DetectionModel(config, read_classes(args.weights))
+    load_detector(model, args.weights)
+    model.eval()
+    reading, side = config.data.reading(config.model.in_chans), config.data.img_size
+    sizes = [(side, side), (side * 3 // 4, side), (side, side * 2 // 3), (side * 2 + 5, side * 3 // 2), (97, 131)]
+    pictures = example_pictures(args.pictures, sizes, reading)
+    meta = common_meta(
+        "detector", model.dataset_meta["classes"], to_yaml(config), "RGB bytes [height, width, channels]"
+    )
+    return Plan(
+        export.DetectorGraph(model, config),
+        torch.from_numpy(pictures[1][: side // 2]),
+        export.ports(config.model.masks),
+        meta,
+        lambda session: export.compare(model, config, session, pictures),
+        lambda session: export.evaluate(session, config),
+        pictures=example_pictures(args.pictures, [], reading) if args.pictures else (),
+    )
 
 
-def check_request(weights: Path, output: Path, overwrite: bool) -> None:
+def plan_segmenter(args: argparse.Namespace) -> Plan:
+    """Returns the plan for a segmenter. Raises UserError as ``plan_detector`` does."""
+    import numpy as np
+
+    from convmae.engine.config import run_config, to_yaml
+    from convmae.engine.errors import UserError
+    from convmae.engine.export.example_pictures import example_pictures
+    from convmae.engine.export.graphs import common_meta
+    from convmae.segmentation import export
+    from convmae.segmentation.config import SegmentationConfig
+    from convmae.segmentation.model.upernet import build_model, check_options
+    from convmae.segmentation.model.weights import load_weights, read_class_names
+
+    config = run_config(SegmentationConfig, args.weights, args.config, [*args.cfg_options, *(args.evaluate or ())])
+    check_options(config, training=False)
+    export.check_views(config)
+    classes = read_class_names(args.weights)
+    if not classes:
+        raise UserError(f"{args.weights} does not name its classes; expected the model.pth of a run.")
+    model = build_model(config, len(classes))
+    load_weights(model, args.weights, classes)
+    model.eval()
+    reading, side = config.data.reading(config.model.in_chans), config.data.crop
+    sizes = [(side, side), (side * 3 // 4, side), (97, 131), (33, 250), (side * 3 // 2, side * 2)]
+    pictures = [one[None] for one in example_pictures(args.pictures, sizes, reading)]
+    pictures[1] = np.concatenate([pictures[1], pictures[1][:, ::-1]])  # a batch
+    output = "logits" if args.logits else "labels"
+    graph = export.SegmenterGraph(model, config, output)
+    meta = common_meta("segmenter", classes, to_yaml(config), "RGB bytes [batch, height, width, channels]")
+    given = example_pictures(args.pictures, [], reading) if args.pictures else ()
+    return Plan(
+        graph,
+        export.example(config),
+        export.PORTS[output],
+        meta,
+        lambda session: export.compare(graph, model, session, pictures),
+        lambda session: export.evaluate(session, config, classes),
+        pictures=[one[None] for one in given],
+    )
+
+
+def make_plan(args: argparse.Namespace) -> Plan:
+    """Returns the plan for what a file holds, or for the part asked for. Raises UserError where it holds another."""
+    from convmae.backbones.weights.weight_files import read_weights
+    from convmae.engine.errors import UserError
+
+    names = read_weights(args.weights)[0]
+    marks = {
+        "detector": ("roi_heads.", "proposal_generator."),
+        "segmenter": ("decode_head.",),
+    }
+    task = next((task for task, parts in marks.items() if any(part in name for part in parts for name in names)), None)
+    wanted = args.part or task
+    if wanted in marks and wanted != task:
+        raise UserError(
+            f"{args.weights} holds no {wanted}, but {'a ' + task if task else 'an encoder or a classifier'}; expected the "
+            f"model.pth of a {wanted}'s run, or another --part."
+        )
+    if wanted in marks and args.img_size:
+        raise UserError(f"--img-size is for encoders and classifiers; a {wanted} takes pictures of any size.")
+    if wanted == "detector":
+        return plan_detector(args)
+    return plan_segmenter(args) if wanted == "segmenter" else plan_encoder(args, args.part)
+
+
+def check_request(args: argparse.Namespace, output: Path) -> None:
     """Raises UserError before any work: a package is missing, or the output can't be written or is the weights' file."""
-    if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
-        raise UserError(f"Export needs {' and '.join(missing)}: pip install {' '.join(PACKAGES)}")
+    from convmae.backbones.weights.weight_files import split_choice
+    from convmae.engine.errors import UserError
+    from convmae.engine.export.graphs import check_packages
+
+    check_packages()
     if not output.parent.is_dir():
         raise UserError(f"There is no folder {output.parent}: make it, or give another --output.")
     if output.is_dir():
         raise UserError(f"{output} is a folder: name a file in it by --output.")
-    if os.path.realpath(output) == os.path.realpath(weights):
+    if os.path.realpath(output) == os.path.realpath(split_choice(args.weights)[0]):
         raise UserError(f"{output} holds the weights: name another file by --output.")
-    if output.exists() and not overwrite:
-        raise UserError(f"{output} is there already: give another --output, or --overwrite.")
+    for path in (output, output.with_suffix(".json")):
+        if path.exists() and not args.overwrite:
+            raise UserError(f"{path} is there already: give another --output, or --overwrite.")
+
+
+def export(plan: Plan, args: argparse.Namespace, folder: Path, name: str) -> None:
+    """Writes a graph and its .json into a folder, and says what was compared and measured."""
+    from convmae.engine.export.graphs import open_session, write_graph
+    from convmae.engine.export.precision import convert
+
+    path = folder / name
+    print(f"{plan.meta['task']} with outputs {', '.join(plan.ports.outputs)}")
+    if "classes" in plan.meta:
+        print(f"the graph's metadata names its {len(plan.meta['classes'])} classes")
+    write_graph(plan.module, plan.example, plan.ports, path, args.opset, plan.meta)
+    session = open_session(path)
+    lines, worst = plan.compare(session)
+    print("difference from PyTorch:", *(f"  {line}" for line in lines), sep="\n")
+    said: dict[str, Any] = {"task": plan.meta["task"], "opset": args.opset, "precision": args.precision}
+    said |= {"compared": lines, "largest_difference": worst}
+    if args.evaluate and plan.evaluate:
+        said["fp32"] = plan.evaluate(session)
+        print("fp32: " + _headline(said["fp32"]))
+    if args.precision != "fp32":
+        other = folder / "converted.onnx"
+        said["conversion"] = convert(path, other, args.precision, plan.pictures, plan.ports.input)
+        print(f"{args.precision}: {said['conversion']}")
+        other.replace(path)
+        session = open_session(path)  # which fails here, not at a user's, where the runtime can't take it
+        if args.evaluate and plan.evaluate:
+            found = said[args.precision] = plan.evaluate(session)
+            lost = {key: said["fp32"][key] - found[key] for key in found if key.endswith(MEASURED)}
+            said["loss"] = lost
+            print(f"{args.precision}: {_headline(found)}; lost: {_headline(lost)}")
+        else:
+            print(
+                f"what {args.precision} costs was not measured; --evaluate data.root=... does on a task's validation data"
+            )
+    (folder / Path(name).with_suffix(".json")).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+
+
+def _headline(numbers: dict[str, float]) -> str:
+    return ", ".join(f"{key} {100 * value:.1f}" for key, value in numbers.items() if key.endswith(MEASURED))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the tool and returns its exit status."""
+    from convmae.engine.commands.cli import add_overrides, run_tool
+
     parser = argparse.ArgumentParser(
         description=inspect.cleandoc(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "weights", type=Path, help="weights of any known layout (.pth, .safetensors), ours or published"
+    add = parser.add_argument
+    add("weights", type=Path, help="weights of any known layout (.pth, .safetensors), ours or published")
+    add("--output", type=Path, help="the file to write (default: beside the weights, ending in .onnx)")
+    add("--part", choices=PARTS, help="what to export (default: what the file holds; the encoder where it has no head)")
+    add("--config", help="a detector's or segmenter's recipe (default: what stands in the weights or beside them)")
+    add_overrides(parser, "model.score_threshold=0.3")
+    add("--logits", action="store_true", help="a segmenter gives the scores of all classes, not the labels")
+    add(
+        "--pictures",
+        type=Path,
+        help="a folder of pictures to compare on, and to calibrate int8 on (default: drawn ones)",
     )
-    parser.add_argument("--output", type=Path, help="the file to write (default: beside the weights, ending in .onnx)")
-    parser.add_argument(
-        "--part", choices=tuple(OUTPUTS), help="E1, E2, E3 or logits (default: logits if the file has a head)"
+    add("--precision", choices=PRECISIONS, default="fp32", help="of the graph's weights and products (default fp32)")
+    add(
+        "--evaluate",
+        nargs="+",
+        metavar="KEY=VALUE",
+        help="measure the graph on validation data that these options of the recipe name, as data.root=data/coco",
     )
-    parser.add_argument(
-        "--img-size", metavar="SIZE", help="fix height and width, as 224 or 480x640 (default: the graph takes any)"
-    )
-    parser.add_argument(
-        "--opset",
-        type=int,
-        choices=OPSETS,
-        metavar=f"{OPSETS[0]}..{OPSETS[-1]}",
-        help="ONNX operators (default: PyTorch's)",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace the output if it is there")
+    add("--img-size", metavar="SIZE", help="fix height and width of an encoder, as 224 or 480x640 (default: any)")
+    add("--opset", type=int, choices=OPSETS, default=OPSETS[0], help=f"ONNX operators (default {OPSETS[0]})")
+    add("--overwrite", action="store_true", help="replace the output if it is there")
     args = parser.parse_args(argv)
 
     def run() -> None:
-        weights = file_of(args.weights)
-        output = args.output or weights.with_suffix(".onnx")
-        check_request(weights, output, args.overwrite)
-        fixed = read_size(args.img_size) if args.img_size else None
-        check_is_file(args.weights)
-        with reading_modules():
-            from convmae.backbones.convvit import STRIDE
+        from convmae.engine.errors import UserError
+        from convmae.engine.machine.interrupts import reading_modules
 
+        with reading_modules():
+            from convmae.backbones.weights.weight_files import split_choice
+
+        output = args.output or split_choice(args.weights)[0].with_suffix(".onnx")
+        check_request(args, output)
         try:
-            folder = TemporaryDirectory(dir=output.parent)
+            made = TemporaryDirectory(dir=output.parent)
         except OSError as error:
             raise UserError(f"{output.parent} can't be written: {error.strerror}. Give another --output.") from None
-        with folder as made:
-            module, model, part = read_model(args.weights, args.part)
-            rows, columns = model.grid_size
-            own = (rows * STRIDE, columns * STRIDE)
-            shape = "x".join(map(str, fixed)) if fixed else "any height and width"
-            print(f"{part} with outputs {', '.join(OUTPUTS[part])}, for any batch of {shape}")
-            classes = read_classes(args.weights, model.num_classes) if part == "classifier" else []
-            if classes:
-                print(f"the graph's metadata names its {len(classes)} classes")
-            path = Path(made) / output.name
-            export(module, part, own, fixed, args.opset, path, classes, model.in_chans)
-            print("difference from PyTorch, in parts of an output's largest value")
-            sizes = [(1, *fixed), (3, *fixed)] if fixed else [(1, *own), *SIZES]
-            worst = compare(module, path, sizes, model.in_chans)
-            written = sorted(made_file.replace(output.parent / made_file.name) for made_file in Path(made).iterdir())
-        print(f"largest difference: {worst:.1e}")
-        means, deviations = channel_statistics(model.in_chans)
-        kind = "RGB" if model.in_chans == 3 else f"channels: {model.in_chans}"
-        print(f"images: {kind}, values 0 to 1, less {means}, over {deviations}")
+        with made as folder:
+            plan = make_plan(args)
+            export(plan, args, Path(folder), output.name)
+            written = sorted(one.replace(output.parent / one.name) for one in Path(folder).iterdir())
+        print(f"{plan.ports.input}: {plan.meta['pixels']}")
         print(f"written: {', '.join(map(str, written))}")
 
     return run_tool(run)

@@ -87,10 +87,31 @@ def sliced_attention(
     Returns:
         [B, heads, rows * columns, D]
     """
+    if torch.jit.is_tracing():
+        return _attend_by_head(query, key, value, kind, tensors, grid)
     most = max_scores or MAX_SCORES.get(query.device.type, MAX_SCORES["cpu"])
     if torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value, *tensors)):
         return _sliced_attention(query, key, value, list(tensors), kind, list(grid), most)
     return _attend(query, key, value, _BIASES[kind], tensors, grid, most)
+
+
+def _attend_by_head(
+    query: Tensor, key: Tensor, value: Tensor, kind: str, tensors: Sequence[Tensor], grid: Grid
+) -> Tensor:
+    """Attention a head at a time: how a traced graph has it, where each slice of rows would be written down by itself."""
+    rows, columns = grid
+    place = (torch.arange(rows)[:, None] * (2 * columns - 1) + torch.arange(columns)).flatten()
+    index = place[:, None] + place  # in the shared table, of each pair: keys are in reverse order
+    attended = []
+    for head in range(query.shape[1]):
+        scores = (query[:, head] * query.shape[-1] ** -0.5) @ key[:, head].transpose(1, 2)
+        if kind == "shared":
+            scores = scores + tensors[0][head].flatten()[index]
+        else:
+            by_row, by_column = (x[:, head] for x in tensors)
+            scores = scores + (by_row[..., None] + by_column[..., None, :]).flatten(2)
+        attended.append(scores.softmax(-1) @ value[:, head])
+    return torch.stack(attended, 1)
 
 
 # One operator, so that a compiled graph holds one node, not a node for each operation of each slice.

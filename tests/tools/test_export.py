@@ -1,5 +1,6 @@
 """ONNX graphs compute what PyTorch does, at sizes that they were not traced at."""
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from convmae.backbones import ConvViT, ConvViTDet
+from convmae.backbones import ConvViT, ConvViTDet, ViT
+from convmae.engine.errors import UserError
+from convmae.engine.export import encoders
+from convmae.engine.export.graphs import PACKAGES, open_session
 from convmae.engine.files import save_weights
 from convmae.tools import export as tool
 
-for package in tool.PACKAGES:
+for package in PACKAGES:
     pytest.importorskip(package, reason=f"no {package}: install the packages of the extra `export`")
 
 DIMS = {"embed_dims": (8, 8, 16), "depths": (1, 1, 1), "num_heads": 1}
@@ -67,7 +71,8 @@ def test_the_encoder_takes_any_size(
 def test_the_graphs_sides_have_names(exported_encoder: tuple[ConvViT, Path]) -> None:
     (images,) = session(exported_encoder[1]).get_inputs()
     assert images.shape == ["batch", 3, "height", "width"]
-    assert sorted(path.name for path in exported_encoder[1].parent.iterdir()) == ["encoder.onnx", "encoder.safetensors"]
+    written = sorted(path.name for path in exported_encoder[1].parent.iterdir())
+    assert written == ["encoder.json", "encoder.onnx", "encoder.safetensors"]
 
 
 def test_a_classifier_of_a_fixed_size(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -77,8 +82,8 @@ def test_a_classifier_of_a_fixed_size(tmp_path: Path, capsys: pytest.CaptureFixt
     options = ["--output", str(output), "--img-size", "50x64", "--opset", "18", "--overwrite"]
     assert tool.main([str(tmp_path / "a.pth"), *options]) == 0
     printed = capsys.readouterr().out
-    assert "classifier with outputs logits, for any batch of 50x64" in printed
-    assert f"written: {output}" in printed
+    assert "classifier with outputs logits" in printed
+    assert f"{output}\n" in printed
     graph = session(output)
     assert graph.get_inputs()[0].shape == ["batch", 3, 50, 64]
     images = torch.randn(2, 3, 50, 64, generator=torch.Generator().manual_seed(1))
@@ -105,15 +110,15 @@ def test_other_channels_than_rgb(tmp_path: Path, capsys: pytest.CaptureFixture) 
 def test_a_graph_that_computes_something_else_is_noticed(wrong: str, exported_encoder: tuple[ConvViT, Path]) -> None:
     model, path = exported_encoder
     other = random_model(seed=1) if wrong == "values" else model
-    module: torch.nn.Module = tool.Pyramid(other)
+    module: torch.nn.Module = encoders.Pyramid(other)
     if wrong == "nan":
-        module = tool.Pyramid(random_model())
+        module = encoders.Pyramid(random_model())
         torch.nn.init.constant_(module.model.patch_embed1.proj.bias, torch.nan)
     if wrong == "shapes":
         module = torch.nn.Module()
         module.forward = lambda images: (*model.forward_pyramid(images)[:2], images)  # type: ignore[method-assign]
-    with pytest.raises(tool.UserError, match="returns shapes" if wrong == "shapes" else "differs from PyTorch"):
-        tool.compare(module, path, [(1, 64, 64), (1, 40, 40)])
+    with pytest.raises(UserError, match="of shape" if wrong == "shapes" else "differs from PyTorch"):
+        encoders.compare(module, open_session(path), [(1, 64, 64), (1, 40, 40)])
 
 
 def refused(capsys: pytest.CaptureFixture, *options: Any) -> str:
@@ -134,6 +139,11 @@ def test_files_that_lack_the_part(tmp_path: Path, capsys: pytest.CaptureFixture)
     assert "lacks patch_embed4.weight, patch_embed4.bias" in refused(capsys, tmp_path / "part.pth")
     assert "an encoder of detection or segmentation" in refused(capsys, tmp_path / "detector.pth")
     assert "no file at" in refused(capsys, tmp_path / "absent.pth")
+    assert "expected pixels, as 224" in refused(capsys, tmp_path / "encoder.pth", "--img-size", "big")
+    assert "are for detectors and segmenters" in refused(capsys, tmp_path / "encoder.pth", "--logits")
+    for task in ("detector", "segmenter"):
+        error = refused(capsys, tmp_path / "encoder.pth", "--part", task)
+        assert f"holds no {task}, but an encoder or a classifier" in error
     assert not list(tmp_path.glob("*.onnx"))
 
 
@@ -143,7 +153,7 @@ def test_a_teacher_beside_the_encoder_is_no_detector(tmp_path: Path) -> None:
     torch.save(
         {"state_dict": {f"model.{name}": value for name, value in {**state, **teacher}.items()}}, tmp_path / "a.pth"
     )
-    _, model, part = tool.read_model(tmp_path / "a.pth", None)
+    _, model, part = encoders.read_model(tmp_path / "a.pth", None)
     assert part == "encoder"
     assert torch.equal(model.pos_embed, state["pos_embed"])
 
@@ -152,13 +162,12 @@ def test_outputs_that_cant_be_written(tmp_path: Path, capsys: pytest.CaptureFixt
     weights = tmp_path / "encoder.pth"
     torch.save({"model": encoder_state(random_model())}, weights)
     (tmp_path / "encoder.onnx").write_text("an earlier one")
-    monkeypatch.setattr(tool, "read_model", lambda *_: pytest.fail("work began"))
+    monkeypatch.setattr(tool, "make_plan", lambda *_: pytest.fail("work began"))
     assert "--overwrite" in refused(capsys, weights)
     assert (tmp_path / "encoder.onnx").read_text() == "an earlier one"
     assert "There is no folder" in refused(capsys, weights, "--output", tmp_path / "absent" / "a.onnx")
     assert "is a folder" in refused(capsys, weights, "--output", tmp_path)
     assert "holds the weights" in refused(capsys, weights, "--output", weights, "--overwrite")
-    assert "expected pixels, as 224" in refused(capsys, weights, "--output", tmp_path / "b.onnx", "--img-size", "big")
 
     def read_only(**_: Any) -> None:
         raise PermissionError(13, "Permission denied")
@@ -168,9 +177,9 @@ def test_outputs_that_cant_be_written(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_missing_packages_are_named(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: Any) -> None:
-    monkeypatch.setattr(tool.importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else object())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else object())
     error = refused(capsys, tmp_path / "absent.pth")
-    assert "Export needs onnxruntime: pip install onnx onnxscript onnxruntime" in error
+    assert "Export needs onnxruntime: pip install onnx onnxruntime" in error
 
 
 def test_an_exported_classifier_names_its_classes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -198,3 +207,24 @@ def test_one_of_several_models_in_a_file_is_exported_beside_it(tmp_path: Path) -
     (found,) = session(tmp_path / "two.onnx").run(["logits"], {"images": images.numpy()})
     with torch.no_grad():
         assert torch.allclose(torch.from_numpy(found), second(images), atol=1e-4)
+
+
+@pytest.mark.parametrize("part", ["encoder", "classifier"])
+def test_a_plain_vit(part: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = ViT({"embed_dim": 16, "depth": 2, "num_heads": 1}, num_classes=3, img_size=64).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    torch.save({"model": model.state_dict()}, tmp_path / "vit.pth")
+    assert tool.main([str(tmp_path / "vit.pth"), "--part", part]) == 0
+    for size in ((64, 64), (30, 100), (1, 1), (97, 48)):
+        images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
+        found = [torch.from_numpy(one) for one in session(tmp_path / "vit.onnx").run(None, {"images": images.numpy()})]
+        with torch.no_grad():
+            tokens, logits = model.forward_tokens(images), model(images)
+        if part == "classifier":
+            torch.testing.assert_close(found[0], logits, rtol=1e-4, atol=1e-4)
+        else:
+            torch.testing.assert_close(found[0], tokens[:, 0], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(found[1].flatten(2).transpose(1, 2), tokens[:, 1:], rtol=1e-4, atol=1e-4)
+            assert found[1].shape[2:] == tuple(-(-side // 16) for side in size)

@@ -1,0 +1,280 @@
+"""A detector as a graph: from a picture of any size as bytes to its objects, in the picture's own pixels."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask as mask_api
+from torch import Tensor, nn
+from torchvision.ops import box_iou, roi_align
+
+from convmae.detection.checks.preflight import read_split
+from convmae.detection.config import DetectionConfig
+from convmae.detection.data.dataset import collate_test, fitted
+from convmae.detection.data.transforms import padding_colour
+from convmae.detection.evaluation.coco_metric import CocoMetric
+from convmae.detection.model.detection_model import DetectionModel
+from convmae.detection.model.pooler import Pooler
+from convmae.detection.model.restore import paste_masks
+from convmae.engine.errors import UserError
+from convmae.engine.export.graphs import Ports, run
+from convmae.engine.export.operators import resize_bytes, suppress_groups
+from convmae.engine.pictures.images import normalize, read_image, to_tensor
+
+PIXELS, SCORE, MASK = 0.5, 0.01, 0.02  # how far boxes, scores and a share of a mask's pixels may be from PyTorch's
+# Most of it is from resizing: onnxruntime's bytes are within one of Pillow's.
+_FEW = 2  # pixels of a mask that may differ however small it is
+_LOWEST = -1e30  # below every logit
+
+
+def ports(masks: bool) -> Ports:
+    """Returns the graph's input and outputs."""
+    number = {0: "objects"}
+    outputs = {"boxes": number, "scores": number, "labels": number}
+    if masks:
+        outputs["masks"] = {**number, 1: "height", 2: "width"}
+    return Ports("image", {0: "height", 1: "width"}, outputs)
+
+
+class LevelPooler(nn.Module):
+    """What ``Pooler`` does for one picture: RoIAlign on each level, for the boxes that it suits."""
+
+    def __init__(self, pooler: Pooler) -> None:
+        super().__init__()
+        self.pooler = pooler
+
+    def forward(self, features: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
+        (places,) = boxes
+        levels, parts, order = self.pooler.levels(places), [], []
+        for level, (feature, stride) in enumerate(zip(features, self.pooler.strides, strict=True)):
+            index = torch.where(levels == level)[0]
+            rois = F.pad(places[index], (1, 0))
+            parts.append(roi_align(feature, rois, self.pooler.size, 1 / stride, 0, aligned=True))
+            order.append(index)
+        return torch.cat(parts)[torch.cat(order).argsort()]
+
+
+class DetectorGraph(nn.Module):
+    """What ``DetectionModel`` does with one view of one picture, from its pixels to its pixels, so that it can be traced.
+
+    From bytes [H, W, C] to boxes [n, 4] (left, top, right, bottom), scores [n], labels int64 [n], best first, and, of a model
+    with masks, masks uint8 [n, H, W] of zeros and ones.
+    """
+
+    def __init__(self, model: DetectionModel, config: DetectionConfig) -> None:
+        """Raises UserError for a recipe that merges several views."""
+        super().__init__()
+        check_views(config)
+        self.model, self.side = copy.deepcopy(model.model), config.data.img_size
+        heads, rpn = self.model.roi_heads, self.model.rpn
+        with torch.no_grad():
+            maps = self.model.features(torch.zeros(1, config.model.in_chans, self.side, self.side))
+        counts = [feature.shape[-2] * feature.shape[-1] * len(rpn.anchor_generator.ratios) for feature in maps]
+        self.register_buffer("anchors", rpn.anchor_generator(maps).clone())
+        self.counts = counts
+        colour = padding_colour(config.data.padding, config.model.in_chans)
+        self.register_buffer("colour", torch.tensor(colour, dtype=torch.float32)[:, None, None])
+        heads.box_roi_pool = LevelPooler(heads.box_roi_pool)  # type: ignore[assignment]
+        if heads.has_mask:
+            heads.mask_roi_pool = LevelPooler(heads.mask_roi_pool)  # type: ignore[assignment]
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        height, width = image.shape[0], image.shape[1]
+        source = torch._shape_as_tensor(image)[:2]
+        # In fp64 and with halves to the even number, as `fit` has it.
+        inside = torch.round(source.double() * (self.side / source.max().double())).clamp(min=1).long()
+        pyramid = self.model.features(normalize(self._square(image, inside)))
+        limits = inside.flip(0).float().repeat(2)  # right and bottom edges, for each corner
+        boxes, scores, labels = self._detect(pyramid[:-1], self._propose(pyramid, limits), limits)
+        masks = self._masks(pyramid[:-1], boxes, labels) if self.model.roi_heads.has_mask else None
+        whole = source.flip(0).repeat(2)
+        scale = (inside.flip(0).double() / source.flip(0).double()).float().repeat(2)
+        restored = torch.minimum((boxes / scale).clamp(min=0), whole.float())
+        solid = torch.where((restored[:, 2:] > restored[:, :2]).all(dim=1))[0]
+        found = restored[solid], scores[solid], labels[solid]
+        if masks is None:
+            return found
+        return *found, (paste_masks(masks[solid], found[0], height, width) >= 0.5).to(torch.uint8)
+
+    def _square(self, image: Tensor, inside: Tensor) -> Tensor:
+        """The picture resized into the square's top left corner, padded, [1, C, side, side]."""
+        pixels = resize_bytes(image.permute(2, 0, 1)[None], inside).float()
+        pixels = F.pad(pixels, (0, self.side - inside[1], 0, self.side - inside[0]))  # type: ignore[arg-type]
+        place = torch.arange(self.side)
+        beyond = (place >= inside[0])[:, None] | (place >= inside[1])
+        square = torch.where(beyond, self.colour, pixels)
+        return square.reshape(1, len(self.colour), self.side, self.side)
+
+    def _propose(self, pyramid: Sequence[Tensor], limits: Tensor) -> Tensor:
+        """``ProposalNetwork.propose``: the boxes [n, 4] that the heads look at."""
+        rpn = self.model.rpn
+        logits, deltas = rpn.head(list(pyramid))
+        most = min(rpn.pre_nms.testing, max(self.counts))
+        places, confidence = [], []
+        for level, anchors in enumerate(self.anchors.split(self.counts)):
+            count = min(most, self.counts[level])
+            top, index = logits[level].permute(0, 2, 3, 1).reshape(-1).topk(count)
+            moves = deltas[level].permute(0, 2, 3, 1).reshape(-1, 4)[index]
+            boxes = _clip(rpn.box_coder.decode(moves, anchors[index]), limits)
+            solid = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+            places.append(F.pad(boxes, (0, 0, 0, most - count)))
+            confidence.append(F.pad(top.masked_fill(~solid, 2 * _LOWEST), (0, most - count), value=2 * _LOWEST))
+        stacked = torch.stack(places)
+        pairs = suppress_groups(stacked, torch.stack(confidence), rpn.nms_threshold, _LOWEST, rpn.post_nms.testing)
+        return stacked[pairs[:, 0], pairs[:, 1]]
+
+    def _detect(self, features: Sequence[Tensor], boxes: Tensor, limits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``DetectionHeads.detect``: boxes [n, 4], scores [n] and labels [n], best first, in the square."""
+        heads, every = self.model.roi_heads, []
+        for number, stage in enumerate(heads.stages):
+            logits, deltas = heads.box_outputs(features, [boxes], number)
+            every.append(logits.softmax(dim=-1)[:, :-1])
+            if number + 1 < len(heads.stages):
+                boxes = _clip(stage.box_coder.decode(deltas, boxes), limits)
+        scores = torch.stack(every).mean(dim=0).t()  # [classes, N]
+        sets = deltas.reshape(deltas.shape[0], -1, 4)
+        places = _clip(heads.stages[-1].box_coder.decode(sets, boxes[:, None]), limits).permute(1, 0, 2)
+        places = places.expand(scores.shape[0], -1, -1)
+        pairs = suppress_groups(places, scores, heads.nms_threshold, heads.score_threshold, heads.detections)
+        labels, index = pairs[:, 0], pairs[:, 1]
+        return places[labels, index], scores[labels, index], labels
+
+    def _masks(self, features: Sequence[Tensor], boxes: Tensor, labels: Tensor) -> Tensor:
+        """``DetectionHeads.masks``: probabilities [n, side, side]."""
+        heads = self.model.roi_heads
+        # A box more than there are, as group norm has no form in ONNX for none.
+        pooled = heads.mask_roi_pool(features, [F.pad(boxes, (0, 0, 0, 1))])
+        logits = heads.mask_predictor(heads.mask_head(pooled))
+        number = torch._shape_as_tensor(labels)[0]
+        return logits[torch.arange(number), labels].float().sigmoid()  # type: ignore[call-overload]
+
+
+def _clip(boxes: Tensor, limits: Tensor) -> Tensor:
+    """Boxes [..., 4] without what lies outside a picture whose edges, for each of the four numbers, are a tensor."""
+    return torch.minimum(boxes.clamp(min=0), limits)
+
+
+def check_views(config: DetectionConfig) -> None:
+    """Raises UserError for a recipe that merges several views, which a graph does not."""
+    inference = config.inference
+    if list(inference.scales) != [1.0] or inference.flip:
+        raise UserError(
+            f"The recipe merges several views (inference.scales={list(inference.scales)}, inference.flip={inference.flip}); "
+            "a graph has one: --cfg-options inference.scales=[1.0] inference.flip=false."
+        )
+
+
+def predict(model: DetectionModel, config: DetectionConfig, image: NDArray[np.uint8]) -> dict[str, Any]:
+    """Returns PyTorch's detections on a picture [H, W, C], as ``DetectionModel`` does."""
+    channels = config.model.in_chans
+    picture = Image.fromarray(image) if channels == 3 else torch.from_numpy(image.transpose(2, 0, 1).copy())
+    batch = collate_test([fitted(picture, 0, (config.data.img_size,), config.data.padding)])
+    with torch.inference_mode():
+        (found,) = model(batch["images"], samples=batch["samples"], mode="predict")
+    return dict(found)
+
+
+def as_found(outputs: Sequence[NDArray[Any]], image_id: int = 0) -> dict[str, Any]:
+    """Returns a graph's outputs as ``DetectionModel`` gives detections, masks as RLE."""
+    boxes, scores, labels, *rest = outputs
+    found: dict[str, Any] = {"image_id": image_id}
+    found |= {"boxes": torch.from_numpy(boxes), "scores": torch.from_numpy(scores), "labels": torch.from_numpy(labels)}
+    if rest:
+        columns = np.asfortranarray(rest[0].transpose(1, 2, 0))
+        rows = mask_api.encode(columns) if len(boxes) else []
+        found["masks"] = [{**row, "counts": row["counts"].decode()} for row in rows]
+    return found
+
+
+def compare(
+    model: DetectionModel, config: DetectionConfig, session: Any, pictures: Sequence[NDArray[np.uint8]]
+) -> tuple[list[str], dict[str, float]]:
+    """Returns a line for each picture [H, W, C], and the largest differences of boxes (pixels), scores and masks (a share).
+
+    Each of PyTorch's detections has to be in the graph's, of its class, within the tolerances, and each of the graph's in
+    PyTorch's. Left out, and counted, are those whose score is as near to the threshold, or to the last that is kept.
+
+    Raises UserError saying what differs and how much, or that nothing was found to be compared.
+    """
+    lines, worst, total = [], {"boxes": 0.0, "scores": 0.0, "masks": 0.0}, 0
+    for image in pictures:
+        size, wanted = f"{image.shape[0]}x{image.shape[1]}", predict(model, config, image)
+        found = as_found(run(session, image))
+        ours, theirs = (_sure(one, config) for one in (wanted, found))
+        left_out = len(wanted["scores"]) + len(found["scores"]) - len(ours) - len(theirs)
+        if len(ours) != len(theirs):
+            raise UserError(
+                f"At {size} the graph finds {len(theirs)} objects, PyTorch {len(ours)}; nothing is written. Objects that "
+                "overlap as much as suppression allows may be a tie: compare on other pictures (--pictures)."
+            )
+        here = _differences(wanted, found, ours, theirs, size)
+        worst = {name: max(value, here[name]) for name, value in worst.items()}
+        total += len(ours)
+        parts = f"boxes {here['boxes']:.1e} px, scores {here['scores']:.1e}"
+        masks = f", masks {here['masks']:.1e} of a mask's pixels" if "masks" in wanted else ""
+        lines.append(f"{size}: {len(ours)} objects ({left_out} at the threshold left out), {parts}{masks}")
+    if not total:
+        raise UserError(
+            "The model finds nothing in these pictures, so nothing was compared and nothing is written; give a folder of "
+            "pictures with objects by --pictures."
+        )
+    return lines, worst
+
+
+def evaluate(session: Any, config: DetectionConfig) -> dict[str, float]:
+    """Returns COCO's numbers of a graph on the validation pictures. Raises UserError for data that can't be read."""
+    data = read_split(config.data, config.model.masks, config.model.detections, config.model.in_chans)
+    metric = CocoMetric(data, config.model.masks)
+    reading = config.data.reading(config.model.in_chans)
+    rows = []
+    for record in data.images:
+        pixels = to_tensor(read_image(data.path(record), reading)).permute(1, 2, 0).contiguous().numpy()
+        rows.append(as_found(run(session, pixels), record.id))
+    return metric.compute_metrics(rows)
+
+
+def _sure(found: dict[str, Any], config: DetectionConfig) -> Tensor:
+    """The numbers of detections that are not as near to a threshold as the tolerance is."""
+    scores, limit = found["scores"], config.model.score_threshold
+    if len(scores) == config.model.detections:
+        limit = max(limit, float(scores.min()))
+    return torch.where(scores > limit + SCORE)[0]
+
+
+def _differences(
+    wanted: dict[str, Any], found: dict[str, Any], ours: Tensor, theirs: Tensor, size: str
+) -> dict[str, float]:
+    """The largest differences between the detections that are each other's; all of the graph's have to be one's."""
+    free = set(theirs.tolist())
+    worst = {"boxes": 0.0, "scores": 0.0, "masks": 0.0}
+    for one in ours.tolist():
+        alike = [other for other in sorted(free) if found["labels"][other] == wanted["labels"][one]]
+        if not alike:
+            raise UserError(f"At {size} the graph's labels are not PyTorch's; nothing is written.")
+        overlaps = box_iou(wanted["boxes"][one][None], found["boxes"][alike])[0]
+        best = alike[int(overlaps.argmax())]
+        free.remove(best)
+        here = {
+            "boxes": float((wanted["boxes"][one] - found["boxes"][best]).abs().max()),
+            "scores": float((wanted["scores"][one] - found["scores"][best]).abs()),
+        }
+        if "masks" in wanted:
+            one_mask, other_mask = wanted["masks"][one], found["masks"][best]
+            union = float(mask_api.area(mask_api.merge([one_mask, other_mask])))
+            differing = union - float(mask_api.area(mask_api.merge([one_mask, other_mask], intersect=True)))
+            here["masks"] = differing / union if differing > _FEW else 0.0
+        for name, limit in (("boxes", PIXELS), ("scores", SCORE), ("masks", MASK)):
+            if here.get(name, 0.0) > limit:
+                raise UserError(
+                    f"At {size} the graph's {name} differ from PyTorch's by {here[name]:.1e}, more than {limit:g}; nothing is "
+                    "written. Try another --opset."
+                )
+        worst = {name: max(value, here.get(name, 0.0)) for name, value in worst.items()}
+    return worst
