@@ -30,6 +30,8 @@ from convmae.engine.pictures.images import normalize, read_image, to_tensor
 
 PIXELS, SCORE, MASK = 0.5, 0.01, 0.02  # how far boxes, scores and a share of a mask's pixels may be from PyTorch's
 # Most of it is from resizing: onnxruntime's bytes are within one of Pillow's.
+# One object in so many may be further off: where two proposals are nearly as sure, another one leads to it.
+_ONE_IN = 20
 _FEW = 2  # pixels of a mask that may differ however small it is
 _LOWEST = -1e30  # below every logit
 
@@ -67,6 +69,9 @@ class DetectorGraph(nn.Module):
     From bytes [H, W, C] to boxes [n, 4] (left, top, right, bottom), scores [n], labels int64 [n], best first, and, of a model
     with masks, masks uint8 [n, H, W] of zeros and ones.
     """
+
+    anchors: Tensor
+    colour: Tensor
 
     def __init__(self, model: DetectionModel, config: DetectionConfig) -> None:
         """Raises UserError for a recipe that merges several views."""
@@ -252,7 +257,7 @@ def _differences(
     wanted: dict[str, Any], found: dict[str, Any], ours: Tensor, theirs: Tensor, size: str
 ) -> dict[str, float]:
     """The largest differences between the detections that are each other's; all of the graph's have to be one's."""
-    free = set(theirs.tolist())
+    free, off = set(theirs.tolist()), 0
     worst = {"boxes": 0.0, "scores": 0.0, "masks": 0.0}
     for one in ours.tolist():
         alike = [other for other in sorted(free) if found["labels"][other] == wanted["labels"][one]]
@@ -270,11 +275,13 @@ def _differences(
             union = float(mask_api.area(mask_api.merge([one_mask, other_mask])))
             differing = union - float(mask_api.area(mask_api.merge([one_mask, other_mask], intersect=True)))
             here["masks"] = differing / union if differing > _FEW else 0.0
-        for name, limit in (("boxes", PIXELS), ("scores", SCORE), ("masks", MASK)):
-            if here.get(name, 0.0) > limit:
-                raise UserError(
-                    f"At {size} the graph's {name} differ from PyTorch's by {here[name]:.1e}, more than {limit:g}; nothing is "
-                    "written. Try another --opset."
-                )
+        limits = {"boxes": PIXELS, "scores": SCORE, "masks": MASK}
+        far = [name for name in here if here[name] > limits[name]]
+        off += bool(far)
+        if off > len(ours) // _ONE_IN:
+            raise UserError(
+                f"At {size} the graph's {far[0]} differ from PyTorch's by {here[far[0]]:.1e}, more than {limits[far[0]]:g}, "
+                f"for more than one object in {_ONE_IN}; nothing is written. Try another --opset."
+            )
         worst = {name: max(value, here.get(name, 0.0)) for name, value in worst.items()}
     return worst

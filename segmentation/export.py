@@ -37,6 +37,10 @@ class SegmenterGraph(nn.Module):
     From bytes [B, H, W, C] to ``logits`` fp32 [B, N, H, W], or ``labels`` uint8 [B, H, W] counted from 0.
     """
 
+    mean: Tensor
+    std: Tensor
+    model: UPerNet
+
     def __init__(self, model: UPerNet, config: SegmentationConfig, output: str = "labels") -> None:
         """Raises UserError for a recipe that averages several views."""
         super().__init__()

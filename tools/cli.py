@@ -24,7 +24,7 @@ TOOLS = {
     "study": "compare ways to pretrain, in miniature",
     "convert_checkpoint": "turn weights of another layout into this project's, or back",
     "run_mmdet": "run mmdetection's own tools with this project's encoder",
-    "export": "write an encoder or a classifier as ONNX",
+    "export": "write a detector, segmenter, classifier or encoder as ONNX",
     "scenes": "write generated scenes to try everything on",
     "demo": "the whole path on generated scenes, in minutes",
 }

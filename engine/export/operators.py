@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import nms
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class _Suppress(torch.autograd.Function):
@@ -89,12 +91,11 @@ class AnyAveragePool(nn.Module):
         return inside / inside.sum(1, keepdim=True)
 
 
-def for_any_size(module: nn.Module) -> nn.Module:
+def for_any_size(module: Module) -> Module:
     """Puts what can be traced for maps of any size in the place of the module's adaptive pooling, and returns it."""
     for name, child in module.named_children():
         if isinstance(child, nn.AdaptiveAvgPool2d):
-            size = child.output_size if isinstance(child.output_size, int) else child.output_size[0]
-            setattr(module, name, AnyAveragePool(int(size or 1)))
+            setattr(module, name, AnyAveragePool(cast(int, child.output_size)))
         else:
             for_any_size(child)
     return module
