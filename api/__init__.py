@@ -5,10 +5,10 @@ Names are read where they are first used, so that ``import convmae`` takes no ti
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as type checkers read it; typing's own would take longer than all else here
 if TYPE_CHECKING:
+    from typing import Any
+
     from convmae.engine.errors import UserError
     from convmae.models import Classifier, Detector, Segmenter, load
     from convmae.results import Classification, Detections, LabelMap
@@ -39,6 +39,8 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> Any:
+    import importlib
+
     for place, names in _PLACES.items():
         if name in names:
             value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{place}"), name)

@@ -68,7 +68,7 @@ class Video:
             of_them = f" of {self.frames}" if self.frames else ""
             raise UserError(
                 f"{self.name} ends after {count} frame{'s' * (count != 1)}{of_them}: it is cut off or damaged"
-                f"{' , or its camera is gone' if self.camera else ''}."
+                f"{', or its camera is gone' if self.camera else ''}."
             )
 
 
