@@ -16,9 +16,7 @@ test: .venv-test/installed
 	.venv-test/bin/ruff format --check .
 	.venv-test/bin/ruff check .
 	$(MAKE) copy
-	cd tests && ../.venv-test/bin/mypy --config-file ../pyproject.toml -p convmae.backbones -p convmae.pretraining \
-		-p convmae.classification -p convmae.detection -p convmae.segmentation -p convmae.reports -p convmae.engine \
-		-p convmae.benchmarks -p convmae.tools
+	cd tests && ../.venv-test/bin/mypy --config-file ../pyproject.toml -p convmae
 	.venv-test/bin/pytest --numprocesses auto --maxprocesses 4
 
 soak: .venv-test/installed copy

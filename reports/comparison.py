@@ -15,7 +15,7 @@ from convmae.engine.errors import UserError
 from convmae.engine.log import log_done
 from convmae.engine.training.scalars import read_scalars
 from convmae.reports.intervals import Interval
-from convmae.reports.page import Number, Page, Share, decimals
+from convmae.reports.page import Gain, Number, Page, Share, decimals
 from convmae.reports.plots import curves
 
 Row = tuple[str, Sequence[float | None]]  # what it is of, and the value of each run
@@ -148,7 +148,7 @@ def finish(
 def _difference(one: float | None, other: float | None) -> float | None:
     if one is None or other is None:
         return None
-    return Share(other - one) if isinstance(other, Share) else other - one
+    return Gain(other - one) if isinstance(other, Share) else other - one
 
 
 def _read_metrics(folder: Path) -> dict[str, Any]:

@@ -56,7 +56,11 @@ class Number:
 
 
 class Share(float):
-    """A cell that is a part of a whole, or the difference of two such parts, and reads in percent."""
+    """A cell that is a part of a whole, and reads in percent."""
+
+
+class Gain(Share):
+    """A cell that is the difference of two shares: with its sign, and without a bar."""
 
 
 class Page:
@@ -91,7 +95,7 @@ class Page:
         caption: str = "",
         sortable: bool = True,
     ) -> None:
-        """Numbers stand to the right; a column of ``Share`` reads in percent, with a bar where none is negative.
+        """Numbers stand to the right; a column of ``Share`` reads in percent and, but for one of ``Gain``, has bars.
 
         None and NaN read as a dash and sort last.
         """
@@ -107,7 +111,10 @@ class Page:
             }
             for name, values, share in zip(columns, by_column, shares, strict=True)
         ]
-        bars = [share and min(_known(values)) >= 0 for values, share in zip(by_column, shares, strict=True)]
+        bars = [
+            share and not any(isinstance(one, Gain) for one in values)
+            for values, share in zip(by_column, shares, strict=True)
+        ]
         cells = [
             [_cell(value, bool(head["numeric"]), bar) for value, head, bar in zip(row, heads, bars, strict=True)]
             for row in rows
@@ -308,7 +315,7 @@ def _cell(value: str | float | None, numeric: bool, bar: bool) -> dict[str, Any]
 
 def _readable(value: float) -> str:
     if isinstance(value, Share):
-        return decimals(100 * value, 1)
+        return decimals(100 * value, 1, "+" if isinstance(value, Gain) else "")
     if isinstance(value, numbers.Integral) or (float(value).is_integer() and abs(value) >= 1000):
         return f"{int(value):,}"
     if 0 < abs(value) < 0.001:

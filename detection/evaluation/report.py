@@ -31,7 +31,7 @@ from convmae.engine.options import describe_views
 from convmae.engine.text import distinct
 from convmae.engine.training.scalars import read_scalars
 from convmae.reports.intervals import MEANING, Interval, ends, intervals
-from convmae.reports.page import Number, Page, Picture, Share, Threshold
+from convmae.reports.page import Gain, Number, Page, Picture, Share, Threshold
 from convmae.reports.plots import curves, lines, matrix
 from convmae.reports.run_page import add_remarks, add_run, add_unread
 
@@ -222,8 +222,8 @@ def _add_errors(page: Page, kind: str, pictures: Mapping[int, Overlaps], confide
     verdicts = judge(pictures)
     counts, sure_counts, ap = verdicts.counts(), judge(sure(pictures, confidence)).counts(), verdicts.ap()
 
-    def gained(error: str) -> Share | None:
-        return None if known(ap) is None else Share(verdicts.ap([error]) - ap)
+    def gained(error: str) -> Gain | None:
+        return None if known(ap) is None else Gain(verdicts.ap([error]) - ap)
 
     page.table(
         f"Errors, {KINDS[kind]}",

@@ -20,7 +20,7 @@ from convmae.pretraining.config import EMA, PretrainingConfig
 from convmae.pretraining.evaluation.features import feature_maps, feature_strip
 from convmae.pretraining.evaluation.reconstructions import group_sheet, load_picture, reconstruct, reconstruction_strip
 from convmae.reports.drawing import column
-from convmae.reports.page import Number, Page, Picture, curves, environment
+from convmae.reports.page import Number, Page, Picture, curves, decimals, environment
 from convmae.reports.run_page import add_remarks, add_unread
 
 SHOWN = 8
@@ -56,7 +56,7 @@ def write_report(
     page = Page(f"{type(model).__name__} pretraining", f"{len(paths):,} pictures below {config.data.root}")
     page.headline(
         [
-            Number("Loss", f"{metrics['last_loss']:.4f}", f"at the start {metrics['first_loss']:.4f}"),
+            Number("Loss", decimals(metrics["last_loss"], 4), f"at the start {decimals(metrics['first_loss'], 4)}"),
             Number("Steps", f"{int(rows[-1]['step']):,}", f"{config.data.batch_size} pictures each"),
             Number("Time", duration(seconds), f"{rows[-1]['seconds_per_step']:.3f} s a step at the end"),
         ]

@@ -53,7 +53,7 @@ def test_a_table_of_differences_leaves_out_what_is_unknown(tmp_path: Path) -> No
     )
     cells = re.findall(r"</span>([^<]*)</td>|<td[^>]*>([^<]+)</td>", written(page, tmp_path))
     assert [first or second for first, second in cells] == [
-        "cat", "25.0", "75.0", "50.0", "dog", "–", "50.0", "–", "hen", "50.0", "50.0", "0.0",
+        "cat", "25.0", "75.0", "+50.0", "dog", "–", "50.0", "–", "hen", "50.0", "50.0", "0.0",
     ]  # fmt: skip
 
 

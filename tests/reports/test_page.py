@@ -17,7 +17,7 @@ from PIL import Image
 
 from convmae.engine.errors import UserError
 from convmae.engine.training.scalars import read_scalars
-from convmae.reports.page import Number, Page, Picture, Share, environment, write_metrics
+from convmae.reports.page import Gain, Number, Page, Picture, Share, environment, write_metrics
 from convmae.reports.plots import axes, curves, lines, matrix
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -209,13 +209,13 @@ def test_numbers_read_well_and_sort_by_value(tmp_path: Path, value: float | None
 
 def test_a_column_of_shares_has_bars_and_one_of_counts_has_none(tmp_path: Path) -> None:
     page = Page("t")
-    rows = [[Share(0.25), 0, 0.5, Share(-0.125)], [Share(1.0), 1, 0.5, Share(0.5)], [None, 1, 0.5, Share(-0.0001)]]
+    rows = [[Share(0.25), 0, 0.5, Gain(-0.125)], [Share(1.0), 1, 0.5, Gain(0.5)], [None, 1, 0.5, Gain(-0.0001)]]
     page.table("n", ["share", "count", "loss", "gain"], rows)
     text = write(page, tmp_path)
     assert re.findall(r"--part:([\d.]+)", text) == ["0.2500", "1.0000"]
     assert re.findall(r"<button[^>]*>([^<]*)</button></th>", text) == ["share, %", "count", "loss", "gain, %"]
     cells = re.findall(r"<td[^>]*>(?:<span[^>]*></span>)?([^<]*)</td>", text)
-    assert cells == ["25.0", "0", "0.500", "-12.5", "100.0", "1", "0.500", "50.0", "–", "1", "0.500", "0.0"]
+    assert cells == ["25.0", "0", "0.500", "-12.5", "100.0", "1", "0.500", "+50.0", "–", "1", "0.500", "0.0"]
 
 
 def test_a_row_of_another_length_is_refused() -> None:

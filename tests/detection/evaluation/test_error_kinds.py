@@ -109,7 +109,7 @@ def test_the_page_shows_what_mending_gains_where_nothing_was_right() -> None:
     page = Page("errors")
     _add_errors(page, "bbox", overlaps(data, predictions, "bbox"), 0.5)
     gains = {row[0]["text"]: row[-1]["text"] for row in page._blocks[0]["content"]}
-    assert gains == dict.fromkeys(ERRORS, "0.0") | {"localisation": "100.0"}
+    assert gains == dict.fromkeys(ERRORS, "0.0") | {"localisation": "+100.0"}
 
 
 def test_confusion_counts_each_object_and_each_detection_once() -> None:
