@@ -105,9 +105,9 @@ def test_other_channels_than_rgb(tmp_path: Path, capsys: pytest.CaptureFixture) 
 def test_a_graph_that_computes_something_else_is_noticed(wrong: str, exported_encoder: tuple[ConvViT, Path]) -> None:
     model, path = exported_encoder
     other = random_model(seed=1) if wrong == "values" else model
-    module: torch.nn.Module = tool.Pyramid(other)
+    module: torch.nn.Module = tool.pyramid(other)
     if wrong == "nan":
-        module = tool.Pyramid(random_model())
+        module = tool.pyramid(random_model())
         torch.nn.init.constant_(module.model.patch_embed1.proj.bias, torch.nan)
     if wrong == "shapes":
         module = torch.nn.Module()
@@ -133,7 +133,7 @@ def test_files_that_lack_the_part(tmp_path: Path, capsys: pytest.CaptureFixture)
     assert "holds no such encoder" in refused(capsys, tmp_path / "other.pth")
     assert "lacks patch_embed4.weight, patch_embed4.bias" in refused(capsys, tmp_path / "part.pth")
     assert "an encoder of detection or segmentation" in refused(capsys, tmp_path / "detector.pth")
-    assert "no file at" in refused(capsys, tmp_path / "absent.pth")
+    assert "There is no checkpoint" in refused(capsys, tmp_path / "absent.pth")
     assert not list(tmp_path.glob("*.onnx"))
 
 
