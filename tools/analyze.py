@@ -2,6 +2,11 @@
 
 python tools/analyze.py fastconvmae --size base --img-size 224
 python tools/analyze.py detection --size base --img-size 1024 --depth 2
+python tools/analyze.py mask_rcnn_tiny_256px.yaml
+python tools/analyze.py work_dirs/det/model.pth
+
+A recipe, or weights of a run, say which model it is and how large its pictures are. Classes are the weights', else those of
+the task's usual data: 1000, 80 and 150.
 """
 
 from __future__ import annotations
@@ -13,16 +18,36 @@ import argparse
 import inspect
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from convmae.classification.config import FinetuningConfig
+from convmae.detection.config import DetectionConfig
 from convmae.engine.commands.cli import read_size, run_tool
+from convmae.engine.config import load_config, run_config
 from convmae.engine.errors import UserError
+from convmae.engine.files import check_is_file, read_meta
 from convmae.engine.machine.interrupts import reading_modules
 from convmae.engine.options import SIZES
-from convmae.pretraining.config import METHOD_NAMES
+from convmae.pretraining.config import METHOD_NAMES, PretrainingConfig
+from convmae.segmentation.config import SegmentationConfig
 
 if TYPE_CHECKING:
     from convmae.benchmarks.counting.complexity import Part
+
+
+TASKS = (
+    *METHOD_NAMES,
+    *("encoder", "classifier", "detection_backbone", "detection", "cascade_detection"),
+    *("segmentation_backbone", "segmentation"),
+)
+# A recipe of few lines may fit several, of which the first is taken: a classifier's has the fewest options of its own.
+SCHEMAS = {
+    "pretraining": PretrainingConfig,
+    "classification": FinetuningConfig,
+    "detection": DetectionConfig,
+    "segmentation": SegmentationConfig,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,35 +55,82 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=inspect.cleandoc(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    tasks = (*METHOD_NAMES, "encoder", "classifier", "detection_backbone", "detection", "cascade_detection")
-    parser.add_argument("task", choices=(*tasks, "segmentation_backbone", "segmentation"), help="what to count")
-    parser.add_argument("--size", choices=SIZES, default="base", help="size of the encoder (default base)")
+    parser.add_argument("model", help=f"what to count: a recipe, weights of a run, or one of {', '.join(TASKS)}")
     parser.add_argument(
-        "--img-size", nargs="+", default=["224"], metavar="SIZE", help="pixels, as 224 or 480x640 (height x width)"
+        "--img-size",
+        nargs="+",
+        metavar="SIZE",
+        help="pixels, as 224 or 480x640 (height x width; default: the recipe's, else 224)",
     )
-    parser.add_argument("--in-chans", type=int, default=3, help="channels of the pictures (default 3, RGB)")
-    parser.add_argument("--mask-ratio", type=float, default=0.75, help="of pretraining (default 0.75)")
+    own = parser.add_argument_group("of a model that is named by its task")
+    own.add_argument("--size", choices=SIZES, help="size of the encoder (default base)")
+    own.add_argument("--in-chans", type=int, help="channels of the pictures (default 3, RGB)")
+    own.add_argument("--mask-ratio", type=float, help="of pretraining (default 0.75)")
     parser.add_argument("--depth", type=int, default=2, help="levels of names that are shown (default 2)")
     args = parser.parse_args(argv)
 
     def run() -> None:
-        sides = [read_size(given) for given in args.img_size]
+        sides = [read_size(given) for given in args.img_size or ()]
+        known: dict[str, Any] = {"size": args.size, "in_chans": args.in_chans, "mask_ratio": args.mask_ratio}
+        given = {name: value for name, value in known.items() if value is not None}
+        config = None if args.model in TASKS else read_tree(args.model)
+        if config is not None and given:
+            names = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise UserError(f"{args.model} says what {names} would: leave that out.")
         with reading_modules():
             from convmae.benchmarks.counting.complexity import analyze
-            from convmae.benchmarks.counting.whole_models import build
+            from convmae.benchmarks.counting.whole_models import build, build_from
+            from convmae.engine.class_lists import known_classes
 
-        for height, width in sides:
+        classes = len(known_classes(read_meta(Path(args.model)))) if is_weights(args.model) else 0
+        for height, width in sides or [(own_side(config),) * 2]:
             try:
-                model, inputs = build(args.task, args.size, height, width, args.mask_ratio, args.in_chans)
+                if config is None:
+                    filled: dict[str, Any] = {"size": "base", "in_chans": 3, "mask_ratio": 0.75} | given
+                    model, inputs = build(
+                        args.model, filled["size"], height, width, filled["mask_ratio"], filled["in_chans"]
+                    )
+                else:
+                    model, inputs = build_from(config, height, width, classes)
                 parts, uncounted = analyze(model, inputs, args.depth)
             except ValueError as error:
                 raise UserError(str(error)) from None
-            print(f"\n{args.task}, {args.size}, one picture of {height} x {width} pixels")
+            size = (args.size or "base") if config is None else config.model.size
+            print(f"\n{args.model}, {size}, one picture of {height} x {width} pixels")
             print(table(parts))
             if uncounted:
                 print("not counted: " + ", ".join(f"{count} x {name}" for name, count in uncounted.items()))
 
     return run_tool(run)
+
+
+def is_weights(given: str) -> bool:
+    """Whether a file's name is one of weights."""
+    return Path(given).suffix in (".pth", ".pt", ".safetensors")
+
+
+def read_tree(given: str) -> Any:
+    """Returns the tree of the task that a recipe, or weights of a run, are of. Raises UserError where they are of none."""
+    refusals = {}
+    if is_weights(given):
+        check_is_file(given)
+    for task, schema in SCHEMAS.items():
+        try:
+            return run_config(schema, Path(given)) if is_weights(given) else load_config(schema, given)
+        except UserError as error:
+            refusals[task] = str(error)
+    if len(set(refusals.values())) == 1:  # no such file, or weights that say nothing
+        raise UserError(f"{refusals['detection']} To count a model without a recipe, name one of {', '.join(TASKS)}.")
+    reasons = "\n".join(f"  {task}: {reason}" for task, reason in refusals.items())
+    raise UserError(f"{given} fits no task:\n{reasons}")
+
+
+def own_side(config: Any) -> int:
+    """Returns the side in pixels of the pictures that a tree's model is trained on, 224 without one."""
+    if config is None:
+        return 224
+    side: int = getattr(config.model, "img_size", 0) or getattr(config.data, "img_size", 0) or config.data.crop
+    return side
 
 
 def table(parts: Sequence[Part]) -> str:

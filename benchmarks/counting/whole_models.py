@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from convmae.backbones import ConvViT, ConvViTDet, ConvViTEncoder, ConvViTSeg
+from convmae.backbones import FAMILIES, ConvViT, ConvViTDet, ConvViTEncoder, ConvViTSeg
+from convmae.classification.config import FinetuningConfig
 from convmae.detection.config import DetectionConfig
 from convmae.detection.model.mask_rcnn import MaskRCNN
 from convmae.pretraining import METHODS, MaskedAutoencoder
+from convmae.pretraining.config import PretrainingConfig
 from convmae.segmentation.config import SegmentationConfig
 from convmae.segmentation.model.upernet import build_model
 
-CLASSES = {"classifier": 1000, "detection": 80, "cascade_detection": 80, "segmentation": 150}
+CLASSES = {"classifier": 1000, "detection": 80, "segmentation": 150}
 BOXES, MASKS = 1000, 100  # a test picture's proposals and detections
 
 
@@ -65,37 +67,52 @@ def build(
     task: str, size: str, height: int, width: int, ratio: float, channels: int = 3
 ) -> tuple[nn.Module, list[Tensor]]:
     """Returns the model of a task and what it takes, one picture of those channels, that height and that width."""
-    images, longer = torch.zeros(1, channels, height, width), max(height, width)
-    tokens = -(-height // 16) * -(-width // 16)
-    corners = torch.rand(BOXES, 2, 2) * torch.tensor([width, height])
-    boxes = torch.cat([corners.amin(1), corners.amax(1)], dim=1)
-
-    def detector() -> nn.Module:
-        config = DetectionConfig()
-        config.model.size, config.model.in_chans = size, channels
-        config.model.cascade = task == "cascade_detection"
-        return Detector(MaskRCNN(config.model, CLASSES[task], longer))
-
-    def segmenter() -> nn.Module:
-        config = SegmentationConfig()
-        config.model.size, config.model.in_chans, config.data.crop = size, channels, longer
-        model = build_model(config, CLASSES[task])
-        model.forward = model._forward
-        return model
-
-    def pretraining(method: type[MaskedAutoencoder]) -> nn.Module:
-        return Pretraining(method(size, area, in_chans=channels), tokens, ratio)
-
-    area = (height, width)
-    models: dict[str, tuple[Callable[[], nn.Module], list[Tensor]]] = {
-        **{name: (partial(pretraining, method), [images]) for name, method in METHODS.items()},
-        "encoder": (lambda: Encoder(ConvViT(size, 0, area, in_chans=channels)), [images]),
-        "classifier": (lambda: ConvViT(size, CLASSES[task], area, in_chans=channels), [images]),
-        "detection_backbone": (lambda: ConvViTDet(size, longer, in_chans=channels), [images]),
-        "detection": (detector, [images, boxes]),
-        "cascade_detection": (detector, [images, boxes]),
-        "segmentation_backbone": (lambda: ConvViTSeg(size, longer, in_chans=channels), [images]),
-        "segmentation": (segmenter, [images]),
+    area, longer, config = (height, width), max(height, width), configured(task, size, ratio, channels)
+    if config is not None:
+        return build_from(config, height, width)
+    bare: dict[str, Callable[[], nn.Module]] = {
+        "encoder": lambda: Encoder(ConvViT(size, 0, area, in_chans=channels)),
+        "detection_backbone": lambda: ConvViTDet(size, longer, in_chans=channels),
+        "segmentation_backbone": lambda: ConvViTSeg(size, longer, in_chans=channels),
     }
-    make, inputs = models[task]
-    return make(), inputs
+    return bare[task](), [torch.zeros(1, channels, height, width)]
+
+
+def configured(task: str, size: str, ratio: float, channels: int) -> Any:
+    """Returns the tree of a task's default model, or None where the task is an encoder alone."""
+    schemas = {**dict.fromkeys(METHODS, PretrainingConfig), "classifier": FinetuningConfig}
+    schemas |= {"detection": DetectionConfig, "cascade_detection": DetectionConfig, "segmentation": SegmentationConfig}
+    if task not in schemas:
+        return None
+    config: Any = schemas[task]()
+    config.model.size, config.model.in_chans = size, channels
+    if task in METHODS:
+        config.model.method, config.model.mask_ratio = task, ratio
+    if task == "cascade_detection":
+        config.model.cascade = True
+    return config
+
+
+def build_from(config: Any, height: int, width: int, classes: int = 0) -> tuple[nn.Module, list[Tensor]]:
+    """Returns the model that a tree describes, and what it takes, one picture of that height and width.
+
+    classes: 0 takes those of the task's usual data, `CLASSES`. Raises ValueError for options that make no model.
+    """
+    options, area, longer = config.model, (height, width), max(height, width)
+    images = torch.zeros(1, options.in_chans, height, width)
+    if isinstance(config, PretrainingConfig):
+        given = {name: getattr(options, name) for name in ("decoder_dim", "decoder_depth", "decoder_heads")}
+        given |= {"groups": options.groups} if options.method == "fastconvmae" else {}
+        model = METHODS[options.method](options.size, area, in_chans=options.in_chans, **given)
+        return Pretraining(model, -(-height // 16) * -(-width // 16), options.mask_ratio), [images]
+    if isinstance(config, FinetuningConfig):
+        kind = FAMILIES[options.arch]
+        return kind(options.size, classes or CLASSES["classifier"], area, in_chans=options.in_chans), [images]
+    if isinstance(config, DetectionConfig):
+        corners = torch.rand(BOXES, 2, 2) * torch.tensor([width, height])
+        boxes = torch.cat([corners.amin(1), corners.amax(1)], dim=1)
+        return Detector(MaskRCNN(options, classes or CLASSES["detection"], longer)), [images, boxes]
+    config.data.crop = longer
+    segmenter = build_model(config, classes or CLASSES["segmentation"])
+    segmenter.forward = segmenter._forward
+    return segmenter, [images]

@@ -1,11 +1,15 @@
 """Counts against published ones and against PyTorch's own counter."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from convmae.backbones import ConvViT
 from convmae.benchmarks.counting.complexity import analyze
 from convmae.benchmarks.counting.whole_models import build
+from convmae.engine.files import save_weights
 from convmae.tools import analyze as tool
 
 
@@ -57,3 +61,19 @@ def test_a_size_that_is_none_is_refused(capsys: pytest.CaptureFixture) -> None:
     assert tool.main(["encoder", "--img-size", "224by224"]) == 2
     assert "expected pixels, as 224 or 480x640" in capsys.readouterr().err
     assert tool.main(["convmae", "--size", "tiny", "--img-size", "32", "--mask-ratio", "1.0"]) == 2
+
+
+def test_a_recipe_and_its_weights_say_which_model_it_is(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert tool.main(["finetune_tiny_96px.yaml", "--depth", "1"]) == 0
+    assert "finetune_tiny_96px.yaml, tiny, one picture of 96 x 96 pixels" in capsys.readouterr().out
+    model = ConvViT("tiny", 5, 96)
+    recipe = "model:\n  size: tiny\n  img_size: 96\naugment:\n  mixup: 0.0\n"
+    meta = {"dataset_meta": {"classes": list("abcde")}}
+    save_weights(model.state_dict(), tmp_path / "model.pth", recipe, meta)
+    assert tool.main([str(tmp_path / "model.pth"), "--depth", "1"]) == 0
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    assert f"{millions:.2f} M" in capsys.readouterr().out
+    assert tool.main(["finetune_tiny_96px.yaml", "--size", "base"]) == 2
+    assert "says what --size would" in capsys.readouterr().err
+    assert tool.main(["nowhere"]) == 2
+    assert "name one of" in capsys.readouterr().err
