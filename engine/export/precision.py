@@ -71,7 +71,7 @@ def _to_int8_dynamic(source: Path, target: Path) -> str:
 def _to_int8_static(source: Path, target: Path, arrays: list[Any], input_name: str) -> str:
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class Reader(CalibrationDataReader):
         def __init__(self) -> None:
             self.rest = iter(arrays)
 
