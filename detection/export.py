@@ -30,7 +30,7 @@ from convmae.engine.pictures.images import normalize, read_image, to_tensor
 
 PIXELS, SCORE, MASK = 0.5, 0.01, 0.02  # how far boxes, scores and a share of a mask's pixels may be from PyTorch's
 # Most of it is from resizing: onnxruntime's bytes are within one of Pillow's.
-# One object in so many may be further off: where two proposals are nearly as sure, another one leads to it.
+# One object in so many may be further off, as was seen with a resized picture; perhaps from another proposal.
 _ONE_IN = 20
 _FEW = 2  # pixels of a mask that may differ however small it is
 _LOWEST = -1e30  # below every logit

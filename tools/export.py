@@ -182,16 +182,16 @@ def make_plan(args: argparse.Namespace) -> Plan:
 
 def check_request(args: argparse.Namespace, output: Path) -> None:
     """Raises UserError before any work: a package is missing, or the output can't be written or is the weights' file."""
-    from convmae.backbones.weights.weight_files import split_choice
     from convmae.engine.errors import UserError
     from convmae.engine.export.graphs import check_packages
+    from convmae.engine.files import file_of
 
     check_packages()
     if not output.parent.is_dir():
         raise UserError(f"There is no folder {output.parent}: make it, or give another --output.")
     if output.is_dir():
         raise UserError(f"{output} is a folder: name a file in it by --output.")
-    if os.path.realpath(output) == os.path.realpath(split_choice(args.weights)[0]):
+    if os.path.realpath(output) == os.path.realpath(file_of(args.weights)):
         raise UserError(f"{output} holds the weights: name another file by --output.")
     for path in (output, output.with_suffix(".json")):
         if path.exists() and not args.overwrite:
@@ -271,12 +271,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run() -> None:
         from convmae.engine.errors import UserError
-        from convmae.engine.machine.interrupts import reading_modules
+        from convmae.engine.files import check_is_file, file_of
 
-        with reading_modules():
-            from convmae.backbones.weights.weight_files import split_choice
-
-        output = args.output or split_choice(args.weights)[0].with_suffix(".onnx")
+        check_is_file(args.weights)
+        output = args.output or file_of(args.weights).with_suffix(".onnx")
         check_request(args, output)
         try:
             made = TemporaryDirectory(dir=output.parent)

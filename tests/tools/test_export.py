@@ -138,7 +138,7 @@ def test_files_that_lack_the_part(tmp_path: Path, capsys: pytest.CaptureFixture)
     assert "holds no such encoder" in refused(capsys, tmp_path / "other.pth")
     assert "lacks patch_embed4.weight, patch_embed4.bias" in refused(capsys, tmp_path / "part.pth")
     assert "an encoder of detection or segmentation" in refused(capsys, tmp_path / "detector.pth")
-    assert "no file at" in refused(capsys, tmp_path / "absent.pth")
+    assert "There is no checkpoint" in refused(capsys, tmp_path / "absent.pth")
     assert "expected pixels, as 224" in refused(capsys, tmp_path / "encoder.pth", "--img-size", "big")
     assert "are for detectors and segmenters" in refused(capsys, tmp_path / "encoder.pth", "--logits")
     for task in ("detector", "segmenter"):

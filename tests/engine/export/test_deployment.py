@@ -20,7 +20,7 @@ from convmae.tools import export as tool
 
 pytest.importorskip("onnxruntime", reason="no onnxruntime: install the packages of the extra `export`")
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "deployment.md"
+DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "deployment.md"
 BLOCKED = """
 import sys
 class Refuse:
