@@ -340,15 +340,8 @@ def test_a_linear_probe_that_can_not_be_trained_is_refused(tmp_path: Path, capsy
         ("linear.epochs=5", "linear.warmup is 10; expected less than linear.epochs, which is 5"),
         ("linear.batch_size=1", "linear.batch_size is 1; expected at least 2"),
     ):
-        words = [
-            "--config",
-            "probe_224px.yaml",
-            "--work-dir",
-            str(tmp_path / "run"),
-            "--cfg-options",
-            option,
-            f"data.root={tmp_path}",
-        ]
+        words = ["--config", "probe_224px.yaml", "--work-dir", str(tmp_path / "run")]
+        words += ["--cfg-options", option, f"data.root={tmp_path}"]
         assert linear_probe.main(words) == 2
         assert said in capsys.readouterr().err
 
