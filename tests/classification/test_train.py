@@ -341,8 +341,7 @@ def test_a_linear_probe_that_can_not_be_trained_is_refused(tmp_path: Path, capsy
         ("linear.batch_size=1", "linear.batch_size is 1; expected at least 2"),
     ):
         words = ["--config", "probe_224px.yaml", "--work-dir", str(tmp_path / "run")]
-        words += ["--cfg-options", option, f"data.root={tmp_path}"]
-        assert linear_probe.main(words) == 2
+        assert linear_probe.main([*words, "--cfg-options", option, f"data.root={tmp_path}"]) == 2
         assert said in capsys.readouterr().err
 
 
