@@ -87,6 +87,7 @@ def _to_int8_static(source: Path, target: Path, arrays: list[Any], input_name: s
         per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
+        op_types_to_quantize=list(_WEIGHED),  # else every tensor is calibrated, those of proposals and masks too
         nodes_to_quantize=[name for name in _weighed(source, _WEIGHED) if not _MASKS.search(name)],
     )
     return (
