@@ -26,13 +26,13 @@ from convmae.detection.predict import read_classes
 from convmae.engine.class_lists import known_classes
 from convmae.engine.commands.given_pictures import kept_reading
 from convmae.engine.config import run_config
+from convmae.engine.export import encoders
 from convmae.engine.files import read_config, read_meta
 from convmae.pretraining import METHODS, teachers
 from convmae.pretraining.weights import load_pretrained
 from convmae.segmentation.config import SegmentationConfig
 from convmae.segmentation.model.upernet import build_model
 from convmae.segmentation.model.weights import load_weights
-from convmae.tools import export
 
 DIMS = {"embed_dims": (8, 8, 16), "depths": (1, 1, 1), "num_heads": 2}
 VIT_DIMS = {"embed_dim": 16, "depth": 1, "num_heads": 2}
@@ -78,8 +78,8 @@ def _convert(path: Path, to: str = "detectron2", config: str | None = None) -> N
 
 
 def _export(path: Path) -> None:
-    _, model, _ = export.read_model(path, None)
-    export.read_classes(path, model.num_classes)
+    _, model, _ = encoders.read_model(path, None)
+    encoders.read_classes(path, model.num_classes)
 
 
 def _teacher(path: Path) -> None:

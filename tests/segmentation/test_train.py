@@ -48,8 +48,7 @@ def test_train_then_test_gives_the_same_scores_and_a_report(
         "decode_channels",
         "3 pictures with label maps",
         "boundary F",
-        "Worst pictures",
-        "Best pictures",
+        "3 of 3 validation pictures: the 12 worst and best by pixel accuracy",
         "pictures a second",
         "GB, of the whole process",
     ):

@@ -178,7 +178,8 @@ def test_outputs_that_cant_be_written(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_missing_packages_are_named(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: Any) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else object())
-    error = refused(capsys, tmp_path / "absent.pth")
+    (tmp_path / "any.pth").touch()
+    error = refused(capsys, tmp_path / "any.pth")
     assert "Export needs onnxruntime: pip install onnx onnxruntime" in error
 
 

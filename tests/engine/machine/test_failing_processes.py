@@ -32,7 +32,7 @@ from small_run import Mean, Noise, Regression
 
 from convmae.engine.commands.cli import train_tool
 from convmae.engine.errors import UserError
-from convmae.engine.options import ScheduleOptions
+from convmae.engine.options import DataOptions, ScheduleOptions
 from convmae.engine.training.train import train
 
 FAULT, FIRST = os.environ["FAULT"], os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0"
@@ -45,7 +45,13 @@ class Model:
 
 
 @dataclass
+class Numbers(DataOptions):
+    root: str = "."
+
+
+@dataclass
 class Config(Plain):
+    data: Numbers = field(default_factory=lambda: Numbers(batch_size=4, workers=0))
     model: Model = field(default_factory=Model)
     schedule: ScheduleOptions = field(default_factory=lambda: ScheduleOptions(steps=6, save_every=100, eval_every=3))
 
@@ -77,7 +83,7 @@ def start(config, work_dir: Path, resume: bool) -> None:
     train(Regression(), Data(), config=config, work_dir=work_dir, resume=resume, hooks=[Kill()], **data)
 
 
-sys.exit(train_tool(None, Config, start, description="", recipe="recipe.yaml"))
+sys.exit(train_tool(None, Config, lambda: start, description="", recipe="recipe.yaml"))
 '''
 
 
