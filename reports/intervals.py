@@ -33,8 +33,9 @@ class Interval(NamedTuple):
     high: float
 
     def points(self, sign: str = "") -> str:
-        """Returns a share's interval in points of 100; ``sign`` as in a format, "+" for a difference."""
-        return f"95\u00a0%: {decimals(100 * self.low, 1, sign)} to {decimals(100 * self.high, 1, sign)}"
+        """Returns a share's interval in points of 100, on one line; ``sign`` as in a format, "+" for a difference."""
+        low, high = (decimals(100 * end, 1, sign) for end in self)
+        return f"95 %: {low} to {high}".replace(" ", "\u00a0")
 
 
 def resamples(pictures: int) -> Iterator[NDArray[np.float32]]:

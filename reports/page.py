@@ -106,7 +106,7 @@ class Page:
         shares = [_are_shares(values) for values in by_column]
         heads = [
             {
-                "name": f"{name}, %" if share else name,
+                "name": f"{name},\u00a0%" if share else name,
                 "numeric": bool(values) and all(_is_number(one) for one in values),
             }
             for name, values, share in zip(columns, by_column, shares, strict=True)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from convmae.reports.gallery import outline
-from convmae.reports.page import Number, Page, Panel, Picture, Shape, Share, Threshold
+from convmae.reports.page import Gain, Number, Page, Panel, Picture, Shape, Share, Threshold
 from convmae.reports.plots import curves, matrix
 
 CLASSES = ["cat", "dog"]
@@ -65,6 +65,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         thresholds=[threshold()],
         ranked=True,
     )
+    heads = ["the second run of all less the first", "loss"]
+    rows = [["a", Share(0.5), Gain(0.1), 1.0, "a sentence " * 30], ["b", Share(1), Gain(0.0), 2.0, ""]]
+    page.table("Gains", ["class", "share", *heads, "said"], rows)
     page.pictures("Plain", [Picture(Image.new("RGB", (900, 40)), "a strip")], columns=1)
     page.facts("Data", {"path": "y" * 200, "z" * 60: "1"})
     page.code("Configuration", "a: " + "b" * 400)
@@ -111,6 +114,23 @@ def test_nothing_is_wider_than_the_window(chromium: Chromium, page: Path, width:
         window.open(page)
         assert window.run("return document.documentElement.scrollWidth") == width
         assert window.complaints() == []
+
+
+def test_tables_can_be_read_in_any_window(chromium: Chromium, page: Path) -> None:
+    places = "[...document.querySelectorAll(arguments[0])].map(e => e.getBoundingClientRect())"
+    with chromium() as window:
+        window.open(page)
+        bars = window.run(f"return {places}.map(place => place.left)", "h2[id^=gains] + .scroll .bar")
+        assert len(bars) == 2
+        assert bars[0] == bars[1]  # whatever the number beside is
+        heads = window.run(f"return {places}.map(place => place.height)", "h2[id^=gains] + .scroll thead th")
+        lines = window.run(f"return {places}.map(place => place.width)", "h2[id^=gains] + .scroll th:nth-child(3)")
+        assert max(heads) > 45  # pixels: a long head stands in several lines,
+        assert lines[0] < 160  # as it is of short numbers
+    with chromium(420) as window:
+        window.open(page)
+        (width,) = window.run(f"return {places}.map(place => place.width)", "h2[id^=gains] + .scroll td.long")
+        assert 200 < width < 400  # a sentence is neither one line nor a pile of words
 
 
 def test_without_scripts_all_stands_as_it_is_marked(chromium: Chromium, page: Path) -> None:

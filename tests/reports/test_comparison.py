@@ -124,5 +124,6 @@ def test_what_changed_most_stands_first_and_what_did_not_is_left_out() -> None:
     number = gain_number("AP", 0.5, 0.4)
     assert (number.value, number.note) == ("-10.0", "from 50.0 to 40.0\u00a0%")
     assert (
-        gain_number("AP", 0.5, 0.4, Interval(-0.2, 0.05)).note == "from 50.0 to 40.0\u00a0%; 95\u00a0%: -20.0 to +5.0"
+        gain_number("AP", 0.5, 0.4, Interval(-0.2, 0.05)).note
+        == "from 50.0 to 40.0\u00a0%; 95\u00a0%:\u00a0-20.0\u00a0to\u00a0+5.0"
     )

@@ -43,7 +43,7 @@ def test_what_two_runs_share_cancels_out() -> None:
     gain = gains(means, [{"score": before}, {"score": after}])["score"]
     assert gain.low == pytest.approx(0.125, abs=1e-5)
     assert gain.high == pytest.approx(0.125, abs=1e-5)
-    assert gain.points("+") == "95\u00a0%: +12.5 to +12.5"
+    assert gain.points("+") == "95 %: +12.5 to +12.5".replace(" ", "\u00a0")
     alone = interval(float(one.mean()), before)
     assert alone.high - alone.low > 0.1
 
@@ -67,4 +67,4 @@ def test_resamples_that_have_no_score_or_all_the_same_say_nothing() -> None:
     ],
 )
 def test_ends_read_in_points_and_zero_has_no_sign(ends: tuple[float, float], sign: str, said: str) -> None:
-    assert Interval(*ends).points(sign) == f"95\u00a0%: {said}"
+    assert Interval(*ends).points(sign) == f"95 %: {said}".replace(" ", "\u00a0")
