@@ -1,4 +1,4 @@
-"""Names and other text that people gave, made fit to be shown whatever they hold."""
+"""Names and other text that people gave, made fit to be shown whatever they hold; and numbers."""
 
 from __future__ import annotations
 
@@ -72,3 +72,9 @@ def _escape(character: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # as Python reads a byte that is no UTF-8
         return f"\\x{code - 0xDC00:02x}"
     return character.encode("unicode_escape").decode("ascii")
+
+
+def decimals(value: float, digits: int, sign: str = "") -> str:
+    """Returns a number with so many decimals; zero has no minus. ``sign``: "+" for differences."""
+    text = f"{value:{sign},.{digits}f}"
+    return text if float(f"{value:.{digits}f}") else text.lstrip("+-")

@@ -13,9 +13,10 @@ import numpy as np
 from convmae.engine.config import differing_options
 from convmae.engine.errors import UserError
 from convmae.engine.log import log_done
+from convmae.engine.text import decimals
 from convmae.engine.training.scalars import read_scalars
 from convmae.reports.intervals import Interval
-from convmae.reports.page import Gain, Number, Page, Share, decimals
+from convmae.reports.page import Gain, Number, Page, Share
 from convmae.reports.plots import curves
 
 Row = tuple[str, Sequence[float | None]]  # what it is of, and the value of each run
@@ -65,7 +66,7 @@ def add_numbers(page: Page, title: str, head: str, runs: Sequence[Run], rows: Se
 
 
 def add_curves(page: Page, title: str, runs: Sequence[Run], key: str, ylabel: str, scale: float = 1) -> None:
-    """Adds a scalar of the runs over the step, if one has logged it; ``scale`` times its value."""
+    """Adds a scalar of the runs over the step, if one has logged it more than once; ``scale`` times its value."""
     # By number: a run's name might be "step".
     rows = [
         {"step": row["step"], str(number): scale * row[key]}
@@ -73,7 +74,7 @@ def add_curves(page: Page, title: str, runs: Sequence[Run], key: str, ylabel: st
         for row in read_scalars(run.folder)
         if key in row
     ]
-    if rows:
+    if any(sum(str(number) in row for row in rows) > 1 for number in range(len(runs))):
         page.figure(title, curves(rows, {run.name: str(number) for number, run in enumerate(runs)}, ylabel))
 
 
@@ -103,7 +104,7 @@ def gain_numbers(
 
 def gain_number(label: str, one: float, other: float, ends: Interval | None = None) -> Number:
     """Returns the headline of a share that went from ``one`` to ``other``, in points of 100; ``ends`` are those of the gain."""
-    note = f"from {100 * one:.1f} to {100 * other:.1f} %"
+    note = f"from {100 * one:.1f} to {100 * other:.1f}\u00a0%"
     return Number(label, decimals(100 * (other - one), 1, "+"), f"{note}; {ends.points('+')}" if ends else note)
 
 

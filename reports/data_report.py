@@ -7,13 +7,11 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from convmae.engine.faults import SHOWN, Effect, Fault, by_kind, spread
 from convmae.reports.page import Number, Page
-from convmae.reports.plots import LINE_COLOURS, axes
+from convmae.reports.plots import histogram
 
 LISTED = 500  # faults on the page; the JSON file has all
 SAMPLES = 6  # pictures of a split that are drawn, and as many of those at fault
@@ -86,8 +84,8 @@ def write_page(
     page = Page("Data check", subtitle)
     page.headline(
         [
-            Number("faults", f"{stops:,}", "that would stop training"),
-            Number("other remarks", f"{notes:,}", "what is left out, and what is used as it is"),
+            Number("Faults", f"{stops:,}", "that would stop training"),
+            Number("Other remarks", f"{notes:,}", "what is left out, and what is used as it is"),
             *counts,
         ]
     )
@@ -159,21 +157,3 @@ def fault_rows(split: Split, name: Callable[[Any], Any]) -> list[dict[str, Any]]
 def describe_modes(modes: Counter[str]) -> str:
     """Returns how many pictures have each mode, the most frequent first."""
     return ", ".join(f"{count:,} {MODES.get(mode, mode)}" for mode, count in modes.most_common())
-
-
-def histogram(values: Mapping[str, NDArray], xlabel: str) -> Figure:
-    """Draws the share of values between powers of the root of two, one outline for each label."""
-    figure, plot = axes()
-    top = max((float(of_split.max(initial=1)) for of_split in values.values()), default=1.0)
-    edges = 2 ** (np.arange(0, 2 * np.ceil(np.log2(top)) + 3) / 2 - 0.25)
-    for color, (label, of_split) in zip(LINE_COLOURS, values.items(), strict=False):
-        counts, _ = np.histogram(of_split, edges)
-        plot.stairs(counts / max(1, counts.sum()), edges, color=color, label=label, linewidth=1.8)
-    plot.set_xscale("log", base=2)
-    plot.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    plot.set_xlabel(xlabel)
-    plot.set_ylabel("share")
-    plot.set_ylim(bottom=0)
-    if len(values) > 1:
-        plot.legend(frameon=False)
-    return figure

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from convmae.engine.text import decimals
+
 RESAMPLES = 1000  # the standard error is then known to 2 %
 BLOCK = 100  # resamples at a time: their counts of a class's detections stay in a processor's cache
 ERRORS = 1.96  # standard errors to either side that hold 95 % of a normal distribution
@@ -31,8 +33,9 @@ class Interval(NamedTuple):
     high: float
 
     def points(self, sign: str = "") -> str:
-        """Returns a share's interval in points of 100; ``sign`` as in a format, "+" for a difference."""
-        return f"95\u00a0%: {100 * self.low:{sign}.1f} to {100 * self.high:{sign}.1f}"
+        """Returns a share's interval in points of 100, on one line; ``sign`` as in a format, "+" for a difference."""
+        low, high = (decimals(100 * end, 1, sign) for end in self)
+        return f"95 %: {low} to {high}".replace(" ", "\u00a0")
 
 
 def resamples(pictures: int) -> Iterator[NDArray[np.float32]]:

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from convmae.engine.files import write_whole
-from convmae.engine.text import BLANK, is_blank, visible
+from convmae.engine.text import BLANK, decimals, is_blank, visible
 from convmae.reports.drawing import Colour, draw_boxes, draw_labels, pair, palette
 from convmae.reports.gallery import Panel, Picture, Shape, encode, is_dense
 from convmae.reports.plots import curves
@@ -106,7 +106,7 @@ class Page:
         shares = [_are_shares(values) for values in by_column]
         heads = [
             {
-                "name": f"{name}, %" if share else name,
+                "name": f"{name},\u00a0%" if share else name,
                 "numeric": bool(values) and all(_is_number(one) for one in values),
             }
             for name, values, share in zip(columns, by_column, shares, strict=True)
@@ -321,12 +321,6 @@ def _readable(value: float) -> str:
     if 0 < abs(value) < 0.001:
         return f"{value:.1e}"
     return decimals(value, 3 if abs(value) < 100 else 1)
-
-
-def decimals(value: float, digits: int, sign: str = "") -> str:
-    """Returns a number with so many decimals; zero has no minus. ``sign``: "+" for differences."""
-    text = f"{value:{sign},.{digits}f}"
-    return text if float(f"{value:.{digits}f}") else text.lstrip("+-")
 
 
 def _version(distribution: str) -> str:

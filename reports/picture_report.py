@@ -20,7 +20,10 @@ FREQUENT = 20  # sizes on the page; the JSON file has all
 
 def write_data_report(splits: Sequence[PictureCheck], root: str, work_dir: Path) -> list[Path]:
     """Writes ``metrics.json``, with every fault, and ``report/index.html``; returns the paths."""
-    counts = [Number(f"{one.name} pictures", f"{len(one.paths):,}", f"{len(one.good):,} in order") for one in splits]
+    counts = [
+        Number(f"{one.name.capitalize()} pictures", f"{len(one.paths):,}", f"{len(one.good):,} in order")
+        for one in splits
+    ]
     numbers = {split.name: _numbers(split) for split in splits}
     return write_page(root, splits, counts, lambda page: _add_data(page, splits), numbers, work_dir)
 

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from convmae.engine.text import shown
 from convmae.reports.fonts import families
 
 # The page replaces all of these by its own colours of the same order, so that a figure follows its light or dark theme.
 LINE_COLOURS = ("#0f8b8d", "#d9622b", "#5b6ee1", "#b8456b", "#7f8e22", "#9a6a3a", "#2f9e63", "#8f5fbf")
-INK, RULE = "#101112", "#d0d1d2"
+INK, RULE, DARK = "#101112", "#d0d1d2", "#202122"  # DARK: letters on full colours
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 10,
@@ -51,8 +53,9 @@ MANY = 40  # more values than this are drawn as a running mean over faint single
 class Chart(Figure):
     """A figure with the values that a page shows under the pointer; None where there are none to show.
 
-    Of lines: ``kind``, ``x`` and ``y`` (what the axes are of) and ``lines``, each with its label and points; of a matrix:
-    ``kind``, ``rows`` (names), ``values`` (shares) and, if known, ``counts``.
+    Of lines: ``kind``, ``x`` and ``y`` (what the axes are of) and ``lines``, each with its label and points; of a histogram
+    also ``spans``, what is said of each x; of a matrix: ``kind``, ``rows`` (names), ``values`` (shares)
+    and, if known, ``counts``.
     """
 
     values: dict[str, Any] | None = None
@@ -105,6 +108,32 @@ def lines(x: ArrayLike, ys: Mapping[str, ArrayLike], xlabel: str, ylabel: str, m
     return figure
 
 
+def histogram(values: Mapping[str, NDArray], xlabel: str) -> Chart:
+    """Draws what share of sizes lies about each power of the root of two, one outline for each label; below 1 counts as 1."""
+    figure, plot = axes()
+    steps = {label: np.round(2 * np.log2(sizes.clip(min=1))).astype(int) for label, sizes in values.items()}
+    low = min((int(of_one.min()) for of_one in steps.values() if len(of_one)), default=0) - 1
+    high = max((int(of_one.max()) for of_one in steps.values() if len(of_one)), default=0) + 1
+    edges = 2 ** ((np.arange(low, high + 2) - 0.5) / 2)
+    drawn, told = {}, []
+    for number, (color, (label, of_one)) in enumerate(zip(_cycle(len(steps)), steps.items(), strict=True)):
+        shares = 100 * np.bincount(of_one - low, minlength=high - low + 1) / max(1, len(of_one))
+        # Dashes let one that is the same be seen below.
+        drawn[label] = plot.stairs(shares, edges, color=color, linewidth=1.8, linestyle=(0, (5, 2)) if number else "-")
+        told.append(
+            {"label": label, "points": np.column_stack([np.sqrt(edges[1:] * edges[:-1]), shares.round(2)]).tolist()}
+        )
+    plot.set_xscale("log", base=2)
+    plot.xaxis.set_major_formatter(FuncFormatter(tick))
+    plot.set_xlabel(xlabel)
+    plot.set_ylabel("share, %")
+    plot.set_ylim(bottom=0)
+    _legend(plot, drawn)
+    spans = [f"{start:.3g} to {end:.3g}" for start, end in pairwise(edges)]
+    figure.values = {"kind": "lines", "x": xlabel, "y": "share, %", "lines": told, "spans": spans}
+    return figure
+
+
 def matrix(
     values: ArrayLike,
     names: Sequence[str],
@@ -136,7 +165,7 @@ def matrix(
     if count <= 16:
         for (row, column), share in np.ndenumerate(cells):
             if share >= 0.005:
-                color = "#ffffff" if share > 0.5 else INK
+                color = DARK if share > 0.5 else INK
                 plot.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=color, fontsize=9)
     plot.set_xlabel(xlabel)
     plot.set_ylabel(ylabel)
@@ -175,7 +204,7 @@ def tick(value: float, _: object = None) -> str:
     return f"{value:.6g}"
 
 
-def _legend(plot: Axes, lines: Mapping[str, Line2D]) -> None:
+def _legend(plot: Axes, lines: Mapping[str, Artist]) -> None:
     """Explains the lines, if there are several, in columns of ten."""
     if len(lines) > 1:
         # Lines and labels are given: matplotlib alone would pass over a name that begins with an underscore.

@@ -74,4 +74,9 @@ def _page_colours(style: str) -> str:
     style = re.sub(r"(font(-family)?: [^;\"]*)", lambda font: re.sub(r"'.*", "var(--sans)", font.group()), style)
     for index, color in enumerate(plots.LINE_COLOURS):
         style = style.replace(color, f"var(--line-{index})")
-    return style.replace(plots.INK, "var(--ink)").replace(plots.RULE, "var(--rule)").replace("#000000", "var(--ink)")
+    return (
+        style.replace(plots.INK, "var(--ink)")
+        .replace(plots.RULE, "var(--rule)")
+        .replace(plots.DARK, "var(--dark)")
+        .replace("#000000", "var(--ink)")
+    )

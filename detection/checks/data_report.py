@@ -21,12 +21,12 @@ from convmae.reports.data_report import (
     add_splits,
     describe_modes,
     fault_rows,
-    histogram,
     remarked,
     samples,
     write_page,
 )
 from convmae.reports.page import Number, Page, Picture
+from convmae.reports.plots import histogram
 
 SMALL, MEDIUM = 32.0**2, 96.0**2  # pixels of COCO's small and medium objects
 
@@ -35,7 +35,10 @@ def write_data_report(splits: Sequence[SplitCheck], work_dir: Path) -> list[Path
     """Writes ``metrics.json``, with every fault, and ``report/index.html``; returns the paths."""
     subtitle = ", ".join(str(split.annotations) for split in splits)
     known = {split.name: split.data for split in splits if split.data is not None}
-    counts = [Number(f"{name} pictures", f"{len(data.images):,}", _object_count(data)) for name, data in known.items()]
+    counts = [
+        Number(f"{name.capitalize()} pictures", f"{len(data.images):,}", _object_count(data))
+        for name, data in known.items()
+    ]
     numbers = {split.name: _numbers(split) for split in splits}
     return write_page(subtitle, splits, counts, lambda page: _add_data(page, splits, known), numbers, work_dir)
 

@@ -14,13 +14,14 @@ from convmae.engine.errors import UserError
 from convmae.engine.faults import Remark
 from convmae.engine.files import save_atomically
 from convmae.engine.log import duration
+from convmae.engine.text import decimals
 from convmae.engine.training.scalars import read_scalars
 from convmae.pretraining.autoencoder import MaskedAutoencoder
 from convmae.pretraining.config import EMA, PretrainingConfig
 from convmae.pretraining.evaluation.features import feature_maps, feature_strip
 from convmae.pretraining.evaluation.reconstructions import group_sheet, load_picture, reconstruct, reconstruction_strip
 from convmae.reports.drawing import column
-from convmae.reports.page import Number, Page, Picture, curves, decimals, environment
+from convmae.reports.page import Number, Page, Picture, curves, environment
 from convmae.reports.run_page import add_remarks, add_unread
 
 SHOWN = 8

@@ -1,5 +1,6 @@
 // Values under the pointer, and by the arrow keys, on curves and matrices. Places are in parts of the figure's picture.
 const tip = document.querySelector(".tip");
+let teller = null;  // the figure whose values stand there
 const readable = value => Math.abs(value) >= 1e5 || value && Math.abs(value) < 1e-3 ? value.toExponential(2)
   : String(+value.toPrecision(4)).replace(/^-(?=0+(\.0*)?$)/, "");
 // A label may end in its unit, as "recall, %"; that of an axis is the unit of all lines.
@@ -33,7 +34,7 @@ for (const figure of document.querySelectorAll("[data-tips]")) {
       y = top + (bottom - top) * (row + .5) / size;
     } else {
       const value = xs[at];
-      lines.push(named(all.x, value));
+      lines.push(all.spans ? `${all.x}: ${all.spans[at]}` : named(all.x, value));
       for (const line of all.lines) {
         const near = nearest(line.points, value);
         if (near) lines.push(named(line.label || all.y, near[1], all.y));
@@ -46,6 +47,7 @@ for (const figure of document.querySelectorAll("[data-tips]")) {
     }
     tip.textContent = lines.join("\n");
     tip.hidden = false;
+    teller = figure;
     const width = tip.offsetWidth, room = document.documentElement.clientWidth;
     const beside = box.left + x * box.width + 14;
     tip.style.left = `${Math.max(4, beside + width > room - 4 ? beside - width - 28 : beside)}px`;
@@ -54,7 +56,11 @@ for (const figure of document.querySelectorAll("[data-tips]")) {
   const xs = all.kind === "matrix" ? [] : [...new Set(all.lines.flatMap(line => line.points.map(point => point[0])))].sort((a, b) => a - b);
   const nearest = (points, x) => points.reduce((best, point) =>
     !best || Math.abs(point[0] - x) < Math.abs(best[0] - x) ? point : best, null);
-  const hide = () => { tip.hidden = rule.hidden = true; at = null; };
+  const hide = () => {
+    if (teller === figure) tip.hidden = true;
+    rule.hidden = true;
+    at = null;
+  };
   figure.onpointermove = event => {
     const which = drawing(), box = figure.querySelectorAll("svg")[which].getBoundingClientRect();
     const {left, top, right, bottom} = all.frames[which];

@@ -31,7 +31,9 @@ def write_data_report(
     """Writes ``metrics.json``, with every fault, and ``report/index.html``; returns the paths."""
     counts = [
         Number(
-            f"{split.name} pictures", f"{len(split.pairs):,}", f"{(split.pixels > 0).sum()} of {len(classes)} classes"
+            f"{split.name.capitalize()} pictures",
+            f"{len(split.pairs):,}",
+            f"{(split.pixels > 0).sum()} of {len(classes)} classes",
         )
         for split in splits
     ]

@@ -86,7 +86,7 @@ def test_a_gain_that_hangs_on_the_pictures_has_an_interval(runs: tuple[Path, Pat
     gain = numbers["all"]["bbox_mAP"] - numbers["some"]["bbox_mAP"]
     assert -1 <= low < gain < high <= 1
     page = (split / "both" / "report" / "index.html").read_text()
-    assert f"95\u00a0%: {100 * low:+.1f} to {100 * high:+.1f}" in page
+    assert f"95 %: {100 * low:+.1f} to {100 * high:+.1f}" in page.replace("\u00a0", " ")
     assert "bootstrap over pictures" in page
 
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from convmae.reports.gallery import outline
-from convmae.reports.page import Number, Page, Panel, Picture, Shape, Share, Threshold
-from convmae.reports.plots import curves, matrix
+from convmae.reports.page import Gain, Number, Page, Panel, Picture, Shape, Share, Threshold
+from convmae.reports.plots import curves, histogram, matrix
 
 CLASSES = ["cat", "dog"]
 CONFIDENCES = (0.9, 0.6, 0.3)  # of the three detections on each picture, the last of them wrong
@@ -65,7 +65,11 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         thresholds=[threshold()],
         ranked=True,
     )
+    heads = ["the second run of all less the first", "loss"]
+    rows = [["a", Share(0.5), Gain(0.1), 1.0, "a sentence " * 30], ["b", Share(1), Gain(0.0), 2.0, ""]]
+    page.table("Gains", ["class", "share", *heads, "said"], rows)
     page.pictures("Plain", [Picture(Image.new("RGB", (900, 40)), "a strip")], columns=1)
+    page.figure("Sizes", histogram({"training": np.array([64.0, 96, 96, 96])}, "side, px"))
     page.facts("Data", {"path": "y" * 200, "z" * 60: "1"})
     page.code("Configuration", "a: " + "b" * 400)
     path = tmp_path_factory.mktemp("page") / "report" / "index.html"
@@ -111,6 +115,23 @@ def test_nothing_is_wider_than_the_window(chromium: Chromium, page: Path, width:
         window.open(page)
         assert window.run("return document.documentElement.scrollWidth") == width
         assert window.complaints() == []
+
+
+def test_tables_can_be_read_in_any_window(chromium: Chromium, page: Path) -> None:
+    places = "[...document.querySelectorAll(arguments[0])].map(e => e.getBoundingClientRect())"
+    with chromium() as window:
+        window.open(page)
+        bars = window.run(f"return {places}.map(place => place.left)", "h2[id^=gains] + .scroll .bar")
+        assert len(bars) == 2
+        assert bars[0] == bars[1]  # whatever the number beside is
+        heads = window.run(f"return {places}.map(place => place.height)", "h2[id^=gains] + .scroll thead th")
+        lines = window.run(f"return {places}.map(place => place.width)", "h2[id^=gains] + .scroll th:nth-child(3)")
+        assert max(heads) > 45  # pixels: a long head stands in several lines,
+        assert lines[0] < 160  # as it is of short numbers
+    with chromium(420) as window:
+        window.open(page)
+        (width,) = window.run(f"return {places}.map(place => place.width)", "h2[id^=gains] + .scroll td.long")
+        assert 200 < width < 400  # a sentence is neither one line nor a pile of words
 
 
 def test_without_scripts_all_stands_as_it_is_marked(chromium: Chromium, page: Path) -> None:
@@ -199,6 +220,22 @@ def test_values_stand_under_the_pointer_and_the_keys(shown: Any) -> None:
     assert said(shown, ".tip") == ["cat → dog: 25.0 %\n500"]
     shown.press("Escape")
     assert said(shown, ".tip") == []
+    shown.run("document.querySelectorAll('[data-tips]')[2].focus()")
+    tips = [shown.press("ArrowRight") or said(shown, ".tip")[0] for _ in range(4)]
+    assert tips[1:3] == ["side, px: 53.8 to 76.1\ntraining 25 %", "side, px: 76.1 to 108\ntraining 75 %"]
+    assert tips[0].endswith("training 0 %")
+
+
+def test_letters_on_a_matrix_can_be_read_in_light_and_dark(chromium: Chromium, page: Path) -> None:
+    letters = "[...document.querySelectorAll('h2[id^=confusion] + .figure .wide text')]"
+    script = f"return {letters}.filter(e => /^(75|25)$/.test(e.textContent)).map(e => getComputedStyle(e).fill)"
+    for dark, sure, unsure in (
+        (False, "rgb(18, 21, 24)", "rgb(27, 31, 36)"),
+        (True, "rgb(18, 21, 24)", "rgb(230, 229, 225)"),
+    ):
+        with chromium(dark=dark) as window:
+            window.open(page)
+            assert window.run(script) == [sure, unsure]  # on full and on faint colour
 
 
 def test_pictures_have_names_and_controls_have_labels(shown: Any) -> None:

@@ -75,6 +75,15 @@ def test_options_and_curves_show_both_runs(tmp_path: Path) -> None:
     assert re.findall(r"data-key=\"([^\"]*)\"", written(page, tmp_path)) == ["optim.lr", "0.125", "0.125", "0.25"]
 
 
+def test_a_single_score_of_each_run_is_no_curve(tmp_path: Path) -> None:
+    once, twice = '{"step": 1, "mIoU": 0.5}\n', '{"step": 1, "mIoU": 0.5}\n{"step": 2, "mIoU": 0.6}\n'
+    runs = read_runs([write_run(tmp_path / name, 0.1, said) for name, said in (("a", once), ("b", once), ("c", twice))])
+    for compared, figures in ((runs[:2], 0), (runs[1:], 1)):
+        page = Page("t")
+        add_curves(page, "Validation", compared, "mIoU", "mIoU, %", 100)
+        assert written(page, tmp_path).count('class="wide"') == figures
+
+
 def test_a_third_run_is_measured_by_the_first(tmp_path: Path) -> None:
     runs = read_runs([write_run(tmp_path / name, 0.1) for name in ("a", "b", "c")])
     assert listed(runs) == "a, b and c"
@@ -113,5 +122,8 @@ def test_what_changed_most_stands_first_and_what_did_not_is_left_out() -> None:
     assert most_changed([before, after], 1) == [[1], [4]]
     assert most_changed([before, after, [0.55, 0.1, 0.9, 0.7, 0.3]], 6) == [[1], [4, 0], [2]]
     number = gain_number("AP", 0.5, 0.4)
-    assert (number.value, number.note) == ("-10.0", "from 50.0 to 40.0 %")
-    assert gain_number("AP", 0.5, 0.4, Interval(-0.2, 0.05)).note == "from 50.0 to 40.0 %; 95\u00a0%: -20.0 to +5.0"
+    assert (number.value, number.note) == ("-10.0", "from 50.0 to 40.0\u00a0%")
+    assert (
+        gain_number("AP", 0.5, 0.4, Interval(-0.2, 0.05)).note
+        == "from 50.0 to 40.0\u00a0%; 95\u00a0%:\u00a0-20.0\u00a0to\u00a0+5.0"
+    )

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from convmae.reports.intervals import BLOCK, RESAMPLES, gains, interval, intervals, resamples
+from convmae.reports.intervals import BLOCK, RESAMPLES, Interval, gains, interval, intervals, resamples
 
 
 def shares(values: np.ndarray) -> np.ndarray:
@@ -43,7 +43,7 @@ def test_what_two_runs_share_cancels_out() -> None:
     gain = gains(means, [{"score": before}, {"score": after}])["score"]
     assert gain.low == pytest.approx(0.125, abs=1e-5)
     assert gain.high == pytest.approx(0.125, abs=1e-5)
-    assert gain.points("+") == "95\u00a0%: +12.5 to +12.5"
+    assert gain.points("+") == "95 %: +12.5 to +12.5".replace(" ", "\u00a0")
     alone = interval(float(one.mean()), before)
     assert alone.high - alone.low > 0.1
 
@@ -55,3 +55,16 @@ def test_resamples_that_have_no_score_or_all_the_same_say_nothing() -> None:
     assert intervals({"score": 0.25}, {"score": values})["score"] == pytest.approx((0, 0.25 + error))
     scores = {"none": np.full(3, np.nan), "one picture": shares(np.array([0.5], dtype=np.float32))}
     assert intervals({"none": 0.0, "one picture": 0.5}, scores) == {}
+
+
+@pytest.mark.parametrize(
+    ("ends", "sign", "said"),
+    [
+        ((-0.0004, 0.0004), "+", "0.0 to 0.0"),
+        ((-0.0123, 0.0004), "+", "-1.2 to 0.0"),
+        ((0.0006, 0.25), "+", "+0.1 to +25.0"),
+        ((0.0, 1.0), "", "0.0 to 100.0"),
+    ],
+)
+def test_ends_read_in_points_and_zero_has_no_sign(ends: tuple[float, float], sign: str, said: str) -> None:
+    assert Interval(*ends).points(sign) == f"95 %: {said}".replace(" ", "\u00a0")

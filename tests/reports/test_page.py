@@ -213,7 +213,7 @@ def test_a_column_of_shares_has_bars_and_one_of_counts_has_none(tmp_path: Path) 
     page.table("n", ["share", "count", "loss", "gain"], rows)
     text = write(page, tmp_path)
     assert re.findall(r"--part:([\d.]+)", text) == ["0.2500", "1.0000"]
-    assert re.findall(r"<button[^>]*>([^<]*)</button></th>", text) == ["share, %", "count", "loss", "gain, %"]
+    assert re.findall(r"<button[^>]*>([^<]*)</button></th>", text) == ["share,\u00a0%", "count", "loss", "gain,\u00a0%"]
     cells = re.findall(r"<td[^>]*>(?:<span[^>]*></span>)?([^<]*)</td>", text)
     assert cells == ["25.0", "0", "0.500", "-12.5", "100.0", "1", "0.500", "+50.0", "–", "1", "0.500", "0.0"]
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from names import NASTY
 
 from convmae.engine.text import shown
-from convmae.reports.plots import LABEL, LEGEND, curves, lines, matrix
+from convmae.reports.plots import LABEL, LEGEND, curves, histogram, lines, matrix
 from convmae.reports.svg import svg as _svg
 
 
@@ -70,3 +70,21 @@ def test_an_axis_keeps_its_numbers() -> None:
     said = texts(curves([{"step": 1, "loss": 1e-7}, {"step": 2, "loss": 3e-7}], {"loss": "loss"}, "loss"))
     assert {"step", "loss"} <= set(said)
     assert not [text for text in said if re.search(r"[$\\{]", text)]
+
+
+def test_a_histogram_tells_the_share_of_all_sizes_between_roots_of_two() -> None:
+    sizes = {"training": np.array([0.2, 1, 8, 9, 11.4, 32.0]), "validation": np.array([8.0])}
+    figure = histogram(sizes, "side, px")
+    assert figure.values is not None
+    told, spans = figure.values["lines"], figure.values["spans"]
+    assert [line["label"] for line in told] == list(sizes)
+    for line, expected in zip(told, ({1: 33.33, 8: 33.33, 11.31: 16.67, 32: 16.67}, {8: 100}), strict=True):
+        assert {round(x, 2): share for x, share in line["points"] if share} == pytest.approx(expected)
+        assert line["points"][0][1] == line["points"][-1][1] == 0  # room at either end
+        assert len(line["points"]) == len(spans)
+    centre = [x for x, _ in told[0]["points"]]
+    for x, span in zip(centre, spans, strict=True):
+        low, high = map(float, span.split(" to "))
+        assert (low, high) == pytest.approx((x / 2**0.25, x * 2**0.25), rel=0.01)
+    assert "share, %" in texts(figure)
+    assert histogram({"training": np.zeros(0)}, "side, px").values is not None  # of no sizes

@@ -112,5 +112,5 @@ def test_the_page_says_how_sure_ap_is(split: Path) -> None:
     low, high = metrics["intervals"]["bbox_mAP"]
     assert 0 <= low < metrics["bbox_mAP"] < high <= 1
     page = (split / "run" / "report" / "index.html").read_text(encoding="utf-8")
-    assert f"95\u00a0%: {100 * low:.1f} to {100 * high:.1f}" in page
+    assert f"95 %: {100 * low:.1f} to {100 * high:.1f}" in page.replace("\u00a0", " ")
     assert "bootstrap over pictures" in page
