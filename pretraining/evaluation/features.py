@@ -41,13 +41,18 @@ def feature_maps(encoder: Encoder, image: Tensor) -> list[FeatureMap]:
 
 
 def feature_strip(image: Tensor, maps: Sequence[FeatureMap]) -> Image.Image:
-    """Returns a picture [C, H, W] and its feature maps' principal components side by side, at its size."""
+    """Returns the `feature_panels` side by side, each under its caption."""
+    return row(*feature_panels(image, maps))
+
+
+def feature_panels(image: Tensor, maps: Sequence[FeatureMap]) -> tuple[list[Image.Image], list[str]]:
+    """Returns a picture [C, H, W] and its feature maps' principal components, at its size, and what is to be said of each."""
     panels, captions = [to_picture(image)], ["input"]
     for name, stride, values in maps:
         components, share = principal_components(values)
         panels.append(panel(_colours(components, stride, *image.shape[1:])))
         captions.append(f"{name}, stride {stride}, {len(values)} channels: {share:.0%} of the variance")
-    return row(panels, captions)
+    return panels, captions
 
 
 def principal_components(values: Tensor) -> tuple[Tensor, float]:

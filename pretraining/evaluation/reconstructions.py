@@ -56,7 +56,12 @@ def reconstruct(model: MaskedAutoencoder, image: Tensor, mask_ratio: float, seed
 
 
 def reconstruction_strip(views: Views) -> Image.Image:
-    """Returns input, visible patches, reconstruction and prediction side by side, of the first view.
+    """Returns the `reconstruction_panels` side by side, each under its caption."""
+    return row(*reconstruction_panels(views))
+
+
+def reconstruction_panels(views: Views) -> tuple[list[Image.Image], list[str]]:
+    """Returns input, visible patches, reconstruction and prediction, of the first view, and what is to be said of each.
 
     The last panel is `put_together` where there are several views, else the prediction of every patch.
     """
@@ -72,7 +77,7 @@ def reconstruction_strip(views: Views) -> Image.Image:
     else:
         panels.append(fill_in(views.image, torch.ones_like(removed), predicted, views.norm_pix))
         captions.append("prediction of every patch; visible ones are not in the loss")
-    return row([to_picture(shown) for shown in panels], captions)
+    return [to_picture(shown) for shown in panels], captions
 
 
 def group_sheet(views: Views) -> Image.Image:

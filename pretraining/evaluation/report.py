@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from convmae.engine.config import to_yaml
@@ -18,10 +20,10 @@ from convmae.engine.text import decimals
 from convmae.engine.training.scalars import read_scalars
 from convmae.pretraining.autoencoder import MaskedAutoencoder
 from convmae.pretraining.config import EMA, PretrainingConfig
-from convmae.pretraining.evaluation.features import feature_maps, feature_strip
-from convmae.pretraining.evaluation.reconstructions import group_sheet, load_picture, reconstruct, reconstruction_strip
-from convmae.reports.drawing import column
-from convmae.reports.page import Number, Page, Picture, curves, environment
+from convmae.pretraining.evaluation.features import feature_maps, feature_panels
+from convmae.pretraining.evaluation.reconstructions import group_sheet, load_picture, reconstruct, reconstruction_panels
+from convmae.reports.drawing import column, row
+from convmae.reports.page import Number, Page, Panel, Picture, curves, environment
 from convmae.reports.run_page import add_remarks, add_unread
 
 SHOWN = 8
@@ -92,11 +94,11 @@ def _add_pictures(
     written = []
     if hasattr(model, "decoder_pred"):
         views = [reconstruct(model, image, config.model.mask_ratio, config.runtime.seed) for image in images]
-        strips = [reconstruction_strip(of_one) for of_one in views]
+        shown = [reconstruction_panels(of_one) for of_one in views]
         page.pictures(
             "Reconstructions",
-            [Picture(strip, path.name) for strip, path in zip(strips, chosen, strict=True)],
-            "Pictures of the training folder under a fixed mask.",
+            [Picture(_titled(*of_one), path.name) for of_one, path in zip(shown, chosen, strict=True)],
+            f"Pictures of the training folder under a fixed mask. {_explained(shown[0][1])}",
             columns=1,
         )
         if len(views[0].mask) > 1:
@@ -107,15 +109,27 @@ def _add_pictures(
                 columns=1,
             )
         written.append(work_dir / "reconstructions.png")
-        sheet = column(strips)
+        sheet = column([row(*of_one) for of_one in shown])
         save_atomically(lambda file: sheet.save(file, "PNG"), written[0])
+    panels, captions = feature_panels(images[0], feature_maps(model, images[0]))
     page.pictures(
         "Features",
-        [Picture(feature_strip(images[0], feature_maps(model, images[0])), chosen[0].name)],
-        "The encoder's outputs for the unmasked picture: three principal components as red, green and blue.",
+        [Picture(_titled(panels, captions), chosen[0].name)],
+        "The encoder's outputs for the unmasked picture: three principal components as red, green and blue. "
+        f"{_explained(captions)}",
         columns=1,
     )
     return written
+
+
+def _titled(panels: Sequence[Image.Image], captions: Sequence[str]) -> list[Panel]:
+    """Panels under the beginnings of their captions, which have room there on narrow windows."""
+    return [Panel(image, re.split("[:;,]", said)[0]) for image, said in zip(panels, captions, strict=True)]
+
+
+def _explained(captions: Sequence[str]) -> str:
+    """What `_titled` leaves out of the captions, as sentences."""
+    return " ".join(f"{said[0].upper()}{said[1:]}." for said in captions if re.search("[:;,]", said))
 
 
 def _load_spread(paths: Sequence[Path], config: PretrainingConfig) -> dict[Path, Tensor]:

@@ -54,4 +54,13 @@ def test_the_report_shows_what_the_model_can_show(kind: str, expected: dict[str,
     assert (tmp_path / "reconstructions.png" in written) == (kind != "no pixels")
     assert set(written) <= set(listed(tmp_path) or ())  # so that --overwrite removes them
     html = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
-    assert len(re.findall(r'src="data:image', html)) == sum(expected.values())
+    stages = 1 if kind == "mae" else 3
+    panels = 4 * expected.get("Reconstructions", 0) + expected.get("Groups", 0) + 1 + stages  # the features' input, too
+    assert len(re.findall(r'src="data:image', html)) == panels
+    titles = re.findall(r'<span class="panel-title">([^<]*)</span>', html)
+    assert titles[-1 - stages :] == ["input", *(["last block"] if kind == "mae" else ["E1", "E2", "E3"])]
+    if kind != "no pixels":
+        last = "put together" if kind == "fastconvmae" else "prediction of every patch"
+        assert titles[:4] == ["input", "visible", "reconstruction", last]
+        assert "Reconstruction: visible patches, and predictions of the others" in html
+    assert "of the variance." in html
