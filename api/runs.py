@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from convmae.engine.commands.cli import start_run
+from convmae.engine.commands.weights_size import by_weights
 from convmae.engine.config import load_config
 from convmae.engine.errors import UserError
 from convmae.options import as_overrides
@@ -137,8 +138,14 @@ def _run(
         raise UserError(
             "A run from Python is one process; for several start the tool by torchrun, with --launcher pytorch."
         )
-    recipe = os.fspath(config)
-    tree: Any = load_config(schema, recipe, as_overrides(overrides))
+    recipe, given = os.fspath(config), as_overrides(overrides)
+
+    def load(recipe: str, more: Sequence[str] = ()) -> Any:
+        return load_config(schema, recipe, [*given, *more])
+
+    tree, notes = load(recipe), list[str]()
+    if tree.model.init:
+        tree, _, notes = by_weights(tree, recipe, "", given, load)
     folder = Path("work_dirs") / Path(recipe).stem if work_dir is None else Path(work_dir)
-    start_run(tree, folder, train, resume, overwrite)
+    start_run(tree, folder, train, resume, overwrite, notes)
     return Run(folder)

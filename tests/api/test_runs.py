@@ -8,6 +8,7 @@ import torch
 
 import convmae
 from convmae.backbones import ConvViT
+from convmae.engine.files import save_weights
 from convmae.engine.pictures import scenes
 from convmae.tools import cli
 
@@ -62,6 +63,20 @@ def test_a_run_is_the_tools(data: scenes.Layouts, tmp_path: Path) -> None:
     other = torch.load(tmp_path / "other" / "model.pth", weights_only=True)["model"]
     mine = torch.load(run.weights, weights_only=True)["model"]
     assert all(torch.equal(value, other[name]) for name, value in mine.items())
+
+
+def test_a_run_takes_the_size_of_the_encoder_that_it_starts_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_weights(ConvViT("tiny", img_size=32).state_dict(), tmp_path / "encoder.pth")
+    started = []
+    monkeypatch.setattr("convmae.runs.start_run", lambda config, *more: started.append((config.model.size, more[-1])))
+    convmae.train_det("mask_rcnn_convmae_25e.yaml", model__init=tmp_path / "encoder.pth")
+    ((size, notes),) = started
+    assert size == "tiny"
+    assert "holds a ConvViT of size tiny: model.size=tiny" in notes[0]
+    with pytest.raises(convmae.UserError, match=r"leave model\.size out"):
+        convmae.train_det("mask_rcnn_convmae_25e.yaml", model__init=tmp_path / "encoder.pth", model__size="base")
 
 
 def test_mistakes_are_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
