@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 
 from convmae.backbones.weights.safe_files import read_file
 from convmae.backbones.weights.weight_files import find_weights, read_weights, split_choice
@@ -23,7 +24,7 @@ def kind_of(path: str | os.PathLike[str], expected: str | None = None) -> str:
     Raises UserError for weights of none of these, or of another kind than ``expected``; CheckpointError for no file of weights.
     """
     names = _names(path)
-    found = next((kind for kind, head in _HEADS.items() if any(re.search(head, name) for name in names)), None)
+    found = _kind(names)
     if found is None:
         whole = any(re.search(r"(^|\.)(mask_token|decoder_)", name) for name in names)
         what = "a pretrained encoder with its decoder" if whole else "an encoder alone"
@@ -35,6 +36,15 @@ def kind_of(path: str | os.PathLike[str], expected: str | None = None) -> str:
     if expected is not None and found != expected:
         raise UserError(f"{path} holds a model of {found}; expected one of {expected}.")
     return found
+
+
+def found_kind(path: str | os.PathLike[str]) -> str | None:
+    """Returns the kind as ``kind_of`` does, None for weights of none. Raises CheckpointError for no file of weights."""
+    return _kind(_names(path))
+
+
+def _kind(names: Sequence[str]) -> str | None:
+    return next((kind for kind, head in _HEADS.items() if any(re.search(head, name) for name in names)), None)
 
 
 def _names(path: str | os.PathLike[str]) -> list[str]:

@@ -293,7 +293,7 @@ def load(
     config: str | os.PathLike[str] | None = None,
     **overrides: Any,
 ) -> Detector | Segmenter | Classifier:
-    """Returns the model in a weight file, ready to predict; the file is read once.
+    """Returns the model in a weight file, ready to predict; the file is read here, and not again.
 
     Args:
         path: a run's ``model.pth``, or other weights of a whole model; FILE:KEY chooses one of several in a file.

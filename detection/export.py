@@ -26,7 +26,7 @@ from convmae.detection.model.detection_model import DetectionModel
 from convmae.detection.model.pooler import Pooler
 from convmae.detection.model.restore import paste_masks
 from convmae.engine.errors import UserError
-from convmae.engine.export.graphs import OPSETS, Ports, open_session, run, write_graph
+from convmae.engine.export.graphs import OPSETS, Ports, check_one_view, open_session, run, write_graph
 from convmae.engine.export.operators import resize_bytes, suppress_groups
 from convmae.engine.pictures.images import normalize, read_image, to_tensor
 
@@ -184,13 +184,8 @@ def _clip(boxes: Tensor, limits: Tensor) -> Tensor:
 
 def check_views(config: DetectionConfig) -> None:
     """Raises UserError for a recipe that merges several views, or leaves padding out, which a graph does not."""
-    inference = config.inference
-    if list(inference.scales) != [1.0] or inference.flip:
-        raise UserError(
-            f"The recipe merges several views (inference.scales={list(inference.scales)}, inference.flip={inference.flip}); "
-            "a graph has one: --cfg-options inference.scales=[1.0] inference.flip=false."
-        )
-    if not inference.square:
+    check_one_view(config.inference.scales, config.inference.flip)
+    if not config.inference.square:
         raise UserError(
             "The recipe leaves the padding of pictures out (inference.square=false), by which objects near it differ; a graph "
             "computes the square: --cfg-options inference.square=true."

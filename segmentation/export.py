@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from convmae.backbones.position import smaller
 from convmae.engine.class_lists import check_classes
 from convmae.engine.errors import UserError
-from convmae.engine.export.graphs import Ports, check_shapes, run
+from convmae.engine.export.graphs import Ports, check_one_view, check_shapes, run
 from convmae.engine.export.operators import for_any_size
 from convmae.segmentation.config import SegmentationConfig
 from convmae.segmentation.data.dataset import SegmentationDataset
@@ -44,7 +44,7 @@ class SegmenterGraph(nn.Module):
     def __init__(self, model: UPerNet, config: SegmentationConfig, output: str = "labels") -> None:
         """Raises UserError for a recipe that averages several views."""
         super().__init__()
-        check_views(config)
+        check_one_view(config.inference.scales, config.inference.flip)
         prepare = model.data_preprocessor
         self.register_buffer("mean", prepare.mean.clone())
         self.register_buffer("std", prepare.std.clone())
@@ -112,16 +112,6 @@ class Starts:
 def example(config: SegmentationConfig) -> Tensor:
     """Returns a batch to trace with."""
     return torch.zeros(2, config.data.crop + 8, config.data.crop + 56, config.model.in_chans, dtype=torch.uint8)
-
-
-def check_views(config: SegmentationConfig) -> None:
-    """Raises UserError for a recipe that averages several views, which a graph does not."""
-    inference = config.inference
-    if list(inference.scales) != [1.0] or inference.flip:
-        raise UserError(
-            f"The recipe averages several views (inference.scales={list(inference.scales)}, inference.flip={inference.flip}); "
-            "a graph has one: --cfg-options inference.scales=[1.0] inference.flip=false."
-        )
 
 
 def compare(

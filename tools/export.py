@@ -94,7 +94,6 @@ def plan_detector(args: argparse.Namespace) -> Plan:
     from convmae.engine.export.graphs import common_meta
 
     config = run_config(DetectionConfig, args.weights, args.config, [*args.cfg_options, *(args.evaluate or ())])
-    export.check_views(config)
     model = DetectionModel(config, read_classes(args.weights))
     load_detector(model, args.weights)
     model.eval()
@@ -130,7 +129,6 @@ def plan_segmenter(args: argparse.Namespace) -> Plan:
 
     config = run_config(SegmentationConfig, args.weights, args.config, [*args.cfg_options, *(args.evaluate or ())])
     check_options(config, training=False)
-    export.check_views(config)
     classes = read_class_names(args.weights)
     if not classes:
         raise UserError(f"{args.weights} does not name its classes; expected the model.pth of a run.")
@@ -158,22 +156,18 @@ def plan_segmenter(args: argparse.Namespace) -> Plan:
 
 def make_plan(args: argparse.Namespace) -> Plan:
     """Returns the plan for what a file holds, or for the part asked for. Raises UserError where it holds another."""
-    from convmae.backbones.weights.weight_files import read_weights
     from convmae.engine.errors import UserError
+    from convmae.kinds import DETECTION, SEGMENTATION, found_kind
 
-    names = read_weights(args.weights)[0]
-    marks = {
-        "detector": ("roi_heads.", "proposal_generator."),
-        "segmenter": ("decode_head.",),
-    }
-    task = next((task for task, parts in marks.items() if any(part in name for part in parts for name in names)), None)
+    parts = {DETECTION: "detector", SEGMENTATION: "segmenter"}
+    task = parts.get(found_kind(args.weights) or "")
     wanted = args.part or task
-    if wanted in marks and wanted != task:
+    if wanted in parts.values() and wanted != task:
         raise UserError(
             f"{args.weights} holds no {wanted}, but {'a ' + task if task else 'an encoder or a classifier'}; expected the "
             f"model.pth of a {wanted}'s run, or another --part."
         )
-    if wanted in marks and args.img_size:
+    if wanted in parts.values() and args.img_size:
         raise UserError(f"--img-size is for encoders and classifiers; a {wanted} takes pictures of any size.")
     if wanted == "detector":
         return plan_detector(args)

@@ -96,8 +96,9 @@ def _predict(args: argparse.Namespace) -> int:
     return unread
 
 
-def _predict_video(args: argparse.Namespace, model: Model[Any], options: dict[str, Any], main_file: Path) -> int:
+def _predict_video(args: argparse.Namespace, model: Any, options: dict[str, Any], main_file: Path) -> int:
     """As for pictures; the drawings are a video. Raises UserError once all is written, if the video ended early."""
+    from convmae.detection.predict import Given
     from convmae.engine.commands.given_pictures import check_free
     from convmae.engine.pictures.videos import Video, VideoWriter
 
@@ -108,7 +109,7 @@ def _predict_video(args: argparse.Namespace, model: Model[Any], options: dict[st
     if model.reading.channels != 3:
         raise UserError(f"the model takes {model.reading.channels} channels; a video's pictures have 3, RGB.")
     name = str(args.pictures[0])
-    files = _files(args, model, _Frames(model) if args.task == "det" else None, to_video=True)
+    files = _files(args, model, Given({}, list(model.categories)) if args.task == "det" else None, to_video=True)
     drawn = args.output / (f"{Path(name).stem}.mp4" if not name.isdigit() else f"camera{name}.mp4")
     check_free([*files.files([]), drawn] if not args.no_drawings else files.files([]), args.overwrite)
     problems: list[Exception] = []
@@ -142,22 +143,6 @@ def _frames(images: Iterator[Picture], name: str, count: int, problems: list[Exc
             yield frame, Path(f"{number:06d}.png"), image
     except UserError as error:
         problems.append(error)
-
-
-class _Frames:
-    """A video's frames as entries of a COCO file."""
-
-    def __init__(self, model: Any) -> None:
-        self.categories = list(model.categories)
-        self._read = 0
-
-    def records(self, path: Path, image: Picture) -> list[Any]:
-        """Returns the entry of a frame."""
-        from convmae.detection.data.coco_records import ImageRecord
-        from convmae.engine.pictures.images import size_of
-
-        self._read += 1
-        return [ImageRecord(self._read, str(path), *size_of(image))]
 
 
 def _results(

@@ -141,7 +141,8 @@ def _numbers(split: SplitCheck) -> dict[str, Any]:
 
 
 def _object_count(data: CocoData) -> str:
-    return f"{(~data.packed.columns['crowd']).sum():,} objects of {len(data.categories)} classes"
+    count = len(data.categories)
+    return f"{(~data.packed.columns['crowd']).sum():,} objects of {count} class{'es' * (count != 1)}"
 
 
 def _share(chosen: NDArray[np.bool_]) -> str:

@@ -17,8 +17,6 @@ from convmae.engine.text import shown
 from convmae.reports.drawing import Colour, draw_boxes, object_colours, palette
 from convmae.reports.gallery import Panel, Shape, outline
 
-CONFIDENT = 0.5  # what is less sure isn't drawn, unless another confidence is asked for
-
 
 def draw_detections(image: Image.Image, found: dict[str, Any], categories: Sequence[Category]) -> Image.Image:
     """Returns the picture with boxes, masks, class names and confidences; a colour a class, or an object of one class."""
@@ -33,13 +31,6 @@ def draw_detections(image: Image.Image, found: dict[str, Any], categories: Seque
         None if masks is None else masks[order],
         colours,
     )
-
-
-def confident(found: dict[str, Any], confidence: float = CONFIDENT) -> dict[str, Any]:
-    """Returns the detections of at least that confidence."""
-    keep = found["scores"] >= confidence
-    kept = {key: found[key][keep] for key in ("boxes", "scores", "labels")}
-    return kept | {"masks": [rle for rle, sure in zip(found.get("masks", []), keep.tolist(), strict=False) if sure]}
 
 
 def read_picture(data: CocoData, record: ImageRecord) -> Image.Image:

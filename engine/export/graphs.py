@@ -69,6 +69,15 @@ def write_graph(
     onnx.save(graph, path)
 
 
+def check_one_view(scales: Sequence[float], flip: bool) -> None:
+    """Raises UserError for a recipe that merges several views of a picture, which a graph does not."""
+    if list(scales) != [1.0] or flip:
+        raise UserError(
+            f"The recipe merges several views (inference.scales={list(scales)}, inference.flip={flip}); a graph has one: "
+            "--cfg-options inference.scales=[1.0] inference.flip=false."
+        )
+
+
 def read_meta(path: Path) -> dict[str, str]:
     """Returns a graph's metadata."""
     import onnx

@@ -70,7 +70,7 @@ def picture() -> Picture:
     ],
 )
 def test_counts_and_what_is_hidden_follow_the_level(level: int, said: str, hidden: int, lacking: int) -> None:
-    encoded = encode(picture(), "p", level, Path("/work/report"))
+    encoded = encode(picture(), "p", level, Path("/runs/report"))
     assert [one["text"] for one in encoded["tallies"]] == [said]
     text = "".join(panel["svg"] for panel in encoded["panels"])
     kinds = re.findall(r'<g class="([^"]*)"', text)
