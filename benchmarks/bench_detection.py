@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from convmae.backbones import ConvViTDet
-from convmae.benchmarks import bench_encoder
 from convmae.benchmarks.bench_encoder import Case, Table, comparison, growth, part_of, read_case
 from convmae.benchmarks.forms.plain_det import PlainDetEncoder
 from convmae.benchmarks.timing import Step
@@ -29,12 +28,6 @@ from convmae.engine.errors import UserError
 from convmae.engine.machine.precision import autocast
 
 CLASSES, OBJECTS = 80, 20
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of this comparison."""
-    bench_encoder.add_options(parser, [1024], TABLES)
-    parser.add_argument("--window", type=int, default=16, help="tokens a side (default 16, as the released weights)")
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from convmae.backbones import SIZES
 from convmae.benchmarks.counting.complexity import analyze
 from convmae.benchmarks.forms.plain_layers import PATCH
 from convmae.benchmarks.timing import Step, alternate, mlp_products, peak_memory
@@ -44,33 +43,6 @@ class Case(NamedTuple):
 
 
 Table = Callable[[Case, argparse.Namespace], list[dict[str, Any]]]
-
-
-def add_options(parser: argparse.ArgumentParser, pixels: list[int], tables: dict[str, Table]) -> None:
-    """Adds the options that both benchmarks have, with the sides and the tables that are the default."""
-    sides = " ".join(map(str, pixels))
-    parser.add_argument("--size", choices=tuple(SIZES), default="base", help="size of the encoder (default base)")
-    parser.add_argument(
-        "--pixels", nargs="+", type=int, default=pixels, help=f"sides, multiples of {PATCH} (default {sides})"
-    )
-    parser.add_argument("--batch", type=int, default=1, help="pictures a step (default 1)")
-    parser.add_argument("--mode", nargs="+", choices=tuple(WORK), default=list(WORK), help="default: both")
-    parser.add_argument(
-        "--precision", nargs="+", choices=("fp32", "bf16", "fp16"), default=["fp32", "bf16"], help="default: fp32 bf16"
-    )
-    parser.add_argument(
-        "--growth",
-        nargs="+",
-        type=int,
-        default=[512, 1024, 1536, 2048],
-        metavar="PIXELS",
-        help="sides for the table of growth (default 512 1024 1536 2048)",
-    )
-    parser.add_argument("--tables", nargs="+", choices=tuple(tables), default=list(tables), help="default: all")
-    parser.add_argument(
-        "--checkpoint-activations", action="store_true", help="as runtime.checkpoint_activations, of the shipped form"
-    )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
 
 
 def read_case(args: argparse.Namespace, build: Callable[[str, Case], nn.Module], smallest: int = PATCH) -> Case:

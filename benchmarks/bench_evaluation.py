@@ -23,23 +23,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from convmae.benchmarks.timing import Step, alternate
-from convmae.detection.evaluation.coco_metric import coco_evaluation, evaluate_coco
+from convmae.detection.evaluation.coco_scores import coco_evaluation, evaluate_coco
 from convmae.detection.evaluation.resampled_ap import resampled_ap
 from convmae.engine.errors import UserError
 
 WIDTH, HEIGHT = 640, 480
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of this comparison."""
-    parser.add_argument("--pictures", type=int, default=2000, help="how many (default 2000)")
-    parser.add_argument("--classes", type=int, default=80, help="how many (default 80)")
-    parser.add_argument("--objects", type=int, default=7, help="of each picture (default 7, as in COCO)")
-    parser.add_argument("--detections", type=int, default=100, help="of each picture (default 100)")
-    parser.add_argument(
-        "--kinds", nargs="+", choices=("bbox", "segm"), default=["bbox", "segm"], help="boxes, masks (default both)"
-    )
-    parser.add_argument("--intervals", action="store_true", help="time the intervals of AP, too")
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:

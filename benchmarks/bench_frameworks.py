@@ -17,7 +17,6 @@ from dataclasses import replace
 from functools import partial
 from importlib import import_module, metadata
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,7 +30,6 @@ from convmae.detection.data.dataset import EvalSet, Sample, collate_test
 from convmae.detection.evaluation.coco_metric import CocoMetric
 from convmae.detection.model.detection_model import DetectionModel
 from convmae.detection.model.weights import load_detector
-from convmae.engine.commands.cli import add_overrides
 from convmae.engine.config import run_config
 from convmae.engine.errors import UserError
 from convmae.engine.machine.precision import set_up
@@ -45,19 +43,6 @@ OTHERS = {
 }
 NUMBERS = ("mAP", "AP50", "AP75")
 NEAR, SURE = 0.1, 1e-3  # pixels and score within which two detections are the same
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of this comparison."""
-    parser.add_argument("weights", type=Path, help="a detector of this project: a run's model.pth")
-    parser.add_argument(
-        "--frameworks",
-        nargs="+",
-        choices=tuple(OTHERS),
-        help="which have to be there (default: both, and one that is absent is said to be)",
-    )
-    parser.add_argument("--config", help="recipe of the weights (default: that of their run)")
-    add_overrides(parser, "data.root=data/coco")
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:

@@ -33,8 +33,6 @@ from convmae.engine.errors import UserError
 from convmae.engine.files import write_whole
 from convmae.engine.machine.precision import resolve_device
 
-FIXTURES = Path(__file__).resolve().parents[1] / "tests" / "data"
-
 
 def _item(name: str, title: str, module: str, function: str = "cases") -> Item:
     return Item(
@@ -57,31 +55,6 @@ ITEMS = (
     _item("loading", "Loading", "feeding", "loading"),
     _item("small", "A tiny model", "steps", "small"),
 )
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of this command."""
-    names = ", ".join(item.name for item in ITEMS)
-    parser.add_argument(
-        "--items",
-        nargs="+",
-        default=["*"],
-        metavar="ITEM",
-        help=f"patterns of what to run, an item or item/case as 'pretrain/ConvMAE*' (default all: {names})",
-    )
-    parser.add_argument(
-        "--budget",
-        type=float,
-        default=440,
-        help="seconds that all of it may take, but for the process's start (default 440)",
-    )
-    parser.add_argument("--data", type=Path, help="a folder of real data sets (default: generated scenes)")
-    parser.add_argument("--fixtures", type=Path, default=FIXTURES, help="the published outputs (default tests/data)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
-    parser.add_argument("--resume", action="store_true", help="go on with --output: what it holds is not run again")
-    parser.add_argument("--times", type=Path, help="the file of an earlier run: cases are expected to take as long")
-    parser.add_argument("--report", type=Path, metavar="PAGE", help="draw a Markdown page instead of measuring")
-    parser.add_argument("--read", type=Path, nargs="+", default=[], metavar="FILE", help="the files for --report")
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:

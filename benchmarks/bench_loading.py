@@ -30,15 +30,6 @@ GENERATED = (500, 375)  # width and height, ImageNet's most frequent
 CACHED = 100  # decoded pictures that are kept to time the resizing alone
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of this comparison."""
-    parser.add_argument("folder", nargs="?", type=Path, help="pictures (default: generated JPEG files of 500 x 375)")
-    parser.add_argument("--pictures", type=int, default=400, help="how many are generated (default 400)")
-    parser.add_argument("--img-size", type=int, default=224, help="side of the crops in pixels (default 224)")
-    parser.add_argument("--batch-size", type=int, default=32, help="pictures a batch (default 32)")
-    parser.add_argument("--workers", type=int, default=2, help="loader processes (default 2)")
-
-
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Returns one row. Raises UserError for a folder without pictures."""
     if min(args.pictures, args.img_size, args.batch_size) < 1 or args.workers < 0:

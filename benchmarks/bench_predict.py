@@ -33,16 +33,6 @@ RECIPES = {"tiny": "mask_rcnn_tiny_256px.yaml", "base": "mask_rcnn_convmae_25e.y
 FOUND = 100  # detections a picture
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of this comparison."""
-    parser.add_argument("folder", type=Path, help="folder of pictures")
-    parser.add_argument("--sizes", nargs="+", choices=tuple(RECIPES), default=list(RECIPES), help="default tiny base")
-    parser.add_argument("--img-size", type=int, default=1024, help="pixels of a picture's long side (default 1024)")
-    parser.add_argument("--batch-size", type=int, default=1, help="pictures at a time (default 1)")
-    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="fp32", help="default fp32")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default auto")
-
-
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Returns a row for each model; a repeat is a batch of it. Raises UserError for a folder without pictures."""
     device = resolve_device(args.device)

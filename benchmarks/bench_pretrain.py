@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convmae.backbones import SIZES
 from convmae.benchmarks.counting.complexity import analyze
 from convmae.benchmarks.counting.whole_models import build
 from convmae.benchmarks.forms.dense_form import DenseMaskedAutoencoder
@@ -31,18 +30,6 @@ from convmae.pretraining.masking import complementary_masking, group_count, rand
 METHODS: dict[str, type[ConvMAE]] = {"convmae": ConvMAE, "fastconvmae": FastConvMAE}
 RATIO = 0.75
 FORMS = ("dense", "shipped")
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of this comparison."""
-    parser.add_argument("--size", choices=tuple(SIZES), default="base", help="size of the encoder (default base)")
-    parser.add_argument("--img-size", type=int, default=224, help="pixels, a multiple of 16 (default 224)")
-    parser.add_argument("--batch-size", type=int, default=8, help="images a step (default 8)")
-    parser.add_argument("--method", nargs="+", choices=tuple(METHODS), default=list(METHODS), help="default: both")
-    parser.add_argument(
-        "--precision", nargs="+", choices=("fp32", "bf16", "fp16"), default=["fp32", "bf16"], help="default: fp32 bf16"
-    )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:

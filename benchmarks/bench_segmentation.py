@@ -22,7 +22,6 @@ from mmengine.structures import PixelData
 from torch import Tensor, nn
 
 from convmae.backbones import ConvViTSeg
-from convmae.benchmarks import bench_encoder
 from convmae.benchmarks.bench_encoder import Case, Table, comparison, growth, part_of, read_case
 from convmae.benchmarks.forms.plain_seg import PlainSegEncoder
 from convmae.benchmarks.timing import Step, alternate
@@ -37,12 +36,6 @@ from convmae.segmentation.model.upernet import build_model
 CLASSES = 150
 SMALLEST = 80  # pixels whose E4 has more than one cell, which its batch norm needs
 REGION = 50  # pixels a side of the regions that a map is made of
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of this comparison."""
-    bench_encoder.add_options(parser, [512, 1024], TABLES)
-    parser.add_argument("--map", type=int, default=2000, help="pixels a side of the label maps (default 2000)")
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
-"""Measure what each tool's --help takes: processor time and most memory of a process of its own.
+"""Measure what each tool's --help takes, and what a run has to read first: processor time and most memory of a process.
 
-Tools take turns, so that a busy machine hits all alike. The first rows are Python alone, and the imports that cost most.
+Tools take turns, so that a busy machine hits all alike. The first rows are Python alone, and the imports that cost most; the
+last, "to run", are what a tool imports once its options are right.
 """
 
 from __future__ import annotations
@@ -31,17 +32,20 @@ process.returncode = os.waitstatus_to_exitcode(status)
 sys.exit(process.returncode != 0)
 """
 COMPARED = {"python": "pass", "numpy": "import numpy", "torch": "import torch"}
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of this comparison."""
-    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=TOOLS, help="default: all")
+READS = {
+    **{
+        name: f"from convmae.tools.{name} import read; read()"
+        for name in ("pretrain", "finetune", "train_det", "train_seg", "linear_probe")
+    },
+    "predict": "import convmae.models",
+}
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Returns a row for each tool, medians over the rounds. Raises UserError for a tool whose --help fails."""
     commands = {name: ["-c", code] for name, code in COMPARED.items()}
     commands |= {name: ["-m", f"convmae.tools.{name}", "--help"] for name in args.tools}
+    commands |= {f"{name}, to run": ["-c", code] for name, code in READS.items() if name in args.tools}
     measured: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
     for _ in range(args.repeats):
         for name, command in commands.items():

@@ -46,17 +46,6 @@ STEPS = 4
 DEVIATIONS = (1, 4, 16)  # of logits
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of this comparison."""
-    parser.add_argument("--tables", nargs="+", choices=tuple(TABLES), default=list(TABLES), help="default: all")
-    parser.add_argument(
-        "--only",
-        default="",
-        metavar="TEXT",
-        help="models and forms of attention whose name has this text (default: all)",
-    )
-
-
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Returns the rows of each table. Raises UserError if none is asked for."""
     rows = [row for name in args.tables for row in TABLES[name](args.only)]

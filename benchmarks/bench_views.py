@@ -16,7 +16,6 @@ import timm
 import torch
 from torch.utils.data import default_collate
 
-from convmae.backbones import SIZES
 from convmae.benchmarks.timing import Step, alternate
 from convmae.engine.machine.precision import autocast, resolve_device, resolve_precision
 from convmae.engine.options import RuntimeOptions
@@ -33,22 +32,6 @@ from convmae.pretraining.data.dataset import PictureFolder
 from convmae.pretraining.masking import group_count
 from convmae.pretraining.teachers import TIMM_NAMES
 from convmae.pretraining.train import build_mixture
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of this comparison."""
-    parser.add_argument("folder", type=Path, help="folder of pictures")
-    parser.add_argument("--size", choices=tuple(SIZES), default="tiny", help="size of the encoder (default tiny)")
-    parser.add_argument("--img-size", type=int, default=96, help="pixels (default 96)")
-    parser.add_argument("--batch-size", type=int, default=32, help="pictures a step (default 32)")
-    parser.add_argument(
-        "--teachers",
-        nargs="+",
-        default=[EMA, "vit_tiny_patch16_224", "deit_tiny_patch16_224"],
-        help="of the second row, in place of pixels (default: ema and two of timm's that are as large as the tiny student)",
-    )
-    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="fp32", help="default fp32")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default auto")
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:

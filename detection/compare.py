@@ -12,7 +12,8 @@ import numpy as np
 from convmae.detection.checks.preflight import read_split
 from convmae.detection.config import DetectionConfig
 from convmae.detection.data.coco import CocoData
-from convmae.detection.evaluation.coco_metric import BEYOND, COUNTED, STANDARD, CocoMetric, read_results
+from convmae.detection.evaluation.coco_metric import CocoMetric, read_results
+from convmae.detection.evaluation.coco_scores import BEYOND, COUNTED, STANDARD
 from convmae.detection.evaluation.error_kinds import ERRORS, judge, overlaps, sure
 from convmae.detection.evaluation.rated_pictures import found_panel, read_picture, truth_panel
 from convmae.detection.evaluation.ratings import Rated, rate, threshold

@@ -14,9 +14,9 @@ from convmae.detection.config import DetectionConfig
 from convmae.detection.data.annotation_entries import read_categories as parse_categories
 from convmae.detection.data.annotation_entries import read_images
 from convmae.detection.data.annotation_file import read_json
-from convmae.detection.data.coco import CocoData, check_files
+from convmae.detection.data.coco import CocoData, check_files, check_size
 from convmae.detection.data.coco_records import Category, ImageRecord
-from convmae.detection.data.dataset import check_size, collate_test, fitted
+from convmae.detection.data.dataset import collate_test, fitted
 from convmae.detection.evaluation.coco_metric import coco_dataset, coco_results
 from convmae.detection.model.detection_model import DetectionModel, trimmed
 from convmae.detection.model.weights import known_categories, load_detector

@@ -17,6 +17,7 @@ if __name__ == "__main__":  # before all that takes time to read
     import convmae.tools.starting  # noqa: F401
 
 import argparse
+import ast
 import inspect
 import itertools
 import json
@@ -24,15 +25,16 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
-from importlib import import_module
+from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
 
+from convmae.benchmarks import options
 from convmae.engine.commands.cli import run_tool
 from convmae.engine.errors import UserError
 from convmae.engine.machine.interrupts import reading_modules
 
-# What each compares. The module bench_<name> adds its options and returns its rows; those of the same keys make a table.
+# What each compares. The module bench_<name> returns its rows, those of the same keys make a table; its docstring is the help.
 COMPARISONS = {
     "pretrain": "pretraining steps of the shipped models and of the dense textbook form",
     "detection": "the detection encoder against its plain form",
@@ -53,15 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=inspect.cleandoc(__doc__ or ""), formatter_class=formatter)
     commands = parser.add_subparsers(dest="comparison", required=True, metavar="COMPARISON")
-    asked = (sys.argv[1:] if argv is None else argv)[:1]
     for name, summary in COMPARISONS.items():
-        if [name] != list(asked):  # its module may need packages that the one asked for does not
-            commands.add_parser(name, help=summary)
-            continue
-        module = import_module(f"convmae.benchmarks.bench_{name}")
-        text = inspect.cleandoc(module.__doc__ or "")
+        source = resources.files("convmae.benchmarks") / f"bench_{name}.py"  # not imported: that takes seconds
+        text = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8")))
         command = commands.add_parser(name, help=summary, description=text, formatter_class=formatter)
-        module.add_options(command)
+        getattr(options, name)(command)
         command.add_argument("--repeats", type=int, default=5, help="measured rounds; medians are shown (default 5)")
         command.add_argument("--threads", type=int, help="of PyTorch (default: its own)")
         command.add_argument("--output", type=Path, help="a JSON file for the rows and what they were measured on")
@@ -71,11 +69,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         with reading_modules():
             import torch
 
+            comparison = import_module(f"convmae.benchmarks.bench_{args.comparison}")
+
         args.threads = torch.get_num_threads() if args.threads is None else args.threads
         if args.repeats < 1 or args.threads < 1:
             raise UserError(f"--repeats {args.repeats} --threads {args.threads}: expected 1 or more of each.")
         torch.set_num_threads(args.threads)
-        rows = import_module(f"convmae.benchmarks.bench_{args.comparison}").run(args)
+        rows = comparison.run(args)
         if not rows:  # it printed and wrote them as they came
             return
         print("\n\n".join(table(list(same)) for _, same in itertools.groupby(rows, key=list)))
@@ -103,7 +103,7 @@ def write(args: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> None:
     """Writes the rows, the options and the machine. Raises UserError if the file can't be written."""
     import torch
 
-    options = {name: value for name, value in vars(args).items() if name not in ("comparison", "output")}
+    chosen = {name: value for name, value in vars(args).items() if name not in ("comparison", "output")}
     machine = {
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
@@ -111,7 +111,7 @@ def write(args: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> None:
         "capability": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
     }
-    found = {"comparison": args.comparison, "options": options, "machine": machine, "rows": list(rows)}
+    found = {"comparison": args.comparison, "options": chosen, "machine": machine, "rows": list(rows)}
     try:
         args.output.write_text(json.dumps(found, indent=2, default=str) + "\n", encoding="utf-8")
     except OSError as error:

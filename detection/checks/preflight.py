@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from convmae.backbones import SIZES
 from convmae.detection.checks.class_names import check_learnt, check_measured
 from convmae.detection.checks.splits import check_evaluation, check_samples, check_split
 from convmae.detection.config import DetectionConfig, DetectionDataOptions
-from convmae.detection.data.coco import CocoData, ImageRecord, check_same_classes, read_coco
-from convmae.detection.data.dataset import check_size
-from convmae.detection.evaluation.coco_metric import COUNTED
+from convmae.detection.data.coco import CocoData, ImageRecord, check_same_classes, check_size, read_coco
+from convmae.detection.evaluation.coco_scores import COUNTED
 from convmae.engine.errors import UserError
 from convmae.engine.faults import UNREADABLE, Fault, Report, as_fault, log_remarks, refuse, spread
 from convmae.engine.log import log
@@ -22,6 +20,8 @@ from convmae.engine.pictures.value_ranges import check_ranges
 
 def check_options(config: DetectionConfig) -> None:
     """Raises UserError for options that can't work, naming the option."""
+    from convmae.backbones import SIZES  # here, because timm takes seconds to import and a data check needs none of it
+
     model, data = config.model, config.data
     config.inference.sides(data.img_size)
     if data.jitter[0] > data.jitter[1]:

@@ -9,7 +9,7 @@ from convmae.detection.checks.class_names import check_names
 from convmae.detection.checks.contradictions import check_contradictions
 from convmae.detection.config import DetectionDataOptions
 from convmae.detection.data.coco import CocoData, check_objects
-from convmae.detection.evaluation.coco_metric import COUNTED, crowded
+from convmae.detection.evaluation.coco_scores import COUNTED, crowded
 from convmae.engine.faults import Effect, Fault, Report
 
 MASKS = 2**33  # bytes that the masks of one sample take at most

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import safetensors
-import safetensors.torch
-import torch
+import safetensors.numpy
 from numpy.typing import NDArray
 
 from convmae.engine.errors import UserError
@@ -39,17 +38,16 @@ def stamp(source: Path, code: str) -> str:
 
 
 def load_arrays(path: Path, expected: str) -> dict[str, NDArray] | None:
-    """Returns the arrays in a cache file, mapped into memory; None if it is not there, has another stamp or is damaged."""
+    """Returns the arrays in a cache file; None if it is not there, has another stamp or is damaged."""
     if not path.is_file():
         return None
     try:
-        with safetensors.safe_open(path, "pt") as file:
+        with safetensors.safe_open(path, "np") as file:
             notes = file.metadata() or {}
             if notes.get("stamp") != expected:
                 return None
-            arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118  (it is no dict)
-    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-        # PyTorch, which maps it after safetensors has read its head, makes a RuntimeError of one that was just removed.
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no dict)
+    except (OSError, safetensors.SafetensorError) as error:
         log.info(f"the cache {path} can't be read ({error}) and is made anew")
         return None
     if notes.get("checksum") != _checksum(arrays):
@@ -60,8 +58,8 @@ def load_arrays(path: Path, expected: str) -> dict[str, NDArray] | None:
 
 def save_arrays(path: Path, arrays: dict[str, NDArray], stamp: str) -> None:
     """Writes a cache file, whole or not at all; where that is impossible, it says so and the run goes on without."""
-    tensors = {name: torch.from_numpy(np.array(values)) for name, values in arrays.items()}
-    content = safetensors.torch.save(tensors, {"stamp": stamp, "checksum": _checksum(arrays)})
+    whole = {name: np.ascontiguousarray(values) for name, values in arrays.items()}  # a view would be saved as it lies
+    content = safetensors.numpy.save(whole, {"stamp": stamp, "checksum": _checksum(whole)})
     try:
         save_atomically(lambda file: file.write(content), path)
     except UserError as error:

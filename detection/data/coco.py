@@ -32,7 +32,7 @@ from convmae.detection.data.packed_objects import Columns, PackedObjects
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Effect, Fault, Remark, Report, Tally, refuse
 from convmae.engine.log import process_rank
-from convmae.engine.machine.memory import collector_paused
+from convmae.engine.machine.garbage import collector_paused
 from convmae.engine.pictures.reading import RGB, Reading
 
 _LARGE = 5_000_000  # bytes; smaller files are read in less than a second, without a cache
@@ -220,6 +220,19 @@ def check_files(data: CocoData, report: Report) -> None:
             f"{reasons.of_one(image.file_name)}"
         )
         report(Fault("missing pictures", message, image=image))
+
+
+def check_size(size: tuple[int, int], record: ImageRecord, data: CocoData) -> None:
+    """Raises Fault unless a picture has the size that the JSON file says."""
+    if size != (record.width, record.height):
+        swapped = "; width and height are swapped, perhaps by a tool that passes over EXIF data"
+        raise Fault(
+            "pictures of another size than the JSON says",
+            f"{data.path(record)} is {size[0]} x {size[1]} pixels (turned as its EXIF data says), but {data.annotations} says "
+            f"{record.width} x {record.height} for image {record.id}; expected the same size"
+            f"{swapped if size == (record.height, record.width) else ''}.",
+            image=record,
+        )
 
 
 def check_masks(data: CocoData, report: Report) -> None:

@@ -11,9 +11,8 @@ from torch import stack
 from torch.utils.data import Dataset
 
 from convmae.detection.config import DetectionDataOptions
-from convmae.detection.data.coco import CocoData, ImageRecord
+from convmae.detection.data.coco import CocoData, ImageRecord, check_size
 from convmae.detection.data.transforms import Geometry, fit, large_scale_jitter, place_objects
-from convmae.engine.faults import Fault
 from convmae.engine.pictures.images import Picture, read_image, size_of
 from convmae.engine.pictures.reading import reading_picture
 
@@ -87,19 +86,6 @@ def collate_test(batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Returns ``images``, [B, C, side, side] of each side, and ``samples``, one a picture."""
     images = [stack(squares) for squares in zip(*(found["images"] for found in batch), strict=True)]
     return {"images": images, "samples": [found["sample"] for found in batch]}
-
-
-def check_size(size: tuple[int, int], record: ImageRecord, data: CocoData) -> None:
-    """Raises Fault unless a picture has the size that the JSON file says."""
-    if size != (record.width, record.height):
-        swapped = "; width and height are swapped, perhaps by a tool that passes over EXIF data"
-        raise Fault(
-            "pictures of another size than the JSON says",
-            f"{data.path(record)} is {size[0]} x {size[1]} pixels (turned as its EXIF data says), but {data.annotations} says "
-            f"{record.width} x {record.height} for image {record.id}; expected the same size"
-            f"{swapped if size == (record.height, record.width) else ''}.",
-            image=record,
-        )
 
 
 def _read(data: CocoData, record: ImageRecord) -> Picture:

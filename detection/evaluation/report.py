@@ -10,16 +10,8 @@ from numpy.typing import NDArray
 
 from convmae.detection.config import DetectionConfig
 from convmae.detection.data.coco import CocoData
-from convmae.detection.evaluation.coco_metric import (
-    BEYOND,
-    COUNTED,
-    SIZES,
-    STANDARD,
-    CocoMetric,
-    Details,
-    coco_results,
-    write_results,
-)
+from convmae.detection.evaluation.coco_metric import CocoMetric, coco_results, write_results
+from convmae.detection.evaluation.coco_scores import BEYOND, COUNTED, SIZES, STANDARD, Details
 from convmae.detection.evaluation.error_kinds import ERRORS, Overlaps, confusion, judge, overlaps, sure
 from convmae.detection.evaluation.rated_pictures import found_panel, read_picture, truth_panel
 from convmae.detection.evaluation.ratings import Rated, choose, rate, threshold

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convmae.detection.evaluation.coco_metric import COUNTED, coco_evaluation
+from convmae.detection.evaluation.coco_scores import COUNTED, coco_evaluation
 from convmae.engine.machine.forks import threads_of
 from convmae.reports.intervals import resamples
 

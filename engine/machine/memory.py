@@ -1,11 +1,9 @@
-"""A process's memory: how much it has needed, how much training needs at least, and when garbage is looked for."""
+"""A process's memory: how much it has needed, and how much training needs at least."""
 
 from __future__ import annotations
 
-import gc
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -67,15 +65,3 @@ def check_memory(model: nn.Module, averaged: bool, device: torch.device) -> None
             + (", optim.average=0" if averaged else "")
             + " or a larger GPU; a smaller batch would not help."
         )
-
-
-@contextmanager
-def collector_paused() -> Iterator[None]:
-    """Holds back the search for cycles, which would pass through millions of new objects again and again as they are made."""
-    running = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if running:
-            gc.enable()

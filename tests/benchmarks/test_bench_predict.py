@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convmae.benchmarks import bench_predict
+from convmae.benchmarks import bench_predict, options
 
 
 def test_each_model_is_timed_on_the_same_pictures(tmp_path: Path) -> None:
@@ -15,7 +15,7 @@ def test_each_model_is_timed_on_the_same_pictures(tmp_path: Path) -> None:
         pixels = np.random.default_rng(number).integers(0, 256, (40, 64, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
     parser = argparse.ArgumentParser()
-    bench_predict.add_options(parser)
+    options.predict(parser)
     parser.add_argument("--repeats", type=int, default=2)
     rows = bench_predict.run(
         parser.parse_args([str(tmp_path), "--sizes", "tiny", "--img-size", "64", "--device", "cpu"])

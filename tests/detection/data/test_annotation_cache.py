@@ -5,10 +5,11 @@ import multiprocessing
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
+import safetensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as mask_api
@@ -109,14 +110,14 @@ def test_a_damaged_cache_is_made_anew(split: Path, kept: Path) -> None:
 def test_a_cache_that_goes_while_it_is_read_is_made_anew(split: Path, kept: Path) -> None:
     first = read(split)
     (cache,) = kept.iterdir()
-    map_file = torch.UntypedStorage.from_file
+    open_file = safetensors.safe_open
 
-    def removed(name: str, *args: object, **options: object) -> torch.UntypedStorage:
+    def removed(*args: Any, **options: Any) -> Any:
         cache.unlink()
-        return map_file(name, *args, **options)
+        return open_file(*args, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.UntypedStorage, "from_file", removed)
+        patch.setattr(safetensors, "safe_open", removed)
         assert read(split) == first
     assert load_arrays(cache, coco._stamp(split / "instances.json", RGB)) is not None
 

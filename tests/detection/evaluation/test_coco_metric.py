@@ -19,14 +19,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from convmae.detection.data.coco import CocoData, read_coco
-from convmae.detection.evaluation.coco_metric import (
-    STANDARD,
-    CocoMetric,
-    coco_results,
-    evaluate_coco,
-    read_results,
-    write_results,
-)
+from convmae.detection.evaluation.coco_metric import CocoMetric, coco_results, read_results, write_results
+from convmae.detection.evaluation.coco_scores import STANDARD, evaluate_coco
 from convmae.engine.errors import UserError
 
 

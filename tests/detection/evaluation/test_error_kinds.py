@@ -12,7 +12,8 @@ from pycocotools import mask as mask_api
 
 from convmae.detection.data.coco import CocoData
 from convmae.detection.data.coco_records import Category, ImageRecord, ObjectRecord
-from convmae.detection.evaluation.coco_metric import coco_results, evaluate_coco
+from convmae.detection.evaluation.coco_metric import coco_results
+from convmae.detection.evaluation.coco_scores import evaluate_coco
 from convmae.detection.evaluation.error_kinds import ERRORS, confusion, judge, overlaps, sure
 from convmae.detection.evaluation.report import _add_errors
 from convmae.reports.page import Page

@@ -8,7 +8,8 @@ import pytest
 from coco_cases import CASES, Case
 from hypothesis import Phase, assume, given, settings
 
-from convmae.detection.evaluation.coco_metric import coco_results, evaluate_coco
+from convmae.detection.evaluation.coco_metric import coco_results
+from convmae.detection.evaluation.coco_scores import evaluate_coco
 from convmae.detection.evaluation.resampled_ap import ClassMatches, match_classes, resampled_ap
 from convmae.reports.intervals import RESAMPLES, interval, resamples
 

@@ -22,6 +22,7 @@ from convmae.engine.files import file_of
 from convmae.pretraining import METHODS
 from convmae.pretraining.config import METHOD_NAMES
 from convmae.tools import cli
+from convmae.tools.benchmark import COMPARISONS
 
 SLOW = ("torch", "torchvision", "timm", "mmengine", "mmseg", "mmdet", "mmcv", "matplotlib", "hotcoco", "pycocotools")
 # Runs each call of the list [[tool, word, ...], ...] and prints [[status, what it said, slow packages that are read], ...].
@@ -52,6 +53,7 @@ def test_help_needs_nothing_slow(tmp_path: Path) -> None:
     calls = [[tool, "--help"] for tool in cli.TOOLS]
     calls += [["check_data", one, "--help"] for one in ("pictures", "cls", "coco", "seg")]
     calls += [["predict", one, "--help"] for one in ("det", "seg")]
+    calls += [["benchmark", one, "--help"] for one in COMPARISONS]
     for call, (status, said, slow) in zip(calls, answers(calls, tmp_path), strict=True):
         assert status == 0, said
         assert "usage:" in said
@@ -104,16 +106,32 @@ def small_data(tmp_path: Path) -> Path:
             for index in range(2):
                 Image.fromarray(rng.integers(0, high, shape, dtype=np.uint8)).save(folder / f"{index}.png")
     (tmp_path / "seg" / "classes.txt").write_text("one\ntwo\n")
+    for split in ("train2017", "val2017"):
+        folder = tmp_path / "coco" / split
+        folder.mkdir(parents=True)
+        images = [{"id": n, "file_name": f"{n}.png", "width": 40, "height": 40} for n in range(2)]
+        for image in images:
+            Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / image["file_name"])
+        box = {"category_id": 1, "bbox": [5, 5, 20, 20], "area": 400, "iscrowd": 0}
+        outline = {"segmentation": [[5, 5, 25, 5, 25, 25, 5, 25]]}
+        found = {
+            "images": images,
+            "categories": [{"id": 1, "name": "one"}],
+            "annotations": [{"id": n + 1, "image_id": n, **box, **outline} for n in range(2)],
+        }
+        annotations = tmp_path / "coco" / "annotations" / f"instances_{split}.json"
+        annotations.parent.mkdir(exist_ok=True)
+        annotations.write_text(json.dumps(found))
     return tmp_path
 
 
-@pytest.mark.parametrize("kind", ["pictures", "cls", "seg"])
+@pytest.mark.parametrize("kind", ["pictures", "cls", "seg", "coco"])
 def test_a_small_data_check_needs_no_pytorch(kind: str, small_data: Path) -> None:
     folder = "cls" if kind == "pictures" else kind
     ((status, said, slow),) = answers([["check_data", kind, folder]], small_data)
     assert status == 0, said
     assert "written:" in said
-    assert set(slow) <= {"matplotlib"}
+    assert set(slow) <= {"matplotlib", "hotcoco", "pycocotools"}  # a second together
 
 
 def test_names_that_options_list_without_pytorch_are_those_that_there_are() -> None:
