@@ -1,14 +1,12 @@
 """Recipes: small YAML files merged into one tree of dataclasses, checked before anything runs."""
 
 import dataclasses
-import difflib
 import functools
 import json
 import math
 import os
 import re
 import typing
-from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,10 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from convmae.engine.errors import UserError
-from convmae.engine.files import read_config, read_text, write_whole
+from convmae.engine.files import read_config, write_whole
+from convmae.engine.recipes import deep_update, find_recipe, merged, nearest, read_levels
 from convmae.engine.safe_yaml import one_line, parse_yaml, write_yaml
 
-_DEEPEST = 30  # recipes on top of each other
 Schema = TypeVar("Schema")
 
 
@@ -53,17 +51,18 @@ def load_config(schema: type[Schema], recipe: str | Path | None, overrides: typi
     ``recipe`` is a path or the bare name of a shipped recipe; None gives the defaults. Raises UserError for an unknown recipe,
     an unknown key (with the nearest known one), a value of the wrong type or outside the choices.
     """
-    tree = OmegaConf.structured(schema)
+    tree, notes = OmegaConf.structured(schema), dict[str, tuple[str, ...]]()
     if recipe is not None:
-        path = find_recipe(str(recipe))
-        tree = _merge(tree, _read_with_bases(path, (), {}), str(path))
-    return typing.cast(Schema, _override(tree, overrides))
+        for path, content in read_levels(find_recipe(str(recipe))).items():
+            tree = _over(tree, content, str(path), notes)
+    return typing.cast(Schema, _override(tree, overrides, notes))
 
 
 def from_tree(schema: type[Schema], content: Any, overrides: typing.Sequence[str] = ()) -> Schema:
     """Returns ``schema`` filled from plain containers, checked as a recipe is. Raises UserError as ``load_config`` does."""
-    tree = _merge(OmegaConf.structured(schema), content, "options")
-    return typing.cast(Schema, _override(tree, overrides))
+    notes: dict[str, tuple[str, ...]] = {}
+    tree = _over(OmegaConf.structured(schema), content, "options", notes)
+    return typing.cast(Schema, _override(tree, overrides, notes))
 
 
 def run_config(
@@ -117,9 +116,7 @@ def differing_options(one: Any, other: Any) -> list[tuple[str, str, str]]:
     """
     first, second = (
         _flat(
-            _read_with_bases(tree, (), {})
-            if isinstance(tree, Path)
-            else OmegaConf.to_container(OmegaConf.structured(tree))
+            merged(read_levels(tree)) if isinstance(tree, Path) else OmegaConf.to_container(OmegaConf.structured(tree))
         )
         for tree in (one, other)
     )
@@ -135,33 +132,6 @@ def _defaults(tree: Any) -> Any:
     return OmegaConf.to_container(OmegaConf.structured(OmegaConf.get_type(tree)))
 
 
-def shipped_recipes() -> list[str]:
-    """Returns the names of the recipes that come with the package."""
-    return sorted(entry.name for entry in resources.files("convmae.configs").iterdir() if entry.name.endswith(".yaml"))
-
-
-def find_recipe(name: str) -> Path:
-    """Returns the file of a recipe: a path as it is, else a shipped recipe (``.yaml`` may be left out)."""
-    path = Path(name)
-    if os.path.isfile(path):
-        return path
-    shipped = shipped_recipes()
-    for candidate in (path.name, f"{path.name}.yaml"):
-        if candidate in shipped and path.parent in (Path(), Path("configs")):
-            return Path(str(resources.files("convmae.configs") / candidate))
-    hint = nearest(path.name, shipped)
-    raise UserError(
-        f"No recipe {name!r}: expected a YAML file or the name of a shipped recipe. "
-        + (f"Did you mean {hint}?" if hint else "Shipped are: " + ", ".join(shipped) + ".")
-    )
-
-
-def nearest(word: str, known: typing.Iterable[str]) -> str | None:
-    """Returns the known word that ``word`` most resembles, or None if none does."""
-    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return found[0] if found else None
-
-
 def describe(tree: Any) -> str:
     """Returns every option of a tree, one a line as key=value with its type and doc, as --help shows it."""
     return "\n".join(f"  {key}={_written(value)} ({kind}): {doc}" for key, kind, value, doc in _walk(tree, ""))
@@ -172,45 +142,8 @@ def _written(value: Any) -> str:
     return str(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _read_with_bases(path: Path, above: tuple[Path, ...], known: dict[Path, dict[str, Any]]) -> dict[str, Any]:
-    """Returns a recipe over its bases; ``known`` are the files read so far, each of which is read once."""
-    place = Path(os.path.realpath(path))  # Path.resolve raises for links that lead to themselves, before Python 3.13
-    if place in above:
-        raise UserError(f"{path}: its _base_ leads back to itself; expected a chain that ends.")
-    if len(above) == _DEEPEST:
-        raise UserError(f"{path} is the base of {_DEEPEST} recipes on top of each other; expected fewer.")
-    if place not in known:
-        known[place] = _read_one(path, (*above, place), known)
-    return known[place]
-
-
-def _read_one(path: Path, above: tuple[Path, ...], known: dict[Path, dict[str, Any]]) -> dict[str, Any]:
-    content = parse_yaml(read_text(path), str(path))
-    content = {} if content is None else content
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: found a {type(content).__name__}, expected keys and values such as 'optim:'.")
-    bases = content.pop("_base_", [])
-    bases = [bases] if isinstance(bases, str) else bases
-    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise UserError(f"{path}: _base_ is {bases!r}; expected the name of a recipe, or a list of names.")
-    merged: dict[str, Any] = {}
-    for base in bases:
-        beside = path.parent / base
-        base_path = beside if os.path.isfile(beside) else find_recipe(base)
-        merged = _deep_update(merged, _read_with_bases(base_path, above, known))
-    return _deep_update(merged, content)
-
-
-def _deep_update(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in update.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _deep_update(merged[key], value) if both else value
-    return merged
-
-
-def _override(recipe: DictConfig, overrides: typing.Sequence[str]) -> Any:
-    """Returns a recipe's tree with ``a.b=c`` in it, checked; a branch's ``settle`` has what else follows from what was set."""
+def _override(recipe: DictConfig, overrides: typing.Sequence[str], notes: dict[str, tuple[str, ...]]) -> Any:
+    """Returns a recipe's tree with ``a.b=c`` in it, checked, and what follows as of any level; branches have the ``notes``."""
     tree, given = recipe, dict[str, Any]()
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -228,12 +161,33 @@ def _override(recipe: DictConfig, overrides: typing.Sequence[str]) -> Any:
         for name in reversed(names):
             update = {name: update}
         tree = _merge(tree, update, source)
-        given = _deep_update(given, update)
-    config = _checked(tree)
-    for name, values in given.items():
-        if isinstance(values, dict) and hasattr(branch := getattr(config, name), "settle"):
-            branch.settle(OmegaConf.to_object(recipe[name]), values)
+        given = deep_update(given, update)
+    config = _checked(_settled(recipe, tree, given, notes))
+    for name, told in notes.items():
+        getattr(config, name).notes = told
     return config
+
+
+def _over(tree: DictConfig, level: dict[str, Any], source: str, notes: dict[str, tuple[str, ...]]) -> DictConfig:
+    """Returns a tree with what a level says in it, a recipe or one that it stands on."""
+    return _settled(tree, _merge(tree, level, source), level, notes)
+
+
+def _settled(
+    below: DictConfig, tree: DictConfig, given: dict[str, Any], notes: dict[str, tuple[str, ...]]
+) -> DictConfig:
+    """Returns a tree with what follows from what was ``given`` over the levels below, by a branch's ``settle``.
+
+    What that changed is added to the ``notes`` of the branch.
+    """
+    for name, values in given.items():
+        branch: Any = OmegaConf.to_object(tree[name]) if isinstance(values, dict) else None
+        if hasattr(branch, "settle"):
+            _check_values(branch, f"{name}.")  # it reckons with them
+            told = branch.settle(OmegaConf.to_object(below[name]), values)
+            tree = typing.cast(DictConfig, OmegaConf.merge(tree, {name: OmegaConf.structured(branch)}))
+            notes[name] = (*notes.get(name, ()), *told)
+    return tree
 
 
 def _merge(tree: DictConfig, update: Any, source: str) -> DictConfig:
@@ -336,5 +290,5 @@ def _check_values(node: Any, prefix: str) -> None:
                 raise UserError(f"{key} is {value}; expected finite numbers.")
             if number is not None and ((low is not None and number < low) or (high is not None and number > high)):
                 bounds = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
-                found = value if isinstance(value, list) else f"{value:g}"
+                found = value if isinstance(value, list) or abs(value) > 1e300 else f"{value:g}"  # of an integer, too
                 raise UserError(f"{key} is {found}; expected {bounds}.")

@@ -155,13 +155,15 @@ class OptimOptions:
 class ScheduleOptions:
     """Length of the run and learning rate over it; all lengths are in epochs if `epochs` is set, in steps if `steps` is.
 
-    ``notes``: what was fitted to a length that replaces the recipe's.
+    ``notes``: what was fitted to a length that replaces the recipe's, or to a recipe's that replaces its base's.
     """
 
     notes = tuple[str, ...]()  # no option: nothing of a recipe's
 
     epochs: Optional[float] = option(None, "length of the run in passes over the training pictures")  # noqa: UP045
-    steps: Optional[int] = option(None, "length of the run in optimiser steps, instead of epochs")  # noqa: UP045
+    steps: Optional[int] = option(  # noqa: UP045
+        None, "length of the run in optimiser steps, instead of epochs", low=1, high=10**12
+    )
     policy: str = option("cosine", "course of the learning rate after warm-up", ("cosine", "poly", "step", "constant"))
     warmup: float = option(0.0, "length of the linear warm-up", low=0)
     warmup_factor: float = option(0.001, "part of the learning rate that the warm-up starts from", low=0)
@@ -180,8 +182,10 @@ class ScheduleOptions:
     )
     keep_checkpoints: int = option(2, "newest checkpoints kept; -1 keeps all", low=-1)
 
-    def settle(self, recipe: "ScheduleOptions", given: Mapping[str, Any]) -> None:
+    def settle(self, recipe: "ScheduleOptions", given: Mapping[str, Any]) -> list[str]:
         """Has a length that was ``given`` replace the recipe's, in whichever unit, and fits the recipe's other lengths to it.
+
+        ``recipe`` is what lies below: a recipe to a command line, its base to a recipe. Returns what was fitted, in words.
 
         In another unit they keep their parts of the run. In the recipe's own they stay as they are; but a shorter run has a
         warm-up of a tenth of it at most, or of the recipe's part where that is more.
@@ -191,8 +195,8 @@ class ScheduleOptions:
                 setattr(self, other, None)
         before, after = (one.steps if one.epochs is None else one.epochs for one in (recipe, self))
         if not before or not after:  # which is refused when the schedule is built
-            return
-        fitted = {}
+            return []
+        notes, fitted = [], dict[str, Any]()
         if (recipe.epochs is None) != (self.epochs is None):
             fitted = {name: getattr(recipe, name) * after / before for name in ("warmup", "eval_every", "save_every")}
             fitted["milestones"] = [one * after / before for one in recipe.milestones]
@@ -203,9 +207,10 @@ class ScheduleOptions:
             if name not in given and value != getattr(recipe, name):
                 setattr(self, name, value)
                 shown, was = (_lengths(one) for one in (value, getattr(recipe, name)))
-                self.notes += (
-                    f"schedule.{name} is {shown} {unit} of {after:g}, for {was} {old} of the recipe's {before:g}",
+                notes.append(
+                    f"schedule.{name} is {shown} {unit} of {after:g}, for {was} {old} of the recipe's {before:g}"
                 )
+        return notes
 
 
 def _lengths(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 
 from convmae.engine.errors import UserError
@@ -32,7 +33,7 @@ class Schedule:
         assert length is not None
 
         def steps(amount: float) -> int:
-            return round(amount * per_unit)
+            return round(min(amount * per_unit, sys.maxsize))
 
         total = steps(length)
         if total < 1:

@@ -23,11 +23,11 @@ from convmae.tools.benchmark import COMPARISONS
 def test_names_are_those_of_the_comparisons() -> None:
     modules = {"detection": bench_detection, "segmentation": bench_segmentation, "steps": bench_steps}
     assert {name: tuple(module.TABLES) for name, module in modules.items()} == options.TABLES
-    assert options.MODES == tuple(bench_encoder.WORK)
-    assert options.METHODS == tuple(bench_pretrain.METHODS)
-    assert options.FRAMEWORKS == tuple(bench_frameworks.OTHERS)
-    assert options.DETECTORS == tuple(bench_predict.RECIPES)
-    assert options.ITEMS == tuple(item.name for item in bench_gpu.ITEMS)
+    assert tuple(bench_encoder.WORK) == options.MODES
+    assert tuple(bench_pretrain.METHODS) == options.METHODS
+    assert tuple(bench_frameworks.OTHERS) == options.FRAMEWORKS
+    assert tuple(bench_predict.RECIPES) == options.DETECTORS
+    assert tuple(item.name for item in bench_gpu.ITEMS) == options.ITEMS
 
 
 @pytest.mark.parametrize("name", COMPARISONS)

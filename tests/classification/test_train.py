@@ -20,10 +20,11 @@ from convmae.classification.probes.features import Features, extract, probed_enc
 from convmae.classification.probes.linear_probe import train_probes
 from convmae.classification.train import finetune
 from convmae.classification.train import knn as run_knn
-from convmae.engine.config import load_config, shipped_recipes
+from convmae.engine.config import load_config
 from convmae.engine.errors import UserError
 from convmae.engine.machine.precision import resolve_precision
 from convmae.engine.pictures.images import normalize
+from convmae.engine.recipes import shipped_recipes
 from convmae.engine.seeding import SampleKey, SeededDataset
 from convmae.pretraining import MAE
 from convmae.tools import finetune as finetune_tool
@@ -34,13 +35,12 @@ RECIPES = [name for name in shipped_recipes() if name.startswith("finetune_")]
 
 def tiny_config(folders: Path, *overrides: str) -> FinetuningConfig:
     return load_config(
-        FinetuningConfig,
-        "finetune_tiny_96px.yaml",
+        FinetuningConfig, "finetune_tiny_96px.yaml",
         [
             f"data.root={folders}", "model.img_size=32", "data.batch_size=8", "data.workers=0", "augment.flip=0",
             "augment.mixup=0", "augment.cutmix=0", "augment.crop_scale=0.8", "augment.rand_augment=", "augment.erase=0",
-            "schedule.epochs=null", "schedule.steps=2", "schedule.warmup=0", "schedule.eval_every=0",
-            "schedule.save_every=1", "runtime.device=cpu", "runtime.precision=fp32", *overrides,
+            "schedule.steps=2", "schedule.warmup=0", "schedule.eval_every=0", "schedule.save_every=1",
+            "runtime.device=cpu", "runtime.precision=fp32", *overrides,
         ],
     )  # fmt: skip
 

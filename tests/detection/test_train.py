@@ -14,8 +14,9 @@ from convmae.detection.config import DetectionConfig
 from convmae.detection.model.mask_rcnn import MaskRCNN
 from convmae.detection.train import test as run_test
 from convmae.detection.train import train
-from convmae.engine.config import load_config, save_config, shipped_recipes
+from convmae.engine.config import load_config, save_config
 from convmae.engine.errors import UserError
+from convmae.engine.recipes import shipped_recipes
 
 RECIPES = [name for name in shipped_recipes() if name.startswith(("mask_rcnn_", "cascade_mask_rcnn_"))]
 

@@ -20,8 +20,9 @@ import fuzzing
 
 from convmae.classification.config import FinetuningConfig, ProbeConfig
 from convmae.detection.config import DetectionConfig
-from convmae.engine.config import find_recipe, load_config, shipped_recipes
+from convmae.engine.config import load_config
 from convmae.engine.errors import UserError
+from convmae.engine.recipes import find_recipe, shipped_recipes
 from convmae.pretraining.config import PretrainingConfig
 from convmae.segmentation.config import SegmentationConfig
 

@@ -8,19 +8,11 @@ import pytest
 import torch
 from names import NASTY
 
-from convmae.engine.config import (
-    describe,
-    differing_options,
-    find_recipe,
-    load_config,
-    option,
-    run_config,
-    save_config,
-    shipped_recipes,
-)
+from convmae.engine.config import describe, differing_options, load_config, option, run_config, save_config
 from convmae.engine.errors import UserError
 from convmae.engine.files import save_weights
 from convmae.engine.options import OptimOptions, ScheduleOptions
+from convmae.engine.recipes import find_recipe, shipped_recipes
 
 
 @dataclass

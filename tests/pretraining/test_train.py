@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 from convmae.backbones import ConvViT, ConvViTDet, ConvViTSeg, ViT, load_checkpoint
-from convmae.engine.config import load_config, shipped_recipes
+from convmae.engine.config import load_config
 from convmae.engine.errors import UserError
+from convmae.engine.recipes import shipped_recipes
 from convmae.engine.training.schedule import Schedule
 from convmae.pretraining import MAE, ConvMAE, FastConvMAE
 from convmae.pretraining.config import PretrainingConfig, TeacherOptions

@@ -11,10 +11,11 @@ from launch import two_processes
 from PIL import Image
 
 from convmae.backbones import CheckpointError
-from convmae.engine.config import load_config, save_config, shipped_recipes, to_yaml
+from convmae.engine.config import load_config, save_config, to_yaml
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Fault
 from convmae.engine.files import save_weights
+from convmae.engine.recipes import shipped_recipes
 from convmae.engine.training.optim import scaled_lr
 from convmae.engine.training.schedule import Schedule
 from convmae.segmentation.config import SegmentationConfig

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from convmae.engine.commands.next_command import CHOICES, choose
-from convmae.engine.config import shipped_recipes
 from convmae.engine.files import write_whole
+from convmae.engine.recipes import shipped_recipes
 from convmae.tools import check_data
 
 OPTIONS = [

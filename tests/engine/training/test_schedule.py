@@ -1,10 +1,11 @@
 """Learning rate and lengths, against the formulas written plainly."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from convmae.engine.config import branch, load_config
 from convmae.engine.errors import UserError
@@ -109,3 +110,60 @@ def test_two_lengths_are_refused(tmp_path: Path) -> None:
 def test_without_another_length_nothing_changes(tmp_path: Path) -> None:
     found = settled(EPOCHS, "schedule.power=2", "schedule.eval_every=1", path=tmp_path)
     assert (found.epochs, found.warmup, found.eval_every, found.notes) == (24, 0.5, 1, ())
+
+
+def over(base: str, recipe: str, *given: str, path: Path) -> ScheduleOptions:
+    (path / "base.yaml").write_text(f"schedule: {base}\n")
+    (path / "over.yaml").write_text(f"_base_: base.yaml\nschedule: {recipe}\n")
+    return load_config(Tree, path / "over.yaml", given).schedule
+
+
+@pytest.mark.parametrize(
+    "length",
+    [
+        "{steps: 240}",
+        "{steps: 240, warmup: 30, eval_every: 80}",
+        "{steps: 100}",
+        "{epochs: 3}",
+        "{epochs: 2, warmup: 1}",
+    ],
+)
+@pytest.mark.parametrize("base", [EPOCHS, STEPS])
+def test_a_recipe_replaces_its_bases_length_as_a_command_line_does(base: str, length: str, tmp_path: Path) -> None:
+    words = [f"schedule.{name}={value}" for name, value in yaml.safe_load(length).items()]
+    found, told = over(base, length, path=tmp_path), settled(base, *words, path=tmp_path)
+    assert (found, found.notes) == (told, told.notes)
+    assert (found.epochs is None) != (found.steps is None)
+    Schedule.build(found, 100, 1)
+
+
+def test_each_level_replaces_the_length_of_those_below(tmp_path: Path) -> None:
+    found = over(EPOCHS, "{steps: 240}", "schedule.epochs=12", path=tmp_path)
+    assert (found.epochs, found.steps, found.warmup, found.eval_every) == (12, None, 0.25, 2)
+    assert len(found.notes) == 6  # three lengths, twice
+    defaults = make_dataclass(
+        "Defaults", [("schedule", ScheduleOptions, branch(ScheduleOptions, epochs=25.0, warmup=5.0))]
+    )
+    (tmp_path / "alone.yaml").write_text("schedule: {steps: 100}\n")
+    alone = load_config(defaults, tmp_path / "alone.yaml").schedule
+    assert (alone.epochs, alone.steps, alone.warmup) == (None, 100, 20)
+
+
+def test_two_lengths_of_one_recipe_are_refused(tmp_path: Path) -> None:
+    for base in (EPOCHS, STEPS):
+        with pytest.raises(UserError, match="set exactly one"):
+            Schedule.build(over(base, "{epochs: 2, steps: 5}", path=tmp_path), 10, 1)
+
+
+@pytest.mark.parametrize("length", ["steps=0", "steps=1" + "0" * 400])
+def test_a_length_that_is_none_is_refused(length: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"schedule\.steps is \d+; expected from 1 to 1e\+12"):
+        settled(EPOCHS, f"schedule.{length}", path=tmp_path)
+    with pytest.raises(UserError, match=r"schedule\.steps is \d+; expected"):
+        over(EPOCHS, f"{{{length.replace('=', ': ')}}}", path=tmp_path)
+
+
+def test_lengths_without_end_are_steps_all_the_same() -> None:
+    schedule = Schedule.build(ScheduleOptions(epochs=1e308, eval_every=1e308), pictures=10**6, batch_size=1)
+    assert schedule.total > 10**18
+    assert schedule.eval_every > 10**18

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from convmae.engine.config import load_config, shipped_recipes
+from convmae.engine.config import load_config
 from convmae.engine.errors import UserError
+from convmae.engine.recipes import shipped_recipes
 from convmae.segmentation.config import SegmentationConfig, SegmentationDataOptions
 from convmae.segmentation.data.class_list import ClassList, read_class_list, read_classes
 
