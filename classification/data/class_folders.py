@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -108,26 +108,28 @@ class _Labelled(Protocol):
     pictures: list[tuple[Path, int]]
 
 
-def check_shared_pictures(train: _Labelled, val: _Labelled, report: Report, complete: bool = False) -> None:
+def check_shared_pictures(
+    train: _Labelled, val: _Labelled, report: Report, contents: Mapping[Path, bytes] | None = None
+) -> None:
     """Reports the validation pictures that are training pictures as well, and in what other class they are."""
     labels = [[same_form(split.folders[label]) for _, label in split.pictures] for split in (train, val)]
     paths = [[path for path, _ in split.pictures] for split in (train, val)]
-    check_shared(paths[0], paths[1], report, (labels[0], labels[1]), complete)
+    check_shared(paths[0], paths[1], report, (labels[0], labels[1]), contents)
 
 
 def check_repeated_pictures(
-    pictures: Sequence[tuple[Path, int]], classes: Sequence[str], report: Report, complete: bool = False
+    pictures: Sequence[tuple[Path, int]],
+    classes: Sequence[str],
+    report: Report,
+    contents: Mapping[Path, bytes] | None = None,
 ) -> None:
     """Reports the pictures that a split holds more than once, and which of them are in two classes."""
 
-    def contradiction(first: int, place: int) -> Fault | None:
-        (known, label), (path, other) = pictures[first], pictures[place]
-        message = (
-            f"{path} holds the same bytes as {known}, but one is {classes[other]!r} and the other {classes[label]!r}"
-        )
-        return Fault("pictures in two classes", message, Effect.DOUBTFUL) if label != other else None
+    def contradiction(first: int, place: int) -> str | None:
+        (_, label), (_, other) = pictures[first], pictures[place]
+        return f"one is {classes[other]!r} and the other {classes[label]!r}" if label != other else None
 
-    check_repeated([path for path, _ in pictures], report, contradiction, complete)
+    check_repeated([path for path, _ in pictures], report, contradiction, contents, "pictures in two classes")
 
 
 def class_names(path: Path, folders: Sequence[str], report: Report) -> list[str]:

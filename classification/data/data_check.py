@@ -41,7 +41,8 @@ def check_data(options: FolderOptions, count: int = 0, channels: int = 3) -> lis
             check_same_folders(training.folder, training.folders, validation.folder, validation.folders)
         except UserError as error:
             validation.faults.append(Fault("class folders in one split alone", str(error)))
-        check_shared_pictures(training, validation, validation.faults.append, complete=not count)
+        contents = None if count else {**training.contents, **validation.contents}
+        check_shared_pictures(training, validation, validation.faults.append, contents)
     return [training, validation]
 
 
@@ -60,5 +61,5 @@ def _check_split(name: str, options: FolderOptions, part: str, count: int, chann
     counts = Counter(label for _, label in split.pictures)
     split.classes = {name: counts[label] for label, name in enumerate(distinct(names))}
     read_all(split, count)
-    check_repeated_pictures(split.pictures, split.folders, report, complete=not count)
+    check_repeated_pictures(split.pictures, split.folders, report, None if count else split.contents)
     return split

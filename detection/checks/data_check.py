@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from convmae.detection.checks.class_names import check_learnt, check_measured
 from convmae.detection.checks.perfect_detector import check_perfect, describe_scores, perfect_scores
-from convmae.detection.checks.preflight import check_picture, under_root
+from convmae.detection.checks.preflight import check_picture, read_picture, under_root
 from convmae.detection.checks.splits import check_evaluation, check_samples, check_split
 from convmae.detection.config import DetectionConfig
 from convmae.detection.data.coco import (
@@ -24,8 +24,9 @@ from convmae.detection.data.coco import (
 from convmae.detection.data.coco_records import ImageRecord
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Effect, Fault, spread
-from convmae.engine.pictures.duplicates import check_repeated, check_shared
+from convmae.engine.pictures.duplicates import check_repeated, check_shared, content_of
 from convmae.engine.pictures.images import Look
+from convmae.engine.pictures.limits import in_turn
 from convmae.engine.pictures.reading import Reading
 from convmae.engine.pictures.value_ranges import check_ranges
 
@@ -45,6 +46,7 @@ class SplitCheck:
     good: list[ImageRecord] = field(default_factory=list)
     modes: Counter[str] = field(default_factory=Counter)
     perfect: dict[str, float] = field(default_factory=dict)
+    contents: dict[Path, bytes] = field(default_factory=dict)  # of each picture that is good
 
     def title(self) -> str:
         """Returns what the split holds, and where."""
@@ -71,7 +73,7 @@ def check_data(config: DetectionConfig, count: int = 0) -> list[SplitCheck]:
     ]
     for split in splits:
         if split.data is not None:
-            check_repeated(split.data.paths(), split.faults.append, complete=not count)
+            check_repeated(split.data.paths(), split.faults.append, contents=None if count else split.contents)
     train, val = (split.data for split in splits)
     reports = [split.faults.append for split in splits]
     if train is not None:
@@ -86,7 +88,8 @@ def check_data(config: DetectionConfig, count: int = 0) -> list[SplitCheck]:
         check_same_classes(train, val, reports[1])
         check_learnt(train, val, reports[0])
         check_measured(val, train, reports[1])
-        check_shared(train.paths(), val.paths(), reports[1], complete=not count)
+        contents = None if count else {**splits[0].contents, **splits[1].contents}
+        check_shared(train.paths(), val.paths(), reports[1], contents=contents)
     return splits
 
 
@@ -110,18 +113,21 @@ def _check_split(name: str, annotations: Path, folder: Path, masks: bool, count:
     present = [image for image in data.images if image not in missing]
     chosen = spread(present, count or len(present))
 
-    def examine(record: ImageRecord) -> Look | Fault:
+    def examine(record: ImageRecord) -> tuple[Look, bytes] | Fault:
         try:
-            return check_picture(data, record, decode=True)
+            look = check_picture(data, record)
+            with in_turn(look.size):
+                return look, content_of(read_picture(data, record))
         except Fault as fault:
             return fault
 
     with ThreadPoolExecutor() as pool:  # decoding and waiting for a disk both let other threads run
         looks = list(tqdm(pool.map(examine, chosen), f"{name} pictures", total=len(chosen), leave=False, disable=None))
-    for record, look in zip(chosen, looks, strict=True):
-        if isinstance(look, Fault):
-            report(look)
+    for record, seen in zip(chosen, looks, strict=True):
+        if isinstance(seen, Fault):
+            report(seen)
             continue
+        look, split.contents[data.path(record)] = seen
         split.good.append(record)
         split.modes[look.mode] += 1
         if look.turned:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from convmae.detection.checks.class_names import check_learnt, check_measured
@@ -13,8 +15,7 @@ from convmae.engine.errors import UserError
 from convmae.engine.faults import UNREADABLE, Fault, Report, as_fault, log_remarks, refuse, spread
 from convmae.engine.log import log
 from convmae.engine.pictures.duplicates import check_shared
-from convmae.engine.pictures.images import Look, look_at, read_image
-from convmae.engine.pictures.limits import in_turn
+from convmae.engine.pictures.images import Look, Picture, look_at, read_image
 from convmae.engine.pictures.value_ranges import check_ranges
 
 
@@ -101,15 +102,25 @@ def check_pictures(data: CocoData, count: int, report: Report = refuse, skip: bo
     check_ranges(data.paths(), data.reading, report)
 
 
-def check_picture(data: CocoData, record: ImageRecord, decode: bool = False) -> Look:
-    """Looks at a picture, decoding it on demand or where its last bytes don't say that it is whole; raises Fault as above."""
-    try:
+def check_picture(data: CocoData, record: ImageRecord) -> Look:
+    """Looks at a picture, decoding it where its last bytes don't say that it is whole; raises Fault as above."""
+    with _named(data, record):
         look = look_at(data.path(record), data.reading)
-        if decode:
-            with in_turn(look.size):
-                read_image(data.path(record), data.reading)
+    check_size(look.size, record, data)
+    return look
+
+
+def read_picture(data: CocoData, record: ImageRecord) -> Picture:
+    """Returns a picture. Raises Fault for one that is broken."""
+    with _named(data, record):
+        return read_image(data.path(record), data.reading)
+
+
+@contextmanager
+def _named(data: CocoData, record: ImageRecord) -> Iterator[None]:
+    """Makes what is wrong with a picture a Fault of its record."""
+    try:
+        yield
     except UserError as error:
         kind = as_fault(error, UNREADABLE).kind
         raise Fault(kind, f"{error} It is image {record.id} of {data.annotations}.", image=record) from None
-    check_size(look.size, record, data)
-    return look

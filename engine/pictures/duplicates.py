@@ -1,15 +1,22 @@
-"""Pictures that lie in two places: files that hold the same bytes, in two splits or twice in one."""
+"""Pictures that lie in two places, in two splits or twice in one: by their pixels where all are decoded, else by files' bytes.
+
+A data check decodes every picture and so finds those that were saved anew without loss, or with other metadata. A run can't
+at its start; it compares files, which costs next to nothing.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import numpy as np
+
 from convmae.engine.faults import Effect, Fault, Report, spread
+from convmae.engine.pictures.images import Picture
 
 LISTED = 100_000  # files of a split whose sizes are compared at the start of a run, spread evenly
 READ = 10_000  # files of equal size that are then read
@@ -34,22 +41,38 @@ class _File(NamedTuple):
     inode: tuple[int, int]
 
 
-def same_files(*splits: Sequence[Path], complete: bool = False) -> list[list[Member]]:
+def content_of(picture: Picture) -> bytes:
+    """Returns what tells a decoded picture from all others: a digest of its size and its pixels."""
+    pixels = np.ascontiguousarray(picture)
+    digest = hashlib.blake2b(f"{pixels.shape}".encode(), digest_size=16)
+    digest.update(pixels.ravel())
+    return digest.digest()
+
+
+def same_contents(contents: Mapping[Path, bytes], *splits: Sequence[Path]) -> list[list[Member]]:
+    """Returns groups of pictures of equal ``contents``, by ``content_of``; one that has none there is in no group."""
+    groups: dict[bytes, list[Member]] = {}
+    for number, split in enumerate(splits):
+        for place, path in enumerate(split):
+            if path in contents:
+                groups.setdefault(contents[path], []).append(Member(number, place))
+    return sorted(group for group in groups.values() if _spans(group, splits))
+
+
+def same_files(*splits: Sequence[Path]) -> list[list[Member]]:
     """Returns groups of files that hold the same bytes: two files or more of one split, or files of each of several splits.
 
-    Sizes are compared first, and only files of equal size are read. Unless ``complete``, at most ``LISTED`` files of a split
-    are compared and ``READ`` are read. Files that are empty or not there are in no group.
+    Sizes are compared first, and only files of equal size are read: at most ``LISTED`` files of a split are compared and
+    ``READ`` are read. Files that are empty or not there are in no group.
     """
-    listed = [spread(range(len(split)), len(split) if complete else LISTED) for split in splits]
+    listed = [spread(range(len(split)), LISTED) for split in splits]
     members = [Member(number, place) for number, places in enumerate(listed) for place in places]
     files = [file for file in _threaded(lambda one: _look(one, splits[one.split][one.place]), members) if file]
 
     def spans(group: Sequence[_File]) -> bool:
-        return len(group) > 1 and len({file.member.split for file in group}) == len(splits)
+        return _spans([file.member for file in group], splits)
 
-    groups = [group for group in _split([files], lambda file: file.size) if spans(group)]
-    if not complete:
-        groups = _within(groups, READ)
+    groups = _within([group for group in _split([files], lambda file: file.size) if spans(group)], READ)
     for key in (_pieces, _whole):
         linked = [
             group for group in groups if len({file.inode for file in group}) == 1
@@ -64,11 +87,11 @@ def check_shared(
     val: Sequence[Path],
     report: Report,
     labels: tuple[Sequence[str], Sequence[str]] | None = None,
-    complete: bool = False,
+    contents: Mapping[Path, bytes] | None = None,
 ) -> None:
-    """Reports the validation pictures that are training pictures as well, byte for byte, and in what other class they are.
+    """Reports the validation pictures that are training pictures as well, and in what other class they are.
 
-    ``labels``: the class of each picture of the two splits.
+    ``labels``: the class of each picture of the two splits; ``contents``: those of all pictures, where all were decoded.
     """
     if list(train) == list(val):
         message = (
@@ -76,12 +99,13 @@ def check_shared(
         )
         report(Fault("splits that are one and the same", message, Effect.DOUBTFUL))
         return
-    for group in same_files(train, val, complete=complete):
+    groups, alike = _groups(contents, train, val)
+    for group in groups:
         places = [place for split, place in group if split == 0]
         for place in (place for split, place in group if split == 1):
             other = next((one for one in places if labels and labels[0][one] != labels[1][place]), None)
             known = train[places[0] if other is None else other]
-            same = "is used in training" if val[place] == known else f"holds the same bytes as {known}"
+            same = "is used in training" if val[place] == known else f"holds {alike} {known}"
             if labels is not None and other is not None:
                 said = f"{val[place]} {same}, but is {labels[1][place]!r} and was learnt as {labels[0][other]!r}"
                 report(Fault("pictures that are of another class in training", said, Effect.DOUBTFUL))
@@ -92,19 +116,35 @@ def check_shared(
 def check_repeated(
     paths: Sequence[Path],
     report: Report,
-    contradiction: Callable[[int, int], Fault | None] = lambda first, place: None,
-    complete: bool = False,
+    contradiction: Callable[[int, int], str | None] = lambda first, place: None,
+    contents: Mapping[Path, bytes] | None = None,
+    contradictory: str = "",
 ) -> None:
-    """Reports the pictures that a split holds more than once, byte for byte.
+    """Reports the pictures that a split holds more than once.
 
-    ``contradiction`` returns the fault of two of them, by their places, that are labelled in two ways.
+    ``contradiction`` returns in what two of them, by their places, are labelled in two ways, and ``contradictory`` is what
+    such a fault is called; ``contents``: those of all pictures, where all were decoded.
     """
-    for group in same_files(paths, complete=complete):
+    groups, alike = _groups(contents, paths)
+    for group in groups:
         first, *others = (member.place for member in group)
         for place in others:
-            message = f"{paths[place]} holds the same bytes as {paths[first]}"
-            fault = Fault("pictures that are there more than once", message, Effect.NOTE)
-            report(contradiction(first, place) or fault)
+            message = f"{paths[place]} holds {alike} {paths[first]}"
+            if differs := contradiction(first, place):
+                report(Fault(contradictory, f"{message}, but {differs}", Effect.DOUBTFUL))
+            else:
+                report(Fault("pictures that are there more than once", message, Effect.NOTE))
+
+
+def _groups(contents: Mapping[Path, bytes] | None, *splits: Sequence[Path]) -> tuple[list[list[Member]], str]:
+    """Returns the groups of pictures that are alike, and in what."""
+    if contents is None:
+        return same_files(*splits), "the same bytes as"
+    return same_contents(contents, *splits), "the same pixels as"
+
+
+def _spans(group: Sequence[Member], splits: Sequence[Sequence[Path]]) -> bool:
+    return len(group) > 1 and len({member.split for member in group}) == len(splits)
 
 
 def _look(member: Member, path: Path) -> _File | None:

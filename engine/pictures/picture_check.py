@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from convmae.engine.errors import UserError
 from convmae.engine.faults import UNREADABLE, Effect, Fault, as_fault, spread
+from convmae.engine.pictures.duplicates import content_of
 from convmae.engine.pictures.images import Look, look_at, read_image
 from convmae.engine.pictures.limits import in_turn
 from convmae.engine.pictures.reading import RGB, Reading
@@ -38,6 +39,7 @@ class PictureCheck:
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # width, height
     modes: Counter[str] = field(default_factory=Counter)  # Pillow's names
     classes: dict[str, int] = field(default_factory=dict)
+    contents: dict[Path, bytes] = field(default_factory=dict)  # of each picture that is good
 
     def title(self) -> str:
         """Returns what the split holds, and where."""
@@ -50,10 +52,11 @@ def read_all(split: PictureCheck, count: int = 0) -> None:
     """Reads ``count`` pictures of a split, spread evenly (0: all), and adds what is in them and what is wrong."""
     chosen = spread(split.paths, count or len(split.paths))
     looks = tqdm(_looks(chosen, split.reading), f"{split.name} pictures", len(chosen), leave=False, disable=None)
-    for path, look in zip(chosen, looks, strict=True):
-        if isinstance(look, Fault):
-            split.faults.append(look)
+    for path, seen in zip(chosen, looks, strict=True):
+        if isinstance(seen, Fault):
+            split.faults.append(seen)
             continue
+        look, split.contents[path] = seen
         split.good.append(path)
         split.sizes[look.size] += 1
         split.modes[look.mode] += 1
@@ -71,17 +74,16 @@ def describe_range(values: NDArray) -> str:
     return f"{low} to {high}, median {middle}" if low != high else low
 
 
-def _looks(paths: Sequence[Path], reading: Reading) -> Iterator[Look | Fault]:
-    def examine(path: Path) -> Look | Fault:
+def _looks(paths: Sequence[Path], reading: Reading) -> Iterator[tuple[Look, bytes] | Fault]:
+    def examine(path: Path) -> tuple[Look, bytes] | Fault:
         try:
             look = look_at(path, reading)
             with in_turn(look.size):
-                read_image(path, reading)
+                return look, content_of(read_image(path, reading))
         except UserError as error:
             fault = as_fault(error, UNREADABLE)
             fault.image = path
             return fault
-        return look
 
     chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
     with ThreadPoolExecutor() as pool:  # decoding and waiting for a disk both let other threads run

@@ -23,6 +23,6 @@ def check_data(options: PretrainingDataOptions, count: int = 0, channels: int = 
         return [split]
     check_label_maps(split.paths, split.faults.append)
     read_all(split, count)
-    check_repeated(split.paths, split.faults.append, complete=not count)
+    check_repeated(split.paths, split.faults.append, contents=None if count else split.contents)
     options.let_skip(split.faults, len(split.paths), count)
     return [split]

@@ -22,7 +22,8 @@ def check_data(options: SegmentationDataOptions, classes: ClassList, count: int 
     check_fit(training, classes, options.reduce_zero_label, whole=whole)
     check_fit(validation, classes, options.reduce_zero_label, training, whole)
     for split in (training, validation):
-        check_repeated_pairs(split, complete=not count)
+        check_repeated_pairs(split, None if count else split.contents)
     options.let_skip(training.faults, len(training.pairs), count)
-    check_shared(training.paths(), validation.paths(), validation.faults.append, complete=not count)
+    contents = None if count else {**training.contents, **validation.contents}
+    check_shared(training.paths(), validation.paths(), validation.faults.append, contents=contents)
     return [training, validation]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,8 @@ from tqdm import tqdm
 
 from convmae.engine.errors import UserError
 from convmae.engine.faults import UNREADABLE, Effect, Fault, as_fault, spread
-from convmae.engine.pictures.duplicates import check_repeated
-from convmae.engine.pictures.images import Look, look_at, read_image
+from convmae.engine.pictures.duplicates import check_repeated, content_of
+from convmae.engine.pictures.images import Look, Picture, look_at, read_image
 from convmae.engine.pictures.limits import in_turn
 from convmae.engine.pictures.reading import Reading
 from convmae.engine.pictures.value_ranges import check_ranges
@@ -61,7 +62,7 @@ def check_split(
             image, label = _look(pair, reading)
             with in_turn(image.size):
                 if pair in chosen:
-                    _decode(pair.image, reading)
+                    found.contents[pair.image] = content_of(_decode(pair.image, reading))
                 return image, label, measure(*read_values(pair.label, reading.max_pixels))
         except Fault as fault:
             fault.image = pair
@@ -87,20 +88,19 @@ def check_split(
     return found
 
 
-def check_repeated_pairs(found: Found, complete: bool = False) -> None:
+def check_repeated_pairs(found: Found, contents: Mapping[Path, bytes] | None = None) -> None:
     """Adds to a split's faults the pictures that it holds more than once, and which of them have two label maps."""
     in_order, limit = set(found.good), found.reading.max_pixels
 
-    def contradiction(first: int, place: int) -> Fault | None:
+    def contradiction(first: int, place: int) -> str | None:
         known, pair = found.pairs[first], found.pairs[place]
         if not {known, pair} <= in_order:
             return None
         if np.array_equal(read_values(known.label, limit)[0], read_values(pair.label, limit)[0]):
             return None
-        message = f"{pair.image} holds the same bytes as {known.image}, but {pair.label} and {known.label} differ"
-        return Fault("pictures with two label maps", message, Effect.DOUBTFUL)
+        return f"{pair.label} and {known.label} differ"
 
-    check_repeated(found.paths(), found.faults.append, contradiction, complete)
+    check_repeated(found.paths(), found.faults.append, contradiction, contents, "pictures with two label maps")
 
 
 def _add_values(found: Found, pair: Pair, values: LabelValues) -> None:
@@ -157,9 +157,9 @@ def _look(pair: Pair, reading: Reading) -> tuple[Look, Look]:
     return image, label
 
 
-def _decode(path: Path, reading: Reading) -> None:
-    """Raises Fault for a broken picture."""
+def _decode(path: Path, reading: Reading) -> Picture:
+    """Returns a picture. Raises Fault for a broken one."""
     try:
-        read_image(path, reading)
+        return read_image(path, reading)
     except UserError as error:
         raise as_fault(error, UNREADABLE) from None

@@ -28,6 +28,7 @@ class Found:
     modes: Counter[str] = field(default_factory=Counter)  # Pillow's names
     label_modes: Counter[str] = field(default_factory=Counter)
     decoded: int = 0  # pictures, not their headers alone
+    contents: dict[Path, bytes] = field(default_factory=dict)  # of the pictures that were decoded
     pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))  # [num_classes]
     pictures: NDArray[np.int64] = field(
         default_factory=lambda: np.zeros(0, np.int64)

@@ -43,8 +43,10 @@ def test_a_copy_is_warned_of(
     assert (remark.effect, remark.count) == (Effect.DOUBTFUL, 1)
     assert remark.first[0].startswith(f"{two_splits / 'val' / 'one.png'} holds the same bytes as")
     assert f"validation data: 1 {SHARED}" in caplog.text
-    faults = [fault.kind for fault in check_data(config)[1].faults]
-    assert faults.count(SHARED) == 1
+    # All that the check decodes are the training pictures, whatever follows a file's end.
+    faults = [str(fault) for fault in check_data(config)[1].faults if fault.kind == SHARED]
+    assert len(faults) == len(val.images)
+    assert all("holds the same pixels as" in fault for fault in faults)
 
 
 @pytest.mark.parametrize("overrides", [(), ("data.limit=2",)], ids=["one file", "a limit"])

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from convmae.engine.faults import Effect, Fault
 from convmae.engine.pictures import duplicates
-from convmae.engine.pictures.duplicates import check_repeated, check_shared, same_files
+from convmae.engine.pictures.duplicates import check_repeated, check_shared, content_of, same_contents, same_files
+from convmae.engine.pictures.images import read_image
+from convmae.engine.pictures.reading import Reading
 
 
 def write(path: Path, content: bytes) -> Path:
@@ -23,8 +26,7 @@ def kinds(faults: list[Fault]) -> list[tuple[str, Effect]]:
     return [(fault.kind, fault.effect) for fault in faults]
 
 
-@pytest.mark.parametrize("complete", [False, True])
-def test_groups_are_those_of_hashing_every_file(tmp_path: Path, complete: bool) -> None:
+def test_groups_are_those_of_hashing_every_file(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     sizes = (1, 50, 12288, 12289, 40000)
     contents = [rng.bytes(int(rng.choice(sizes))) for _ in range(20)]
@@ -41,9 +43,9 @@ def test_groups_are_those_of_hashing_every_file(tmp_path: Path, complete: bool) 
             if path.stat().st_size:
                 of_content[hashlib.sha256(path.read_bytes()).digest()].append((split, place))
     both = [group for group in of_content.values() if len({split for split, _ in group}) == 2]
-    assert same_files(*splits, complete=complete) == sorted(both)
+    assert same_files(*splits) == sorted(both)
     within = [[(0, place) for split, place in group if split == 0] for group in of_content.values()]
-    assert same_files(splits[0], complete=complete) == sorted(group for group in within if len(group) > 1)
+    assert same_files(splits[0]) == sorted(group for group in within if len(group) > 1)
 
 
 def test_only_files_of_a_size_that_both_splits_have_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +82,6 @@ def test_at_the_start_of_a_run_a_bounded_number_of_files_is_read(
     monkeypatch.setattr(duplicates, "_pieces", lambda file: read.append(file.path) or pieces(file))
     assert same_files(train, val)  # some of them
     assert len(read) <= 100
-    assert len(same_files(train, val, complete=True)) == 100
 
 
 def test_shared_pictures_are_warned_of_one_by_one(tmp_path: Path) -> None:
@@ -124,16 +125,16 @@ def test_a_picture_in_two_classes_is_doubtful_and_twice_in_one_is_not(tmp_path: 
     faults: list[Fault] = []
     labels = ["cat", "cat", "dog", "dog"]
 
-    def contradiction(first: int, place: int) -> Fault | None:
+    def contradiction(first: int, place: int) -> str | None:
         said = f"one is {labels[place]!r} and the other {labels[first]!r}"
-        return Fault("pictures in two classes", said, Effect.DOUBTFUL) if labels[first] != labels[place] else None
+        return said if labels[first] != labels[place] else None
 
-    check_repeated(paths, faults.append, contradiction)
+    check_repeated(paths, faults.append, contradiction, contradictory="pictures in two classes")
     assert kinds(faults) == [
         ("pictures that are there more than once", Effect.NOTE),
         ("pictures in two classes", Effect.DOUBTFUL),
     ]
-    assert "one is 'dog' and the other 'cat'" in str(faults[1])
+    assert str(faults[1]) == f"{paths[2]} holds the same bytes as {paths[0]}, but one is 'dog' and the other 'cat'"
     faults.clear()
     check_repeated(paths, faults.append)
     assert {fault.effect for fault in faults} == {Effect.NOTE}
@@ -142,3 +143,61 @@ def test_a_picture_in_two_classes_is_doubtful_and_twice_in_one_is_not(tmp_path: 
 def test_files_that_are_gone_or_empty_are_left_to_others(tmp_path: Path) -> None:
     empty = [write(tmp_path / name, b"") for name in "ab"]
     assert same_files([*empty, tmp_path / "gone"], [*empty, tmp_path / "gone"]) == []
+
+
+def saved(folder: Path) -> dict[str, Path]:
+    """One picture in many files, and others that are nearly it."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (24, 36, 3), np.uint8)
+    picture, paths = Image.fromarray(pixels), {}
+    for name, options in {
+        "a.png": {},
+        "b.png": {"compress_level": 0},
+        "c.bmp": {},
+        "d.webp": {"lossless": True},
+        "e.tif": {"compression": "tiff_lzw"},
+        "f.png": {"pnginfo": None, "dpi": (72, 72)},
+    }.items():
+        paths[name] = folder / name
+        picture.save(paths[name], **options)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be shown turned to the right
+    paths["turned.png"] = folder / "turned.png"
+    picture.transpose(Image.Transpose.ROTATE_90).save(paths["turned.png"], exif=turned)
+    for name, other in {
+        "mirrored.png": pixels[:, ::-1],
+        "brighter.png": np.where(np.arange(36)[:, None] == 35, pixels ^ 1, pixels),
+        "reshaped.png": pixels.reshape(36, 24, 3),
+    }.items():
+        paths[name] = folder / name
+        Image.fromarray(np.ascontiguousarray(other)).save(paths[name])
+    return paths
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_picture_that_is_saved_anew_is_the_same_picture(channels: int, tmp_path: Path) -> None:
+    paths = saved(tmp_path)
+    contents = {path: content_of(read_image(path, Reading(channels=channels))) for path in paths.values()}
+    same = {paths[name] for name in ("a.png", "b.png", "c.bmp", "d.webp", "e.tif", "f.png", "turned.png")}
+    listed = list(paths.values())
+    (group,) = same_contents(contents, listed)
+    assert {listed[place] for _, place in group} == same
+    train, val = listed[::2], listed[1::2]
+    (both,) = same_contents(contents, train, val)
+    assert {(train, val)[split][place] for split, place in both} == same
+    assert same_contents({paths["a.png"]: b"", paths["c.bmp"]: b""}, [paths["a.png"]], [paths["b.png"]]) == []
+    assert not same_files(listed)  # by their bytes none is another
+
+
+def test_what_holds_the_same_pixels_is_told_by_them(tmp_path: Path) -> None:
+    paths = saved(tmp_path)
+    contents = {path: content_of(read_image(path)) for path in paths.values()}
+    faults: list[Fault] = []
+    check_repeated([paths["a.png"], paths["c.bmp"], paths["mirrored.png"]], faults.append, contents=contents)
+    check_shared([paths["a.png"]], [paths["turned.png"], paths["reshaped.png"]], faults.append, contents=contents)
+    assert kinds(faults) == [
+        ("pictures that are there more than once", Effect.NOTE),
+        ("pictures that are training pictures, too", Effect.DOUBTFUL),
+    ]
+    assert str(faults[0]) == f"{paths['c.bmp']} holds the same pixels as {paths['a.png']}"
+    assert str(faults[1]) == f"{paths['turned.png']} holds the same pixels as {paths['a.png']}"

@@ -290,7 +290,7 @@ def test_one_picture_with_two_label_maps(tmp_path: Path, same: bool) -> None:
     assert (fault.kind, fault.effect) == expected
     assert same or "p1.png and" in str(fault)
     _, found = find_data(config_of(tmp_path, False), ("training",))
-    assert list(map(str, found.faults)) == [str(fault)]
+    assert list(map(str, found.faults)) == [str(fault).replace("the same pixels", "the same bytes")]  # at a start
 
 
 def test_label_maps_as_jpeg_are_named(tmp_path: Path) -> None:
