@@ -152,8 +152,8 @@ def compare(
         if bool((behind > limit).any()):
             share = float(((scores.amax(1) - scores.gather(1, labels[:, None])[:, 0]) > limit).float().mean())
             raise UserError(
-                f"At {size} labels differ from PyTorch in {share:.2%} of the pixels, by scores that are no ties; nothing is "
-                "written. Try another --opset."
+                f"At {size} labels differ from PyTorch in {100 * share:.2f} % of the pixels, by scores that are no ties; "
+                "nothing is written. Try another --opset."
             )
         worst = max(worst, difference)
         logits = f"logits differ by {difference:.1e}, " if output == "logits" else ""

@@ -133,5 +133,5 @@ def _picture(found: Prediction, classes: list[str], split: ClassFolder) -> Pictu
     scale = SHOWN / max(image.size)
     image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
     said = f"taken for {shown(classes[found.top[0]])}" if found.top[0] != found.label else "right"
-    caption = f"{shown(classes[found.label])}, {said} ({found.score:.0%})"
+    caption = f"{shown(classes[found.label])}, {said} ({100 * found.score:.0f} %)"
     return Picture(image, caption, path, classes=sorted({found.label, found.top[0]}))

@@ -79,7 +79,9 @@ def check_ranges(paths: Sequence[Path], reading: Reading, report: Report, comple
         return
     for one in found:
         if one.lost:
-            message = f"{one.header.path}: {one.lost:.2%} of its values are no finite numbers (NaN) and become black."
+            message = (
+                f"{one.header.path}: {100 * one.lost:.2f} % of its values are no finite numbers (NaN) and become black."
+            )
             report(Fault("pictures with values that are no numbers", message, Effect.DOUBTFUL))
     found = [one for one in found if one.finite.size]
     if found:
@@ -104,8 +106,8 @@ def _check_alpha(headers: Sequence[_Header], reading: Reading, report: Report) -
     if found:
         message = (
             f"{len(found)} of {len(transparent)} pictures with transparency that were looked at are partly transparent in most "
-            f"places, the first is {found[0][0]} ({found[0][1]:.0%} of it); they are laid on white. If the fourth band is no "
-            "transparency, set model.in_chans=4."
+            f"places, the first is {found[0][0]} ({100 * found[0][1]:.0f} % of it); they are laid on white. If the fourth band is "
+            "no transparency, set model.in_chans=4."
         )
         report(Fault("splits whose transparency may be a band", message, Effect.DOUBTFUL))
 
@@ -131,10 +133,10 @@ def _check_used(found: Sequence[_Values], reading: Reading, report: Report) -> N
         f"If not meant, give the values of black and white, as data.range={advised_range(smallest, largest, kind)}."
     )
     if np.mean(beyond) > 0.5:
-        kept = f"{np.mean(beyond):.0%} of them are beyond and become black or white"
+        kept = f"{100 * np.mean(beyond):.0f} % of them are beyond and become black or white"
         report(Fault("splits whose values are mostly beyond data.range", f"{what}: {kept}. {advice}", Effect.DOUBTFUL))
     elif most - least < USED:
-        kept = f"{most - least:.1%} of that, about {max(1, round(256 * (most - least)))} of 256 grey levels"
+        kept = f"{100 * (most - least):.1f} % of that, about {max(1, round(256 * (most - least)))} of 256 grey levels"
         report(Fault("splits that use less than a tenth of their range", f"{what}: {kept}. {advice}", Effect.DOUBTFUL))
 
 

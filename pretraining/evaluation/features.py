@@ -51,7 +51,7 @@ def feature_panels(image: Tensor, maps: Sequence[FeatureMap]) -> tuple[list[Imag
     for name, stride, values in maps:
         components, share = principal_components(values)
         panels.append(panel(_colours(components, stride, *image.shape[1:])))
-        captions.append(f"{name}, stride {stride}, {len(values)} channels: {share:.0%} of the variance")
+        captions.append(f"{name}, stride {stride}, {len(values)} channels: {100 * share:.0f} % of the variance")
     return panels, captions
 
 

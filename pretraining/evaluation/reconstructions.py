@@ -80,20 +80,28 @@ def reconstruction_panels(views: Views) -> tuple[list[Image.Image], list[str]]:
     return [to_picture(shown) for shown in panels], captions
 
 
-def group_sheet(views: Views) -> Image.Image:
-    """Returns input over `put_together`, beside them each group's visible patches over its reconstruction."""
+def group_panels(views: Views) -> list[tuple[list[Image.Image], list[str]]]:
+    """Returns pairs of panels and what is to be said of them: of all groups, then of each.
+
+    The first pair is input and `put_together`, a group's are its visible patches and its reconstruction.
+    """
     note = ", removed patches with the input's own mean and contrast" if views.norm_pix else ""
-    upper = [(views.image, "input")]
-    lower = [(put_together(views), _together(views))]
+    pairs = [([views.image, put_together(views)], ["input", _together(views)])]
     for group, removed in enumerate(views.mask):
-        upper.append((hide_removed(views.image, removed), f"visible to group {group + 1}"))
-        lower.append((_reconstruction(views, group), f"reconstruction by group {group + 1}{note}"))
-    lines = math.ceil(len(upper) / ACROSS)
-    across = math.ceil(len(upper) / lines)
+        shown = [hide_removed(views.image, removed), _reconstruction(views, group)]
+        pairs.append((shown, [f"visible to group {group + 1}", f"reconstruction by group {group + 1}{note}"]))
+    return [([to_picture(shown) for shown in panels], captions) for panels, captions in pairs]
+
+
+def group_sheet(views: Views) -> Image.Image:
+    """Returns the `group_panels` beside each other, the second of each pair below the first."""
+    pairs = group_panels(views)
+    lines = math.ceil(len(pairs) / ACROSS)
+    across = math.ceil(len(pairs) / lines)
     rows = [
-        row([to_picture(shown) for shown, _ in part], [caption for _, caption in part])
-        for first in range(0, len(upper), across)
-        for part in (upper[first : first + across], lower[first : first + across])
+        row([panels[level] for panels, _ in part], [captions[level] for _, captions in part])
+        for part in (pairs[first : first + across] for first in range(0, len(pairs), across))
+        for level in (0, 1)
     ]
     return column(rows, f"{len(views.mask)} groups, {_share(views)} of the patches visible to each")
 
@@ -103,7 +111,7 @@ def _reconstruction(views: Views, group: int) -> Tensor:
 
 
 def _share(views: Views) -> str:
-    return f"{1 - views.mask.float().mean():.0%}"
+    return f"{100 * (1 - views.mask.float().mean()):.0f} %"
 
 
 def _together(views: Views) -> str:

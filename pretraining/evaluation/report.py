@@ -21,7 +21,12 @@ from convmae.engine.training.scalars import read_scalars
 from convmae.pretraining.autoencoder import MaskedAutoencoder
 from convmae.pretraining.config import EMA, PretrainingConfig
 from convmae.pretraining.evaluation.features import feature_maps, feature_panels
-from convmae.pretraining.evaluation.reconstructions import group_sheet, load_picture, reconstruct, reconstruction_panels
+from convmae.pretraining.evaluation.reconstructions import (
+    group_panels,
+    load_picture,
+    reconstruct,
+    reconstruction_panels,
+)
 from convmae.reports.drawing import column, row
 from convmae.reports.page import Number, Page, Panel, Picture, curves, environment
 from convmae.reports.run_page import add_remarks, add_unread
@@ -102,11 +107,15 @@ def _add_pictures(
             columns=1,
         )
         if len(views[0].mask) > 1:
+            pairs = group_panels(views[0])
             page.pictures(
                 "Groups",
-                [Picture(group_sheet(views[0]), chosen[0].name)],
-                "Complementary masks of one picture: each patch is visible to one group.",
-                columns=1,
+                [
+                    Picture(_titled(*pair), f"group {number}" if number else chosen[0].name)
+                    for number, pair in enumerate(pairs)
+                ],
+                f"Complementary masks of one picture: each patch is visible to one group. {_explained(pairs[0][1])}",
+                columns=2,
             )
         written.append(work_dir / "reconstructions.png")
         sheet = column([row(*of_one) for of_one in shown])

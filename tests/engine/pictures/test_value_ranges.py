@@ -66,7 +66,7 @@ def test_a_hot_pixel_hides_nothing(tmp_path: Path) -> None:
 def test_values_beyond_the_range_are_remarked(tmp_path: Path) -> None:
     paths = folder(tmp_path / "a", np.uint16, 0, 10000)
     (fault,) = found(paths, Reading(range=(0, 1)))["splits whose values are mostly beyond data.range"]
-    assert "100% of them are beyond" in str(fault)
+    assert "100 % of them are beyond" in str(fault)
     assert not found(paths, Reading(range=(1000, 9000)))  # what is beyond may be cut off on purpose
 
 
@@ -84,7 +84,7 @@ def test_what_is_no_number_is_remarked(tmp_path: Path) -> None:
     Image.fromarray(values).save(tmp_path / "a.tif")
     (fault,) = found([tmp_path / "a.tif"], Reading(range=(0, 1)))["pictures with values that are no numbers"]
     assert fault.effect is Effect.DOUBTFUL
-    assert "20.00%" in str(fault)
+    assert "20.00 %" in str(fault)
 
 
 def test_a_range_that_concerns_no_picture_is_remarked(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from convmae.pretraining.evaluation.reconstructions import (
     PANEL,
     Views,
     fill_in,
+    group_panels,
     group_sheet,
     hide_removed,
     load_picture,
@@ -137,7 +138,7 @@ def test_the_strip_of_one_view_shows_four_panels_and_says_what_they_are(rows: li
     ((panels, captions),) = rows
     assert strip.width >= 4 * PANEL
     assert captions[0] == "input"
-    assert "visible: 50%" in captions[1]
+    assert "visible: 50 %" in captions[1]
     assert "the input's own mean and contrast" in captions[2]
     for panel in (panels[2], panels[3]):
         assert np.abs(pixels(panel) - pixels(panels[0])).max() <= 1
@@ -172,6 +173,19 @@ def test_the_sheet_shows_every_group_once_in_lines_that_are_not_too_long(
     assert sum(~grey(panel) for panel in upper[1:]).max() == 1
     for panel in lower:
         assert np.abs(pixels(panel) - pixels(upper[0])).max() <= 1
+
+
+@pytest.mark.parametrize("groups", [2, 7])
+def test_a_page_shows_a_pair_of_panels_for_all_groups_and_for_each(groups: int) -> None:
+    views = perfect(groups)
+    whole, *each = group_panels(views)
+    assert (whole[1][0], len(each)) == ("input", groups)
+    for number, (panels, captions) in enumerate(each, 1):
+        assert captions[0] == f"visible to group {number}"
+        assert captions[1].startswith(f"reconstruction by group {number}")
+        assert (~grey(panels[0])).mean() == pytest.approx(1 / groups, abs=0.01)
+        for panel in (panels[1], whole[0][1]):
+            assert np.abs(pixels(panel) - pixels(whole[0][0])).max() <= 1
 
 
 def test_each_patch_put_together_is_the_mean_of_those_that_did_not_see_it() -> None:
