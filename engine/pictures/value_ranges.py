@@ -106,8 +106,8 @@ def _check_alpha(headers: Sequence[_Header], reading: Reading, report: Report) -
     if found:
         message = (
             f"{len(found)} of {len(transparent)} pictures with transparency that were looked at are partly transparent in most "
-            f"places, the first is {found[0][0]} ({100 * found[0][1]:.0f} % of it); they are laid on white. If the fourth band is "
-            "no transparency, set model.in_chans=4."
+            f"places, the first is {found[0][0]} ({100 * found[0][1]:.0f} % of it); they are laid on white. If the fourth band "
+            "is no transparency, set model.in_chans=4."
         )
         report(Fault("splits whose transparency may be a band", message, Effect.DOUBTFUL))
 

@@ -85,7 +85,7 @@ def test_positions_are_squares_of_their_stride_on_the_picture(
     assert said[0] == "input"
     for (name, stride, of_map), panel, caption in zip(maps, drawn[1:], said[1:], strict=True):
         assert f"{name}, stride {stride}, 5 channels" in caption
-        assert f"{principal_components(of_map)[1]:.0%}" in caption
+        assert f"{100 * principal_components(of_map)[1]:.0f} %" in caption
         assert panel.size == (width, height)
         colours = np.asarray(panel)
         for top in range(0, height, stride):

@@ -21,7 +21,7 @@ PLAIN = {"embed_dim": 16, "depth": 2, "num_heads": 2}
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
-        ("fastconvmae", {"Reconstructions": SHOWN, "Groups": 1, "Features": 1}),
+        ("fastconvmae", {"Reconstructions": SHOWN, "Groups": 5, "Features": 1}),
         ("convmae", {"Reconstructions": SHOWN, "Features": 1}),
         ("mae", {"Reconstructions": SHOWN, "Features": 1}),
         ("no pixels", {"Features": 1}),
@@ -55,7 +55,7 @@ def test_the_report_shows_what_the_model_can_show(kind: str, expected: dict[str,
     assert set(written) <= set(listed(tmp_path) or ())  # so that --overwrite removes them
     html = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     stages = 1 if kind == "mae" else 3
-    panels = 4 * expected.get("Reconstructions", 0) + expected.get("Groups", 0) + 1 + stages  # the features' input, too
+    panels = 4 * expected.get("Reconstructions", 0) + 2 * expected.get("Groups", 0) + 1 + stages  # and features' input
     assert len(re.findall(r'src="data:image', html)) == panels
     titles = re.findall(r'<span class="panel-title">([^<]*)</span>', html)
     assert titles[-1 - stages :] == ["input", *(["last block"] if kind == "mae" else ["E1", "E2", "E3"])]
