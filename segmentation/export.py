@@ -115,17 +115,28 @@ class Starts:
 
 
 def plan_segmenter(
-    weights: Path, recipe: str | None, overrides: Sequence[str], folder: Path | None, output: str = "labels"
+    weights: Path,
+    recipe: str | None,
+    overrides: Sequence[str],
+    folder: Path | None = None,
+    validation: Sequence[str] = (),
+    output: str = "labels",
 ) -> Plan:
     """Returns the plan for a segmenter with one of the outputs of ``PORTS``, as ``plan_detector`` does for a detector.
 
-    Raises UserError for a file that holds none, or names no classes, and for a recipe that a graph can't follow.
+    Raises UserError for a file that holds none, or names no classes, and otherwise as that does.
     """
-    config = run_config(SegmentationConfig, weights, recipe, overrides)
+    config = run_config(SegmentationConfig, weights, recipe, [*overrides, *validation])
     check_options(config, training=False)
+    check_one_view(config.inference.scales, config.inference.flip)
     classes = read_class_names(weights)
     if not classes:
         raise UserError(f"{weights} does not name its classes; expected the model.pth of a run.")
+    data = None
+    if validation:
+        names, found = find_data(config, ("validation",))
+        check_classes("the segmenter", classes, names, "the class list")
+        data = SegmentationDataset(found.pairs, names, config.data, False, config.model.in_chans)
     model = build_model(config, len(classes))
     load_weights(model, weights, classes)
     model.eval()
@@ -140,7 +151,7 @@ def plan_segmenter(
         PORTS[output],
         common_meta("segmenter", classes, to_yaml(config), "RGB bytes [batch, height, width, channels]"),
         lambda session, _: compare(graph, model, session, pictures),
-        lambda session: evaluate(session, config, classes),
+        None if data is None else lambda session: evaluate(session, data, classes),
         compared=pictures,
         calibration=[one[None] for one in example_pictures(folder, [], reading)] if folder else (),
     )
@@ -199,12 +210,9 @@ def compare(
     return lines, {output: worst}
 
 
-def evaluate(session: Any, config: SegmentationConfig, classes: Sequence[str]) -> dict[str, float]:
-    """Returns mIoU and the rest of a graph on the validation pictures. Raises UserError for data that can't be read."""
-    names, found = find_data(config, ("validation",))
-    check_classes("the segmenter", list(classes), names, "the class list")
-    metric = SegmentationMetric(names)
-    data = SegmentationDataset(found.pairs, names, config.data, False, config.model.in_chans)
+def evaluate(session: Any, data: SegmentationDataset, classes: Sequence[str]) -> dict[str, float]:
+    """Returns mIoU and the rest of a graph on pictures with label maps."""
+    metric = SegmentationMetric(list(classes))
     results = []
     for index in range(len(data)):
         one = data[index]

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from convmae.engine.export.plan import Plan
 
 PARTS = ("encoder", "classifier", "detector", "segmenter")
+TASKS = ("detector", "segmenter")  # that can be measured
 PRECISIONS = ("fp32", "fp16", "int8")
 OPSETS = range(18, 21)
 MEASURED = ("mAP", "AP50", "mIoU")  # whose loss is said
@@ -82,17 +83,15 @@ def make_plan(args: argparse.Namespace) -> Plan:
         )
     if wanted in parts.values() and args.img_size:
         raise UserError(f"--img-size is for encoders and classifiers; a {wanted} takes pictures of any size.")
-    overrides = [*args.cfg_options, *(args.evaluate or ())]
     if wanted == "detector":
         from convmae.detection.export.plan import plan_detector
 
-        return plan_detector(args.weights, args.config, overrides, args.pictures)
+        return plan_detector(args.weights, args.config, args.cfg_options, args.pictures, args.evaluate)
     if wanted == "segmenter":
         from convmae.segmentation.export import plan_segmenter
 
-        return plan_segmenter(
-            args.weights, args.config, overrides, args.pictures, "logits" if args.logits else "labels"
-        )
+        output = "logits" if args.logits else "labels"
+        return plan_segmenter(args.weights, args.config, args.cfg_options, args.pictures, args.evaluate, output)
     return plan_encoder(args, args.part)
 
 
@@ -103,6 +102,8 @@ def check_request(args: argparse.Namespace, output: Path) -> None:
     from convmae.engine.files import file_of
 
     check_packages()
+    if file_of(args.weights).suffix == ".onnx":
+        raise UserError(f"{args.weights} is a graph already; expected weights (.pth or .safetensors).")
     if not output.parent.is_dir():
         raise UserError(f"There is no folder {output.parent}: make it, or give another --output.")
     if output.is_dir():
@@ -129,7 +130,7 @@ def export(plan: Plan, args: argparse.Namespace, folder: Path, name: str) -> Non
     print("difference from PyTorch:", *(f"  {line}" for line in lines), sep="\n")
     said: dict[str, Any] = {"task": plan.meta["task"], "opset": args.opset, "precision": args.precision}
     said |= {"compared": lines, "largest_difference": worst}
-    if args.evaluate and plan.evaluate:
+    if plan.evaluate:
         said["fp32"] = plan.evaluate(session)
         print("fp32: " + _headline(said["fp32"]))
     if args.precision != "fp32":
@@ -138,20 +139,19 @@ def export(plan: Plan, args: argparse.Namespace, folder: Path, name: str) -> Non
         print(f"{args.precision}: {said['conversion']}")
         other.replace(path)
         session = open_session(path)  # which fails here, not at a user's, where the runtime can't take it
-        if args.evaluate and plan.evaluate:
+        if plan.evaluate:
             found = said[args.precision] = plan.evaluate(session)
             lost = {key: said["fp32"][key] - found[key] for key in found if key.endswith(MEASURED)}
             said["loss"] = lost
-            print(f"{args.precision}: {_headline(found)}; lost: {_headline(lost)}")
+            print(f"{args.precision}: {_headline(found)}; lost: {_headline(lost, 2)}")
         else:
-            print(
-                f"what {args.precision} costs was not measured; --evaluate data.root=... does on a task's validation data"
-            )
+            how = "; --evaluate data.root=... does, on validation data" if plan.meta["task"] in TASKS else ""
+            print(f"what {args.precision} costs was not measured{how}")
     (folder / Path(name).with_suffix(".json")).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
 
 
-def _headline(numbers: dict[str, float]) -> str:
-    return ", ".join(f"{key} {100 * value:.1f}" for key, value in numbers.items() if key.endswith(MEASURED))
+def _headline(numbers: dict[str, float], digits: int = 1) -> str:
+    return ", ".join(f"{key} {100 * value:.{digits}f}" for key, value in numbers.items() if key.endswith(MEASURED))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -177,6 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add(
         "--evaluate",
         nargs="+",
+        default=(),
         metavar="KEY=VALUE",
         help="measure the graph on validation data that these options of the recipe name, as data.root=data/coco",
     )

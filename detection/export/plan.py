@@ -10,9 +10,10 @@ import torch
 
 from convmae.detection.checks.preflight import read_split
 from convmae.detection.config import DetectionConfig
+from convmae.detection.data.coco import CocoData
 from convmae.detection.evaluation.coco_metric import CocoMetric
 from convmae.detection.export.agreement import as_found, compare
-from convmae.detection.export.graph import DetectorGraph, ports
+from convmae.detection.export.graph import DetectorGraph, check_views, ports
 from convmae.detection.model.detection_model import DetectionModel
 from convmae.detection.model.weights import load_detector
 from convmae.detection.predict import read_classes
@@ -23,12 +24,24 @@ from convmae.engine.export.plan import Plan
 from convmae.engine.pictures.images import read_image, to_tensor
 
 
-def plan_detector(weights: Path, recipe: str | None, overrides: Sequence[str], folder: Path | None) -> Plan:
+def plan_detector(
+    weights: Path,
+    recipe: str | None,
+    overrides: Sequence[str],
+    folder: Path | None = None,
+    validation: Sequence[str] = (),
+) -> Plan:
     """Returns the plan for a detector, compared on pictures of a folder or on drawn ones.
 
-    Raises UserError for a file that holds none, or a recipe that a graph can't follow.
+    validation: options of the recipe that name the data it is measured on; without them it is not.
+
+    Raises UserError for a file that holds none, a recipe that a graph can't follow, or data that can't be read.
     """
-    config = run_config(DetectionConfig, weights, recipe, overrides)
+    config = run_config(DetectionConfig, weights, recipe, [*overrides, *validation])
+    check_views(config)
+    data = None
+    if validation:
+        data = read_split(config.data, config.model.masks, config.model.detections, config.model.in_chans)
     model = DetectionModel(config, read_classes(weights))
     load_detector(model, weights)
     model.eval()
@@ -42,15 +55,14 @@ def plan_detector(weights: Path, recipe: str | None, overrides: Sequence[str], f
         ports(config.model.masks),
         common_meta("detector", model.dataset_meta["classes"], to_yaml(config), pixels),
         lambda session, path: compare(model, config, session, path, pictures),
-        lambda session: evaluate(session, config),
+        None if data is None else lambda session: evaluate(session, config, data),
         compared=pictures,
         calibration=example_pictures(folder, [], reading) if folder else (),
     )
 
 
-def evaluate(session: Any, config: DetectionConfig) -> dict[str, float]:
-    """Returns COCO's numbers of a graph on the validation pictures. Raises UserError for data that can't be read."""
-    data = read_split(config.data, config.model.masks, config.model.detections, config.model.in_chans)
+def evaluate(session: Any, config: DetectionConfig, data: CocoData) -> dict[str, float]:
+    """Returns COCO's numbers of a graph on pictures with annotations."""
     metric = CocoMetric(data, config.model.masks)
     reading = config.data.reading(config.model.in_chans)
     rows = []
