@@ -20,7 +20,12 @@ Name = TypeVar("Name", bound=Hashable)
 
 
 def alternate(steps: Mapping[Name, Step], repeats: int, device: torch.device) -> dict[Name, float]:
-    """Returns the median seconds of each step, which take turns (A B C A B C ...), after one round that isn't counted.
+    """Returns the median seconds of each step, of ``rounds``."""
+    return {name: statistics.median(taken) for name, taken in rounds(steps, repeats, device).items()}
+
+
+def rounds(steps: Mapping[Name, Step], repeats: int, device: torch.device) -> dict[Name, list[float]]:
+    """Returns the seconds of each step in each round; they take turns (A B C A B C ...), after one round that isn't counted.
 
     What slows a machine down for a while then slows all of them down, so their ratios hold where their times don't.
     """
@@ -33,7 +38,7 @@ def alternate(steps: Mapping[Name, Step], repeats: int, device: torch.device) ->
             _wait(device)
             if turn:
                 seconds[name].append(time.perf_counter() - started)
-    return {name: statistics.median(taken) for name, taken in seconds.items()}
+    return seconds
 
 
 def peak_memory(device: torch.device, prepare: Callable[..., Step], *args: Any) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,17 @@ from torch import Tensor, nn
 
 from convmae.backbones.position import smaller
 from convmae.engine.class_lists import check_classes
+from convmae.engine.config import run_config, to_yaml
 from convmae.engine.errors import UserError
-from convmae.engine.export.graphs import Ports, check_one_view, check_shapes, run
+from convmae.engine.export.example_pictures import example_pictures
+from convmae.engine.export.graphs import Ports, check_one_view, check_shapes, common_meta, run
 from convmae.engine.export.operators import for_any_size
+from convmae.engine.export.plan import Plan
 from convmae.segmentation.config import SegmentationConfig
 from convmae.segmentation.data.dataset import SegmentationDataset
 from convmae.segmentation.evaluation.scores import SegmentationMetric
-from convmae.segmentation.model.upernet import UPerNet
+from convmae.segmentation.model.upernet import UPerNet, build_model, check_options
+from convmae.segmentation.model.weights import load_weights, read_class_names
 from convmae.segmentation.train import find_data
 
 TOLERANCE = 1e-3  # of the largest score: more than other kernels differ by, less than a wrong graph does
@@ -109,6 +114,49 @@ class Starts:
         return total
 
 
+def plan_segmenter(
+    weights: Path,
+    recipe: str | None,
+    overrides: Sequence[str],
+    folder: Path | None = None,
+    validation: Sequence[str] = (),
+    output: str = "labels",
+) -> Plan:
+    """Returns the plan for a segmenter with one of the outputs of ``PORTS``, as ``plan_detector`` does for a detector.
+
+    Raises UserError for a file that holds none, or names no classes, and otherwise as that does.
+    """
+    config = run_config(SegmentationConfig, weights, recipe, [*overrides, *validation])
+    check_options(config, training=False)
+    check_one_view(config.inference.scales, config.inference.flip)
+    classes = read_class_names(weights)
+    if not classes:
+        raise UserError(f"{weights} does not name its classes; expected the model.pth of a run.")
+    data = None
+    if validation:
+        names, found = find_data(config, ("validation",))
+        check_classes("the segmenter", classes, names, "the class list")
+        data = SegmentationDataset(found.pairs, names, config.data, False, config.model.in_chans)
+    model = build_model(config, len(classes))
+    load_weights(model, weights, classes)
+    model.eval()
+    reading, side = config.data.reading(config.model.in_chans), config.data.crop
+    sizes = [(side, side), (side * 3 // 4, side), (97, 131), (33, 250), (side * 3 // 2, side * 2)]
+    pictures = [one[None] for one in example_pictures(folder, sizes, reading)]
+    pictures[1] = np.concatenate([pictures[1], pictures[1][:, ::-1]])  # a batch
+    graph = SegmenterGraph(model, config, output)
+    return Plan(
+        graph,
+        example(config),
+        PORTS[output],
+        common_meta("segmenter", classes, to_yaml(config), "RGB bytes [batch, height, width, channels]"),
+        lambda session, _: compare(graph, model, session, pictures),
+        None if data is None else lambda session: evaluate(session, data, classes),
+        compared=pictures,
+        calibration=[one[None] for one in example_pictures(folder, [], reading)] if folder else (),
+    )
+
+
 def example(config: SegmentationConfig) -> Tensor:
     """Returns a batch to trace with."""
     return torch.zeros(2, config.data.crop + 8, config.data.crop + 56, config.model.in_chans, dtype=torch.uint8)
@@ -116,8 +164,9 @@ def example(config: SegmentationConfig) -> Tensor:
 
 def compare(
     graph: SegmenterGraph, model: UPerNet, session: Any, batches: Sequence[NDArray[np.uint8]]
-) -> tuple[list[str], float]:
-    """Returns a line for each batch of pictures [B, H, W, C], and the largest difference of a score over the largest score.
+) -> tuple[list[str], dict[str, float]]:
+    """Returns a line for each batch of pictures [B, H, W, C], and the largest difference: of logits, over the largest one; of
+    labels, the share of a batch's that are others.
 
     Labels are compared with those of ``model.test_step``. One may be another where its score is within the tolerance of the
     best: a tie.
@@ -155,18 +204,15 @@ def compare(
                 f"At {size} labels differ from PyTorch in {100 * share:.2f} % of the pixels, by scores that are no ties; "
                 "nothing is written. Try another --opset."
             )
-        worst = max(worst, difference)
+        worst = max(worst, difference if output == "logits" else float(others.float().mean()))
         logits = f"logits differ by {difference:.1e}, " if output == "logits" else ""
         lines.append(f"{size}: {logits}{int(others.sum())} of {others.numel()} labels differ, ties")
-    return lines, worst
+    return lines, {output: worst}
 
 
-def evaluate(session: Any, config: SegmentationConfig, classes: Sequence[str]) -> dict[str, float]:
-    """Returns mIoU and the rest of a graph on the validation pictures. Raises UserError for data that can't be read."""
-    names, found = find_data(config, ("validation",))
-    check_classes("the segmenter", list(classes), names, "the class list")
-    metric = SegmentationMetric(names)
-    data = SegmentationDataset(found.pairs, names, config.data, False, config.model.in_chans)
+def evaluate(session: Any, data: SegmentationDataset, classes: Sequence[str]) -> dict[str, float]:
+    """Returns mIoU and the rest of a graph on pictures with label maps."""
+    metric = SegmentationMetric(list(classes))
     results = []
     for index in range(len(data)):
         one = data[index]

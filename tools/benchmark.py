@@ -7,6 +7,7 @@ python tools/benchmark.py views path/to/pictures --threads 1
 python tools/benchmark.py loading path/to/pictures --workers 2
 python tools/benchmark.py evaluation --pictures 2000
 python tools/benchmark.py frameworks work_dirs/det/model.pth
+python tools/benchmark.py onnx work_dirs/det/model.pth --threads 2
 python tools/benchmark.py gpu --output gpu.json
 python tools/benchmark.py steps --output steps.json
 """
@@ -45,6 +46,7 @@ COMPARISONS = {
     "start": "what each tool's --help takes",
     "loading": "the loading of pretraining pictures against torchvision's ImageFolder",
     "predict": "predict against torchvision's Mask R-CNN, from files to masks",
+    "onnx": "a detector's or segmenter's graph in onnxruntime against PyTorch",
     "gpu": "all of the project on a GPU: is it right, and how fast, within a time",
     "steps": "kernels, graphs and waits of a training step, and the gradients' errors in bf16, counted on any machine",
 }

@@ -20,32 +20,19 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from convmae.engine.export.graphs import Ports
+    from convmae.engine.export.plan import Plan
 
 PARTS = ("encoder", "classifier", "detector", "segmenter")
+TASKS = ("detector", "segmenter")  # that can be measured
 PRECISIONS = ("fp32", "fp16", "int8")
 OPSETS = range(18, 21)
 MEASURED = ("mAP", "AP50", "mIoU")  # whose loss is said
-
-
-class Plan(NamedTuple):
-    """A part of a model to write: what is traced on which pictures, what its file says, how it is compared and measured."""
-
-    module: nn.Module
-    example: Tensor
-    ports: Ports
-    meta: dict[str, Any]
-    compare: Callable[[Any], tuple[list[str], Any]]
-    evaluate: Callable[[Any], dict[str, float]] | None = None
-    pictures: Sequence[Any] = ()  # arrays that the graph takes, to calibrate int8 on
 
 
 def plan_encoder(args: argparse.Namespace, part: str | None) -> Plan:
@@ -54,6 +41,7 @@ def plan_encoder(args: argparse.Namespace, part: str | None) -> Plan:
     from convmae.engine.errors import UserError
     from convmae.engine.export import encoders
     from convmae.engine.export.graphs import common_meta
+    from convmae.engine.export.plan import Plan
     from convmae.engine.files import read_config
     from convmae.engine.pictures.images import channel_statistics
 
@@ -76,81 +64,7 @@ def plan_encoder(args: argparse.Namespace, part: str | None) -> Plan:
         encoders.example(model, fixed),
         encoders.ports(module, fixed is not None),
         common_meta(part, classes, read_config(args.weights), pixels),
-        lambda session: encoders.compare(module, session, sizes, model.in_chans),
-    )
-
-
-def plan_detector(args: argparse.Namespace) -> Plan:
-    """Returns the plan for a detector. Raises UserError for a file that holds none, or a recipe that a graph can't follow."""
-    import torch
-
-    from convmae.detection import export
-    from convmae.detection.config import DetectionConfig
-    from convmae.detection.model.detection_model import DetectionModel
-    from convmae.detection.model.weights import load_detector
-    from convmae.detection.predict import read_classes
-    from convmae.engine.config import run_config, to_yaml
-    from convmae.engine.export.example_pictures import example_pictures
-    from convmae.engine.export.graphs import common_meta
-
-    config = run_config(DetectionConfig, args.weights, args.config, [*args.cfg_options, *(args.evaluate or ())])
-    model = DetectionModel(config, read_classes(args.weights))
-    load_detector(model, args.weights)
-    model.eval()
-    reading, side = config.data.reading(config.model.in_chans), config.data.img_size
-    sizes = [(side, side), (side * 3 // 4, side), (side, side * 2 // 3), (side * 2 + 5, side * 3 // 2), (97, 131)]
-    pictures = example_pictures(args.pictures, sizes, reading)
-    meta = common_meta(
-        "detector", model.dataset_meta["classes"], to_yaml(config), "RGB bytes [height, width, channels]"
-    )
-    return Plan(
-        export.DetectorGraph(model, config),
-        torch.from_numpy(pictures[1][: side // 2]),
-        export.ports(config.model.masks),
-        meta,
-        lambda session: export.compare(model, config, session, pictures),
-        lambda session: export.evaluate(session, config),
-        pictures=example_pictures(args.pictures, [], reading) if args.pictures else (),
-    )
-
-
-def plan_segmenter(args: argparse.Namespace) -> Plan:
-    """Returns the plan for a segmenter. Raises UserError as ``plan_detector`` does."""
-    import numpy as np
-
-    from convmae.engine.config import run_config, to_yaml
-    from convmae.engine.errors import UserError
-    from convmae.engine.export.example_pictures import example_pictures
-    from convmae.engine.export.graphs import common_meta
-    from convmae.segmentation import export
-    from convmae.segmentation.config import SegmentationConfig
-    from convmae.segmentation.model.upernet import build_model, check_options
-    from convmae.segmentation.model.weights import load_weights, read_class_names
-
-    config = run_config(SegmentationConfig, args.weights, args.config, [*args.cfg_options, *(args.evaluate or ())])
-    check_options(config, training=False)
-    classes = read_class_names(args.weights)
-    if not classes:
-        raise UserError(f"{args.weights} does not name its classes; expected the model.pth of a run.")
-    model = build_model(config, len(classes))
-    load_weights(model, args.weights, classes)
-    model.eval()
-    reading, side = config.data.reading(config.model.in_chans), config.data.crop
-    sizes = [(side, side), (side * 3 // 4, side), (97, 131), (33, 250), (side * 3 // 2, side * 2)]
-    pictures = [one[None] for one in example_pictures(args.pictures, sizes, reading)]
-    pictures[1] = np.concatenate([pictures[1], pictures[1][:, ::-1]])  # a batch
-    output = "logits" if args.logits else "labels"
-    graph = export.SegmenterGraph(model, config, output)
-    meta = common_meta("segmenter", classes, to_yaml(config), "RGB bytes [batch, height, width, channels]")
-    given = example_pictures(args.pictures, [], reading) if args.pictures else ()
-    return Plan(
-        graph,
-        export.example(config),
-        export.PORTS[output],
-        meta,
-        lambda session: export.compare(graph, model, session, pictures),
-        lambda session: export.evaluate(session, config, classes),
-        pictures=[one[None] for one in given],
+        lambda session, _: encoders.compare(module, session, sizes, model.in_chans),
     )
 
 
@@ -170,8 +84,15 @@ def make_plan(args: argparse.Namespace) -> Plan:
     if wanted in parts.values() and args.img_size:
         raise UserError(f"--img-size is for encoders and classifiers; a {wanted} takes pictures of any size.")
     if wanted == "detector":
-        return plan_detector(args)
-    return plan_segmenter(args) if wanted == "segmenter" else plan_encoder(args, args.part)
+        from convmae.detection.export.plan import plan_detector
+
+        return plan_detector(args.weights, args.config, args.cfg_options, args.pictures, args.evaluate)
+    if wanted == "segmenter":
+        from convmae.segmentation.export import plan_segmenter
+
+        output = "logits" if args.logits else "labels"
+        return plan_segmenter(args.weights, args.config, args.cfg_options, args.pictures, args.evaluate, output)
+    return plan_encoder(args, args.part)
 
 
 def check_request(args: argparse.Namespace, output: Path) -> None:
@@ -181,6 +102,8 @@ def check_request(args: argparse.Namespace, output: Path) -> None:
     from convmae.engine.files import file_of
 
     check_packages()
+    if file_of(args.weights).suffix == ".onnx":
+        raise UserError(f"{args.weights} is a graph already; expected weights (.pth or .safetensors).")
     if not output.parent.is_dir():
         raise UserError(f"There is no folder {output.parent}: make it, or give another --output.")
     if output.is_dir():
@@ -203,33 +126,32 @@ def export(plan: Plan, args: argparse.Namespace, folder: Path, name: str) -> Non
         print(f"the graph's metadata names its {len(plan.meta['classes'])} classes")
     write_graph(plan.module, plan.example, plan.ports, path, args.opset, plan.meta)
     session = open_session(path)
-    lines, worst = plan.compare(session)
+    lines, worst = plan.compare(session, path)
     print("difference from PyTorch:", *(f"  {line}" for line in lines), sep="\n")
     said: dict[str, Any] = {"task": plan.meta["task"], "opset": args.opset, "precision": args.precision}
     said |= {"compared": lines, "largest_difference": worst}
-    if args.evaluate and plan.evaluate:
+    if plan.evaluate:
         said["fp32"] = plan.evaluate(session)
         print("fp32: " + _headline(said["fp32"]))
     if args.precision != "fp32":
         other = folder / "converted.onnx"
-        said["conversion"] = convert(path, other, args.precision, plan.pictures, plan.ports.input)
+        said["conversion"] = convert(path, other, args.precision, plan.calibration, plan.ports.input)
         print(f"{args.precision}: {said['conversion']}")
         other.replace(path)
         session = open_session(path)  # which fails here, not at a user's, where the runtime can't take it
-        if args.evaluate and plan.evaluate:
+        if plan.evaluate:
             found = said[args.precision] = plan.evaluate(session)
             lost = {key: said["fp32"][key] - found[key] for key in found if key.endswith(MEASURED)}
             said["loss"] = lost
-            print(f"{args.precision}: {_headline(found)}; lost: {_headline(lost)}")
+            print(f"{args.precision}: {_headline(found)}; lost: {_headline(lost, 2)}")
         else:
-            print(
-                f"what {args.precision} costs was not measured; --evaluate data.root=... does on a task's validation data"
-            )
+            how = "; --evaluate data.root=... does, on validation data" if plan.meta["task"] in TASKS else ""
+            print(f"what {args.precision} costs was not measured{how}")
     (folder / Path(name).with_suffix(".json")).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
 
 
-def _headline(numbers: dict[str, float]) -> str:
-    return ", ".join(f"{key} {100 * value:.1f}" for key, value in numbers.items() if key.endswith(MEASURED))
+def _headline(numbers: dict[str, float], digits: int = 1) -> str:
+    return ", ".join(f"{key} {100 * value:.{digits}f}" for key, value in numbers.items() if key.endswith(MEASURED))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -255,6 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add(
         "--evaluate",
         nargs="+",
+        default=(),
         metavar="KEY=VALUE",
         help="measure the graph on validation data that these options of the recipe name, as data.root=data/coco",
     )

@@ -100,13 +100,15 @@ def _attend_by_head(
 ) -> Tensor:
     """Attention a head at a time: how a traced graph has it, where each slice of rows would be written down by itself."""
     rows, columns = grid
-    place = (torch.arange(rows)[:, None] * (2 * columns - 1) + torch.arange(columns)).flatten()
-    index = place[:, None] + place  # in the shared table, of each pair: keys are in reverse order
+    down, across = (torch.arange(side)[:, None] + torch.arange(side) for side in grid)  # keys are in reverse order
+    if kind == "shared":
+        # Rows of keys are gathered whole: single numbers take a runtime three times as long.
+        lines = tensors[0][:, :, across]  # [heads, 2 rows - 1, columns, columns of keys]
     attended = []
     for head in range(query.shape[1]):
         scores = (query[:, head] * query.shape[-1] ** -0.5) @ key[:, head].transpose(1, 2)
         if kind == "shared":
-            scores = scores + tensors[0][head].flatten()[index]
+            scores = scores + lines[head, down].transpose(1, 2).reshape(rows * columns, -1)
         else:
             by_row, by_column = (x[:, head] for x in tensors)
             scores = scores + (by_row[..., None] + by_column[..., None, :]).flatten(2)

@@ -18,6 +18,14 @@ _LARGEST = math.log(1000 / 16)  # of the logarithms by which sides grow
 _AT_ONCE = 2**15  # boxes that CUDA's kernel compares at once: each with each, 128 MiB of bits
 
 
+class Candidates(NamedTuple):
+    """A picture's boxes [n, 4] before suppression, their scores [n], and the groups [n] in which they suppress each other."""
+
+    boxes: Tensor
+    scores: Tensor
+    groups: Tensor
+
+
 class BoxCoder(NamedTuple):
     """Boxes as deltas from others: the centre's shift in sides, and the logarithms of the sides' ratios, each weighted.
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convmae.detection.model.anchors import Anchors
-from convmae.detection.model.boxes import BoxCoder, Matcher, clip, suppress
+from convmae.detection.model.boxes import BoxCoder, Candidates, Matcher, clip, suppress
 from convmae.detection.model.heads import ProposalHead
 from convmae.detection.model.sampling import BalancedSampler
 
@@ -48,23 +48,38 @@ class ProposalNetwork(nn.Module):
         features: [B, C, H, W] of each level, finest first; sizes: height and width of each picture; targets: one a picture,
         with boxes [n, 4].
         """
-        logits, deltas = self.head(list(features))
-        anchors = self.anchor_generator(features)
-        counts = [level[0].numel() for level in logits]
-        joined_logits = torch.cat([_by_anchor(level, 1) for level in logits], dim=1)[..., 0]
-        joined_deltas = torch.cat([_by_anchor(level, 4) for level in deltas], dim=1)
-        proposals = self.propose(joined_logits, joined_deltas, anchors, sizes, counts)
+        logits, deltas, anchors, counts = self.outputs(features)
+        proposals = self.propose(logits, deltas, anchors, sizes, counts)
         if targets is None:
             return proposals, {}
-        return proposals, self.losses(joined_logits, joined_deltas, anchors, [target["boxes"] for target in targets])
+        return proposals, self.losses(logits, deltas, anchors, [target["boxes"] for target in targets])
+
+    def outputs(self, features: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, list[int]]:
+        """Returns logits [B, N] and deltas [B, N, 4] of all anchors [N, 4], and each level's number of them."""
+        logits, deltas = self.head(list(features))
+        joined_logits = torch.cat([_by_anchor(level, 1) for level in logits], dim=1)[..., 0]
+        joined_deltas = torch.cat([_by_anchor(level, 4) for level in deltas], dim=1)
+        return joined_logits, joined_deltas, self.anchor_generator(features), [level[0].numel() for level in logits]
 
     @torch.no_grad()
     def propose(
         self, logits: Tensor, deltas: Tensor, anchors: Tensor, sizes: Sequence[tuple[int, int]], counts: Sequence[int]
     ) -> list[Tensor]:
-        """Returns for each picture its proposals [n, 4], best first; boxes without area are left out.
+        """Returns for each picture its proposals [n, 4], best first: of ``candidates`` what suppression leaves."""
+        chosen = []
+        for boxes, scores, levels in self.candidates(logits, deltas, anchors, sizes, counts):
+            keep = suppress(boxes, scores, levels, self.nms_threshold)
+            chosen.append(boxes[keep[: self.post_nms.of(self.training)]])
+        return chosen
 
-        logits: [B, N]; deltas: [B, N, 4]; anchors: [N, 4], of which each level has its number in ``counts``.
+    @torch.no_grad()
+    def candidates(
+        self, logits: Tensor, deltas: Tensor, anchors: Tensor, sizes: Sequence[tuple[int, int]], counts: Sequence[int]
+    ) -> list[Candidates]:
+        """Returns for each picture the best boxes of each level, with their logits and levels, best first.
+
+        Boxes without area are left out. logits: [B, N]; deltas: [B, N, 4]; anchors: [N, 4], of which each level has its number
+        in ``counts``.
         """
         tops, indices, levels, start = [], [], [], 0
         for level, part in enumerate(logits.split(list(counts), dim=1)):
@@ -82,12 +97,10 @@ class ProposalNetwork(nn.Module):
         scores, order = torch.cat(tops, dim=1).masked_fill(~solid, -torch.inf).sort(dim=1, descending=True, stable=True)
         boxes = torch.take_along_dim(boxes, order[..., None], dim=1)
         group = torch.cat(levels, dim=1).gather(1, order)
-        chosen = []
-        for picture, count in enumerate(solid.sum(dim=1).tolist()):
-            found = boxes[picture, :count]
-            keep = suppress(found, scores[picture, :count], group[picture, :count], self.nms_threshold)
-            chosen.append(found[keep[: self.post_nms.of(self.training)]])
-        return chosen
+        return [
+            Candidates(boxes[picture, :count], scores[picture, :count], group[picture, :count])
+            for picture, count in enumerate(solid.sum(dim=1).tolist())
+        ]
 
     def losses(self, logits: Tensor, deltas: Tensor, anchors: Tensor, objects: Sequence[Tensor]) -> dict[str, Tensor]:
         """Returns the objectness and box losses, both over the number of anchors to sample in the batch (L1 for boxes).

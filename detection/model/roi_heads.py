@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-from convmae.detection.model.boxes import BoxCoder, Matcher, clip, suppress
+from convmae.detection.model.boxes import BoxCoder, Candidates, Matcher, clip, suppress
 from convmae.detection.model.pooler import Pooler, poolable
 from convmae.detection.model.sampling import BalancedSampler, choose_all
 from convmae.engine.machine.processes import world_mean
@@ -204,7 +204,17 @@ class DetectionHeads(BoxStage):
     def detect(
         self, features: Sequence[Tensor], boxes: Sequence[Tensor], image_shapes: list[tuple[int, int]]
     ) -> list[Detections]:
-        """Returns the detections of each picture: above the threshold, suppressed within their class, best first."""
+        """Returns the detections of each picture, best first: of ``candidates`` what suppression within a class leaves."""
+        found = []
+        for places, scores, labels in self.candidates(features, boxes, image_shapes):
+            keep = suppress(places, scores, labels, self.nms_threshold)[: self.detections]
+            found.append({"boxes": places[keep], "scores": scores[keep], "labels": labels[keep]})
+        return found
+
+    def candidates(
+        self, features: Sequence[Tensor], boxes: Sequence[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> list[Candidates]:
+        """Returns for each picture the boxes of every class above the score threshold, with their labels."""
         every = []
         for number, stage in enumerate(self.stages):
             logits, deltas = self.box_outputs(features, boxes, number)
@@ -217,14 +227,12 @@ class DetectionHeads(BoxStage):
         index, labels = torch.where(sure)
         confident = scores[index, labels]
         decoded = self.stages[-1].decoded(deltas, boxes, index, labels)
-        found = []
-        for one, score, label, shape in zip(
-            *(values.split(counts) for values in (decoded, confident, labels)), image_shapes, strict=True
-        ):
-            clipped = clip(one, shape)
-            keep = suppress(clipped, score, label, self.nms_threshold)[: self.detections]
-            found.append({"boxes": clipped[keep], "scores": score[keep], "labels": label[keep]})
-        return found
+        return [
+            Candidates(clip(one, shape), score, label)
+            for one, score, label, shape in zip(
+                *(values.split(counts) for values in (decoded, confident, labels)), image_shapes, strict=True
+            )
+        ]
 
 
 def mask_loss(logits: Tensor, boxes: Sequence[Tensor], objects: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:

@@ -110,7 +110,7 @@ def read_classes(weights: Path, logits: int) -> list[str]:
 
 def compare(
     module: nn.Module, session: Any, sizes: Sequence[tuple[int, int, int]], channels: int = 3
-) -> tuple[list[str], float]:
+) -> tuple[list[str], dict[str, float]]:
     """Returns a line for each size (batch, height, width) on how the graph's outputs differ from PyTorch's, and the most.
 
     A difference is in parts of the output's largest value. Raises UserError where the outputs disagree.
@@ -133,4 +133,4 @@ def compare(
                 )
             worst = max(worst, difference)
         lines.append(f"{batch} x {height}x{width}: {worst:.1e} of the largest value at most")
-    return lines, worst
+    return lines, {"outputs": worst}

@@ -99,10 +99,19 @@ def open_session(path: Path, threads: int = 0) -> Any:
     """Returns the session that runs a graph on the CPU; of 0 threads onnxruntime takes as many as there are cores."""
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # no warnings of shapes that it can't tell beforehand
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(str(path), _options(threads), providers=["CPUExecutionProvider"])
+
+
+def open_inside(path: Path, kind: str, inputs: int) -> Any:
+    """Returns a session whose outputs are the first inputs of each node of one kind, in their order."""
+    import onnx
+    import onnxruntime
+
+    graph = onnx.load(path)
+    names = [name for node in graph.graph.node if node.op_type == kind for name in node.input[:inputs]]
+    del graph.graph.output[:]
+    graph.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    return onnxruntime.InferenceSession(graph.SerializeToString(), _options(0), providers=["CPUExecutionProvider"])
 
 
 def run(session: Any, pixels: Any) -> list[Any]:
@@ -123,3 +132,12 @@ def check_shapes(names: Sequence[str], expected: Sequence[Any], found: Sequence[
                 f"At {size} the graph returns {name} of shape {tuple(theirs.shape)}, PyTorch {tuple(ours.shape)}; "
                 "nothing is written."
             )
+
+
+def _options(threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # no warnings of shapes that it can't tell beforehand
+    return options

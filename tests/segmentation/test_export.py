@@ -65,7 +65,8 @@ def test_the_graph_labels_as_pytorch_does(form: str, output: str, tmp_path: Path
     batches = [pictures(*size, config.model.in_chans) for size in SIZES]
     lines, worst = export.compare(graph, model, session, batches)
     assert len(lines) == len(SIZES)
-    assert worst < export.TOLERANCE
+    assert worst.keys() == {output}
+    assert worst[output] < export.TOLERANCE
     for images in batches:
         (found,) = run(session, images)
         shape = images.shape[:3]

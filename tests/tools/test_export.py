@@ -168,6 +168,7 @@ def test_outputs_that_cant_be_written(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "There is no folder" in refused(capsys, weights, "--output", tmp_path / "absent" / "a.onnx")
     assert "is a folder" in refused(capsys, weights, "--output", tmp_path)
     assert "holds the weights" in refused(capsys, weights, "--output", weights, "--overwrite")
+    assert "is a graph already" in refused(capsys, tmp_path / "encoder.onnx")
 
     def read_only(**_: Any) -> None:
         raise PermissionError(13, "Permission denied")

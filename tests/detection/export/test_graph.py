@@ -11,10 +11,10 @@ from PIL import Image
 from pycocotools import mask as mask_api
 from torchvision.ops import batched_nms
 
-from convmae.detection import export
 from convmae.detection.config import DetectionConfig
 from convmae.detection.data.coco_records import Category
 from convmae.detection.data.dataset import fitted
+from convmae.detection.export import agreement, graph, ties
 from convmae.detection.model.detection_model import DetectionModel
 from convmae.engine.config import load_config
 from convmae.engine.errors import UserError
@@ -67,23 +67,23 @@ def picture(height: int, width: int, channels: int = 3, seed: int = 0) -> NDArra
     return np.ascontiguousarray(image[:, :, np.arange(channels) % 3])
 
 
-def exported(model: DetectionModel, config: DetectionConfig, folder: Path) -> Any:
+def exported(model: DetectionModel, config: DetectionConfig, folder: Path) -> tuple[Any, Path]:
     path = folder / "detector.onnx"
     example = torch.from_numpy(picture(50, 90, config.model.in_chans))
-    write_graph(export.DetectorGraph(model, config), example, export.ports(config.model.masks), path, 18, {})
-    return open_session(path, 1)
+    write_graph(graph.DetectorGraph(model, config), example, graph.ports(config.model.masks), path, 18, {})
+    return open_session(path, 1), path
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_graph_finds_what_pytorch_finds(form: str, tmp_path: Path) -> None:
     model, config = detector(*FORMS[form])
-    session = exported(model, config, tmp_path)
+    session, path = exported(model, config, tmp_path)
     sizes = [(64, 64), (48, 64), (64, 30), (150, 111), (33, 20)]
     pictures = [picture(*size, config.model.in_chans) for size in sizes]
-    lines, worst = export.compare(model, config, session, pictures)
+    lines, worst = agreement.compare(model, config, session, path, pictures)
     assert len(lines) == 5
-    assert worst["boxes"] < export.PIXELS * 150 / 64
-    assert worst["scores"] < export.SCORE
+    assert worst["boxes"] < ties.PIXELS * 150 / 64
+    assert worst["scores"] < ties.SCORE
     for image in pictures:
         outputs = run(session, image)
         boxes, scores, labels = outputs[:3]
@@ -101,8 +101,8 @@ def test_the_graph_finds_what_pytorch_finds(form: str, tmp_path: Path) -> None:
 
 def test_a_graph_that_finds_something_else_is_noticed(tmp_path: Path) -> None:
     model, config = detector()
-    session, pictures = exported(model, config, tmp_path), [picture(64, 64), picture(40, 64)]
-    export.compare(model, config, session, pictures)
+    (session, path), pictures = exported(model, config, tmp_path), [picture(64, 64), picture(40, 64)]
+    agreement.compare(model, config, session, path, pictures)
     heads = model.model.roi_heads
     wrong = (
         (heads.box_predictor.bbox_pred.bias, 0.6, "boxes|finds"),
@@ -113,24 +113,24 @@ def test_a_graph_that_finds_something_else_is_noticed(tmp_path: Path) -> None:
         with torch.no_grad():
             parameter += step
             with pytest.raises(UserError, match=f"({message}).*nothing is written"):
-                export.compare(model, config, session, pictures)
+                agreement.compare(model, config, session, path, pictures)
             parameter -= step
     config.model.score_threshold = 0.999
     with pytest.raises(UserError, match="nothing was compared"):
-        export.compare(*detector("model.score_threshold=1"), session, [])
+        agreement.compare(*detector("model.score_threshold=1"), session, path, [])
 
 
 @pytest.mark.parametrize("side", [64, 90])
 def test_the_square_is_within_a_grey_level_of_pillows(side: int) -> None:
     config = load_config(DetectionConfig, "mask_rcnn_tiny_256px.yaml", [f"data.img_size={side}", "data.padding=mean"])
-    resizer, noise = export._resizer(config), np.random.default_rng(0)
+    resizer, noise = agreement._resizer(config), np.random.default_rng(0)
     for height, width in [(side, side), (33, 20), (1, 7), (97, 131), (150, 111), (64, 300), (501, 333), (2, 400)]:
         for image in (picture(height, width), noise.integers(0, 256, (height, width, 3), dtype=np.uint8)):
             expected = fitted(Image.fromarray(image), 0, (side,), "mean")
             square, inside = run(resizer, image)
             assert tuple(inside) == expected["sample"].geometries[0].content
             wanted = torch.as_tensor(expected["images"][0])
-            assert np.abs(square[0] - wanted.numpy()).max() <= export.LEVELS
+            assert np.abs(square[0] - wanted.numpy()).max() <= agreement.LEVELS
             beyond = np.ones((side, side), dtype=bool)
             beyond[: inside[0], : inside[1]] = False
             assert (square[0] == wanted.numpy())[:, beyond].all()
@@ -138,15 +138,15 @@ def test_the_square_is_within_a_grey_level_of_pillows(side: int) -> None:
 
 def test_pictures_resized_in_another_way_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, config = detector()
-    session, pictures = exported(model, config, tmp_path), [picture(150, 111)]
+    (session, path), pictures = exported(model, config, tmp_path), [picture(150, 111)]
 
     def plain(pixels: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
         resized = torch.nn.functional.interpolate(pixels.float(), size=(size[0], size[1]), mode="bilinear")  # type: ignore[arg-type]
         return resized.round().to(torch.uint8)
 
-    monkeypatch.setattr(export, "resize_bytes", plain)
+    monkeypatch.setattr(graph, "resize_bytes", plain)
     with pytest.raises(UserError, match=r"grey levels from Pillow's.*nothing is written"):
-        export.compare(model, config, session, pictures)
+        agreement.compare(model, config, session, path, pictures)
 
 
 def test_an_object_more_or_less_is_noticed() -> None:
@@ -159,7 +159,7 @@ def test_an_object_more_or_less_is_noticed() -> None:
     one = {name: value[:1] for name, value in two.items()}
     moved = {**two, "boxes": two["boxes"] + torch.tensor([[0.0], [0.1]])}
     other_class = {**two, "labels": torch.tensor([0, 2])}
-    assert export._differences(two, two, config, 0.05, "")["boxes"] == 0
+    assert agreement._differences(two, two, config, 0.05, "")["boxes"] == 0
     for wanted, found, message in (
         (two, one, "PyTorch finds an object of class 1 .*that the graph lacks"),
         (one, two, "the graph finds an object of class 1 .*that PyTorch lacks"),
@@ -167,23 +167,23 @@ def test_an_object_more_or_less_is_noticed() -> None:
         (two, moved, "boxes differ"),
     ):
         with pytest.raises(UserError, match=message):
-            export._differences(wanted, found, config, 0.05, "9x9")
-    at_threshold = {**two, "scores": torch.tensor([0.9, config.model.score_threshold + export.SCORE / 2])}
-    export._differences(one, at_threshold, config, 0.05, "")
+            agreement._differences(wanted, found, config, 0.05, "9x9")
+    at_threshold = {**two, "scores": torch.tensor([0.9, config.model.score_threshold + ties.SCORE / 2])}
+    agreement._differences(one, at_threshold, config, 0.05, "")
 
 
 def test_a_picture_without_objects(tmp_path: Path) -> None:
     model, config = detector()
     model.model.roi_heads.score_threshold = 1.0
-    found = run(exported(model, config, tmp_path), picture(70, 40))
+    found = run(exported(model, config, tmp_path)[0], picture(70, 40))
     assert [one.shape for one in found] == [(0, 4), (0,), (0,), (0, 70, 40)]
 
 
 def test_masks_are_those_of_coco(tmp_path: Path) -> None:
     model, config = detector()
     image = picture(90, 64)
-    outputs = run(exported(model, config, tmp_path), image)
-    found = export.as_found(outputs)
+    outputs = run(exported(model, config, tmp_path)[0], image)
+    found = agreement.as_found(outputs)
     assert (mask_api.decode(found["masks"]).transpose(2, 0, 1) == outputs[3]).all()
 
 
@@ -191,7 +191,7 @@ def test_masks_are_those_of_coco(tmp_path: Path) -> None:
 def test_views_that_a_graph_has_not_are_refused(set_to: str, other: str) -> None:
     model, config = detector(f"inference.{set_to}")
     with pytest.raises(UserError, match=rf"inference\.{other}"):
-        export.DetectorGraph(model, config)
+        graph.DetectorGraph(model, config)
 
 
 @pytest.mark.parametrize("seed", range(3))
