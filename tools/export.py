@@ -86,17 +86,13 @@ def plan_detector(args: argparse.Namespace) -> Plan:
 
     from convmae.detection import export
     from convmae.detection.config import DetectionConfig
-    from convmae.detection.model.detection_model import DetectionModel
-    from convmae.detection.model.weights import load_detector
-    from convmae.detection.predict import read_classes
+    from convmae.detection.predict import open_detector
     from convmae.engine.config import run_config, to_yaml
     from convmae.engine.export.example_pictures import example_pictures
     from convmae.engine.export.graphs import common_meta
 
     config = run_config(DetectionConfig, args.weights, args.config, [*args.cfg_options, *(args.evaluate or ())])
-    model = DetectionModel(config, read_classes(args.weights))
-    load_detector(model, args.weights)
-    model.eval()
+    model = open_detector(config, args.weights).eval()
     reading, side = config.data.reading(config.model.in_chans), config.data.img_size
     sizes = [(side, side), (side * 3 // 4, side), (side, side * 2 // 3), (side * 2 + 5, side * 3 // 2), (97, 131)]
     pictures = example_pictures(args.pictures, sizes, reading)
