@@ -10,6 +10,10 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# Numbers between an MLP's layers that a CPU's core computes at a time, where no gradient is wanted: as many as its cache
+# holds. Of a whole map they go to memory and back, whose pages the system has to clear: a quarter more time in stage 1.
+_IN_CACHE = 2**20
+
 # (query, key, value), each [B, heads, L, D], to the attended values [B, heads, L, D].
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -81,16 +85,28 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, hidden: int, pointwise: bool = False) -> None:
         super().__init__()
+        self.hidden = hidden
         self.fc1 = PatchConv(dim, hidden, 1) if pointwise else nn.Linear(dim, hidden)
         self.fc2 = PatchConv(hidden, dim, 1) if pointwise else nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled() and x.device.type == "cpu" and not _is_traced():
+            rows = x.flatten(0, -2)
+            at_once = max(1, _IN_CACHE * torch.get_num_threads() // self.hidden)
+            return torch.cat([self.fc2(F.gelu(self.fc1(part))) for part in rows.split(at_once)]).unflatten(
+                0, x.shape[:-1]
+            )
         hidden = self.fc1(x)
         # What stands in for the layer (an adapter, say) has a forward of its own, which is not to be passed over.
         if not torch.is_grad_enabled() or type(self.fc2) not in (nn.Linear, PatchConv):
             return self.fc2(F.gelu(hidden))
         bias = None if self.fc2.bias is None else self.fc2.bias.to(hidden.dtype)
         return _GeluLinear.apply(hidden, self.fc2.weight.flatten(1).to(hidden.dtype), bias)
+
+
+def _is_traced() -> bool:
+    """Whether a graph is being made, which would hold each part of a loop."""
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()
 
 
 class _GeluLinear(torch.autograd.Function):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,10 +34,11 @@ class Predictor:
         """Raises UserError for weights that don't fill the model."""
         self.device, self.dtype = set_up(config.runtime)
         self.reading = config.data.reading(config.model.in_chans)
-        self.classes = read_class_names(checkpoint)
+        state, source = read_weights(checkpoint)
+        self.classes = _class_names(state, source, checkpoint)
         self.transform = centre_crop(config.model.img_size, config.data.test_crop)
         self.model = build_model(config, len(self.classes))
-        report = load_checkpoint(self.model, checkpoint)
+        report = load_checkpoint(self.model, state, source=source)
         check_filled(report, checkpoint, len(self.classes), "head.")
         log.info(str(report))
         self.model.eval().to(self.device)
@@ -55,12 +57,11 @@ class Predictor:
             return list(logits.float().softmax(1).cpu().numpy())
 
 
-def read_class_names(checkpoint: Path) -> list[str]:
+def _class_names(state: Mapping[str, Any], source: str, checkpoint: Path) -> list[str]:
     """Returns what the classes in a classifier's weights are called: by name, by folder, or where these are absent by number.
 
     Raises UserError for weights without a classifier.
     """
-    state, source = read_weights(checkpoint)
     bias = state.get("head.bias")
     if bias is None or getattr(bias, "ndim", 0) != 1:
         raise UserError(f"{source} has no classifier (head.bias); expected the weights of a fine-tuning run.")

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from convmae.backbones.weights.weight_files import read_weights
 from convmae.detection.config import DetectionConfig
 from convmae.detection.data.annotation_entries import read_categories as parse_categories
 from convmae.detection.data.annotation_entries import read_images
@@ -19,7 +18,7 @@ from convmae.detection.data.coco_records import Category, ImageRecord
 from convmae.detection.data.dataset import collate_test, fitted
 from convmae.detection.evaluation.coco_metric import coco_dataset, coco_results
 from convmae.detection.model.detection_model import DetectionModel, trimmed
-from convmae.detection.model.weights import known_categories, load_detector
+from convmae.detection.model.weights import fill_detector, open_weights
 from convmae.engine.errors import UserError
 from convmae.engine.faults import refuse
 from convmae.engine.log import log
@@ -37,8 +36,7 @@ class Predictor:
         self.device, self.dtype = set_up(config.runtime)
         self.sides, self.padding = config.inference.sides(config.data.img_size), config.data.padding
         self.reading = config.data.reading(config.model.in_chans)
-        self.model = DetectionModel(config, read_classes(checkpoint))
-        load_detector(self.model, checkpoint)
+        self.model = open_detector(config, checkpoint)
         self.model.eval().to(self.device)
         if config.runtime.compile:
             check_compiler(self.device)
@@ -69,21 +67,23 @@ class Predictor:
         return [deferred[place]() for place in range(len(samples))]
 
 
-def read_classes(checkpoint: Path) -> list[Category]:
-    """Returns the classes that stand in a detector's weights. Raises UserError for weights without them."""
-    state, source = read_weights(checkpoint)
-    if "_extra_state" not in state:
+def open_detector(config: DetectionConfig, checkpoint: Path) -> DetectionModel:
+    """Returns the detector in a file, with the classes that stand there. Raises UserError for weights that don't fill one."""
+    weights = open_weights(checkpoint)
+    found = weights.categories
+    if found is None:
         raise UserError(
             f"{checkpoint} does not name its classes; expected a detector of this project. One of detectron2's layout becomes "
             "that by tools/convert_checkpoint.py --to convmae."
         )
-    found = known_categories(state["_extra_state"], source)
-    bias = next((value for name, value in state.items() if name.endswith("box_predictor.cls_score.bias")), None)
-    if list(getattr(bias, "shape", ())) != [len(found) + 1]:
+    predictor = (value for name, value in weights.state.items() if name.endswith("box_predictor.cls_score.bias"))
+    if list(getattr(next(predictor, None), "shape", ())) != [len(found) + 1]:
         raise UserError(
-            f"{source} lists {len(found)} classes and has no box_predictor for these; expected a whole detector."
+            f"{weights.source} lists {len(found)} classes and has no box_predictor for these; expected a whole detector."
         )
-    return found
+    model = DetectionModel(config, found)
+    fill_detector(model, weights, checkpoint)
+    return model
 
 
 class Given:

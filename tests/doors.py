@@ -22,7 +22,7 @@ from convmae.detection.convert_file import convert
 from convmae.detection.model.convert_mmdet import detector_to_mmdet
 from convmae.detection.model.detection_model import DetectionModel
 from convmae.detection.model.weights import init_weights, load_detector, to_detectron2
-from convmae.detection.predict import read_classes
+from convmae.detection.predict import open_detector
 from convmae.engine.class_lists import known_classes
 from convmae.engine.commands.given_pictures import kept_reading
 from convmae.engine.config import run_config
@@ -149,7 +149,8 @@ DOORS: dict[str, Door] = {
     "teacher": Door(lambda: timm.create_model("test_vit", num_classes=0).state_dict(), ["pos_embed"], _teacher),
     "detection, init": Door(lambda: _detector().state_dict(), _DETECTOR, partial(_detect, _init)),
     "detection, load": Door(lambda: _detector().state_dict(), _DETECTOR, partial(_detect, load_detector)),
-    "detection, classes": Door(lambda: _detector().state_dict(), _DETECTOR, read_classes),
+    "detection, open": Door(lambda: _detector().state_dict(), _DETECTOR,
+                                partial(open_detector, small_config(size=DIMS))),
     "segmentation, load": Door(lambda: build_model(_segmentation(), 3).state_dict(), ["decode_head.conv_seg.bias"], _segment),
     "convert": Door(lambda: _detector().state_dict(), _DETECTOR, _convert),
     "convert to ours": Door(lambda: from_ours(), ["roi_heads.box_predictor.cls_score.bias", "pixel_mean"],

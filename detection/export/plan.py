@@ -14,9 +14,7 @@ from convmae.detection.data.coco import CocoData
 from convmae.detection.evaluation.coco_metric import CocoMetric
 from convmae.detection.export.agreement import as_found, compare
 from convmae.detection.export.graph import DetectorGraph, check_views, ports
-from convmae.detection.model.detection_model import DetectionModel
-from convmae.detection.model.weights import load_detector
-from convmae.detection.predict import read_classes
+from convmae.detection.predict import open_detector
 from convmae.engine.config import run_config, to_yaml
 from convmae.engine.export.example_pictures import example_pictures
 from convmae.engine.export.graphs import common_meta, run
@@ -42,9 +40,7 @@ def plan_detector(
     data = None
     if validation:
         data = read_split(config.data, config.model.masks, config.model.detections, config.model.in_chans)
-    model = DetectionModel(config, read_classes(weights))
-    load_detector(model, weights)
-    model.eval()
+    model = open_detector(config, weights).eval()
     reading, side = config.data.reading(config.model.in_chans), config.data.img_size
     sizes = [(side, side), (side * 3 // 4, side), (side, side * 2 // 3), (side * 2 + 5, side * 3 // 2), (97, 131)]
     pictures = example_pictures(folder, sizes, reading)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from convmae.backbones import CheckpointError, load_checkpoint
 from convmae.backbones.weights.weight_files import read_weights
@@ -116,22 +116,22 @@ def init_weights(model: DetectionModel, path: str) -> None:
 
     Raises UserError if they leave a part of the encoder unfilled.
     """
-    weights, names, categories, source = _open(Path(path))
-    whole = any(name.startswith(("rpn.", "model.rpn.")) for name in names)
-    known = [category.name for category in categories or ()]
+    weights = open_weights(Path(path))
+    whole = any(name.startswith(("rpn.", "model.rpn.")) for name in weights.state)
+    known = [category.name for category in weights.categories or ()]
     other = class_difference(known, model.dataset_meta["classes"], "the data")
     report = load_checkpoint(
         model.model if whole else model.model.backbone,
-        weights,
+        weights.state,
         left_out=dict.fromkeys(_of_classes(model.model), "of other classes") if other else None,
-        source=source,
+        source=weights.source,
     )
     log.info(tell_start(report, "backbone." if whole else ""))
     if other:
         log.warning(f"{path} {other}; what tells classes apart starts anew")
-    if whole and box_stages(names) != (own := len(model.model.roi_heads.stages)):
+    if whole and box_stages(weights.state) != (own := len(model.model.roi_heads.stages)):
         log.warning(
-            f"{path} has {_stages(box_stages(names))}, the recipe {_stages(own)}; what has no match starts anew"
+            f"{path} has {_stages(box_stages(weights.state))}, the recipe {_stages(own)}; what has no match starts anew"
         )
     check_encoder(report, path, "backbone." if whole else "")
 
@@ -144,10 +144,15 @@ def _of_classes(model: MaskRCNN) -> list[str]:
 
 def load_detector(model: DetectionModel, path: Path) -> None:
     """Fills a whole model. Raises UserError for weights of another detector, of other windows or of other classes."""
-    weights, names, categories, source = _open(path)
-    check_stages(names, model.model, str(path))
-    check_classes(path, [category.name for category in categories or ()], model.dataset_meta["classes"], "the data")
-    report = load_checkpoint(model.model, weights, source=source)
+    fill_detector(model, open_weights(path), path)
+
+
+def fill_detector(model: DetectionModel, weights: Weights, path: Path) -> None:
+    """Does what ``load_detector`` does, with weights that were read from ``path``."""
+    check_stages(weights.state, model.model, str(path))
+    known = [category.name for category in weights.categories or ()]
+    check_classes(path, known, model.dataset_meta["classes"], "the data")
+    report = load_checkpoint(model.model, weights.state, source=weights.source)
     log.info(str(report))
     # A table for the whole grid may serve another one; a window's has one size, and so shows which blocks have windows.
     blocks = set(range(len(model.model.backbone.blocks3))) - set(model.model.backbone.global_blocks)
@@ -160,14 +165,21 @@ def load_detector(model: DetectionModel, path: Path) -> None:
     check_filled(report, path, len(model.categories), "roi_heads.box_predictor.")
 
 
-def _open(path: Path) -> tuple[Path | dict[str, Any], list[str], list[Category] | None, str]:
-    """Returns what to load (the file, or weights under our names where its are detectron2's), names, classes and source."""
+class Weights(NamedTuple):
+    """A file's weights, under our names where its are detectron2's, and the classes that it names; ``source``: found where."""
+
+    state: dict[str, Any]
+    categories: list[Category] | None
+    source: str
+
+
+def open_weights(path: Path) -> Weights:
+    """Reads a detector's or an encoder's weights. Raises CheckpointError as ``read_weights``, UserError for no class list."""
     state, source = read_weights(path)
     extra = state.get("_extra_state")
-    weights: Path | dict[str, Any] = path
     if any(name.startswith("proposal_generator.") for name in state):
-        state = weights = from_detectron2(state)
-    return weights, list(state), None if extra is None else known_categories(extra, source), source
+        state = from_detectron2(state)
+    return Weights(state, None if extra is None else known_categories(extra, source), source)
 
 
 def known_categories(extra: object, source: str) -> list[Category]:

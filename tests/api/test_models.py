@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torchvision.transforms import CenterCrop, Normalize, Resize, ToTensor
 
 import convmae
 from convmae.backbones import ConvViT
+from convmae.backbones.weights import safe_files
 from convmae.engine.files import save_weights
 from convmae.engine.pictures.images import IMAGENET_MEAN, IMAGENET_STD
 
@@ -55,6 +57,25 @@ def test_a_file_says_what_it_is_of(detector_file: Path, segmenter_file: Path, cl
         assert (model.classes, model.device) == (classes, torch.device("cpu"))
         assert isinstance(convmae.load(str(path), task=model.task), kind)
         assert not model.module.training
+
+
+def test_the_values_of_a_file_are_read_once(
+    detector_file: Path, segmenter_file: Path, classifier_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors: list[str] = []
+    monkeypatch.setattr(safe_files, "read_zip", _counting(safe_files.read_zip, tensors))
+    for path in (detector_file, segmenter_file, classifier_file):
+        tensors.clear()
+        convmae.load(path)
+        assert tensors.count("values") == 1
+
+
+def _counting(read: Callable[..., Any], reads: list[str]) -> Callable[..., Any]:
+    def counted(file: Any, values: bool) -> Any:
+        reads.append("values" if values else "names")
+        return read(file, values)
+
+    return counted
 
 
 def test_any_batch_and_any_thread_finds_the_same(

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convmae.backbones import layers
 from convmae.backbones.layers import Attention, ConvBlock, DropPath, Mlp, PatchConv, PatchEmbed, TransformerBlock
 
 
@@ -112,6 +113,28 @@ def test_the_mlp_is_its_formula_and_so_are_its_gradients(pointwise: bool) -> Non
     assert torch.autograd.gradcheck(mlp, (inputs[0],))
     with torch.no_grad():
         torch.testing.assert_close(mlp(inputs[0]), expected)
+
+
+@pytest.mark.parametrize("pointwise", [False, True])
+def test_without_gradients_the_mlp_computes_some_rows_at_a_time(
+    pointwise: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr(layers, "_IN_CACHE", 24 * 4 // torch.get_num_threads())
+    mlp, rows = Mlp(6, 24, pointwise), list[int]()
+    mlp.fc2.register_forward_hook(lambda module, inputs, output: rows.append(inputs[0].shape[0]))
+    for shape in ((3, 3, 6), (2, 1, 6), (0, 5, 6)):
+        x = torch.randn(shape)
+        expected = mlp(x)
+        rows.clear()
+        with torch.inference_mode():
+            torch.testing.assert_close(mlp(x), expected)
+            assert max(rows) <= 4
+            assert sum(rows) == shape[0] * shape[1]
+    with torch.no_grad():
+        traced = torch.jit.trace(mlp, torch.randn(3, 3, 6))
+        x = torch.randn(7, 9, 6)  # a graph with a part for each four rows would hold for one shape alone
+        torch.testing.assert_close(traced(x), mlp(x))
 
 
 def test_the_mlp_keeps_its_hidden_values_once() -> None:
