@@ -123,8 +123,8 @@ class LabelledDataOptions(DataOptions):
 
     share: float = option(
         1.0,
-        "part of the training pictures to learn from, so as to see what fewer labels give; a larger part holds a smaller one. In "
-        "classification it is a part of each class",
+        "part of the training pictures to learn from, to see what fewer labels give; a larger part holds a smaller one; in "
+        "classification, a part of each class",
         low=1e-6,
         high=1,
     )

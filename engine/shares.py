@@ -1,4 +1,4 @@
-"""A share of the labelled training pictures, for runs with fewer labels: the same for all runs, a larger one around a smaller."""
+"""A share of the training pictures, for runs with fewer labels: the same in all runs, a larger one around a smaller."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def take_share(
     name: Callable[[T], str],
     group: Callable[[T], int] = lambda picture: 0,
 ) -> list[T]:
-    """Returns the pictures that ``data.share`` and ``data.share_seed`` choose, in their order, and logs how many; 1 is all.
+    """Returns the pictures that ``data.share`` and ``data.share_seed`` choose, in their order; 1 is all.
 
     ``name`` tells a picture's name within its split, from which and the seed alone it follows which come first; of each
     ``group`` (a class, in classification) as many are taken, and one at least.
@@ -33,11 +33,15 @@ def take_share(
     for places in groups.values():
         ranked = sorted(places, key=lambda place: _rank(seed, name(pictures[place])))
         chosen += ranked[: max(1, round(share * len(places)))]
-    log.info(
-        f"data: {len(chosen)} of {len(pictures)} training pictures are used, data.share={share:g} drawn by "
-        f"data.share_seed={seed}"
-    )
     return [pictures[place] for place in sorted(chosen)]
+
+
+def log_share(taken: int, count: int, share: float, seed: int) -> None:
+    """Logs how many of the training pictures a run uses, where these are not all."""
+    if share != 1:
+        log.info(
+            f"data: {taken} of {count} training pictures are used, data.share={share:g} drawn by data.share_seed={seed}"
+        )
 
 
 def _rank(seed: int, name: str) -> bytes:

@@ -32,7 +32,7 @@ from convmae.engine.pictures.images import IMAGENET_MEAN, read_image, to_tensor
 from convmae.engine.pictures.limits import own_limits
 from convmae.engine.pictures.reading import RGB, Reading, reading_picture
 from convmae.engine.pictures.value_ranges import check_ranges
-from convmae.engine.shares import take_share
+from convmae.engine.shares import log_share, take_share
 
 BICUBIC = v2.InterpolationMode.BICUBIC
 
@@ -68,7 +68,9 @@ def read_splits(options: FolderOptions, channels: int = 3) -> tuple[ClassFolder,
     """
     train, val = (read_split(options, part, channels) for part in (options.train, options.val))
     check_same_folders(train.root, train.folders, val.root, val.folders)
-    train = replace(train, pictures=take_labelled(train, options.share, options.share_seed))
+    pictures = take_labelled(train, options.share, options.share_seed)
+    log_share(len(pictures), len(train.pictures), options.share, options.share_seed)
+    train = replace(train, pictures=pictures)
     if options.per_class:
         train = few_labels(train, options.per_class)
     shared = Tally()

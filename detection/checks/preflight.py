@@ -19,7 +19,7 @@ from convmae.engine.pictures.duplicates import check_shared
 from convmae.engine.pictures.images import Look, look_at, read_image
 from convmae.engine.pictures.limits import in_turn
 from convmae.engine.pictures.value_ranges import check_ranges
-from convmae.engine.shares import take_share
+from convmae.engine.shares import log_share, take_share
 
 
 def check_options(config: DetectionConfig) -> None:
@@ -48,7 +48,9 @@ def read_splits(
     """
     train = _read_split(options, options.train_annotations, options.train_images, masks, channels)
     train.check(lambda data, report: check_samples(data, options, report, masks))
+    whole = len(train.images)
     train = take_images(train, options.share, options.share_seed, options.keep_empty)
+    log_share(len(train.images), whole, options.share, options.share_seed)
     if options.limit:
         train = val = train.subset(options.limit)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
 from collections import Counter
 
@@ -20,7 +21,7 @@ def share(part: float, seed: int = 0, names: list[str] = NAMES) -> list[str]:
 def test_a_larger_share_holds_a_smaller_one_and_has_as_many_pictures_as_it_says(seed: int) -> None:
     drawn = [share(part, seed) for part in (0.01, 0.1, 0.25, 0.5, 0.99, 1)]
     assert [len(one) for one in drawn] == [1, 4, 10, 20, 40, 40]
-    for smaller, larger in zip(drawn, drawn[1:], strict=False):
+    for smaller, larger in itertools.pairwise(drawn):
         assert set(smaller) <= set(larger)
         assert smaller == [name for name in NAMES if name in smaller]  # in the order that they had
 
