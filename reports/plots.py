@@ -117,8 +117,8 @@ def spreads(
 ) -> Chart:
     """Draws the means of several values over x, which is logarithmic, a line for each label, the single values faint.
 
-    ``ends`` are those of an interval around a mean, which is cut off where it is far longer than the values are apart; ``ticks``
-    names each x.
+    ``ends`` are those of an interval around a mean, which is cut off where it is far longer than the values are apart;
+    ``ticks`` names each x.
     """
     figure, plot = axes()
     drawn, told = {}, []

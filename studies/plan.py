@@ -93,7 +93,7 @@ class Plan:
         folder = self.work_dir / arm.name / "pretraining"
         init = [f"model.init={arm.pretrained_from}"] if arm.pretrained_from else []
         words = self._words("pretrain", self.pretrain_recipe, folder, [*self.pretrain_options, *init])
-        return Run(folder, words, kept=("encoder.pth",))
+        return Run(folder, words, kept=("encoder.pth", "index.html"))
 
     def search(self, arm: Arm, rate: float) -> Run:
         """Returns the run of an arm that tries a rate."""
@@ -140,9 +140,9 @@ class Plan:
                 return plan
         raise UserError(
             f"--budget is {duration(budget)}, and the least, one seed of {plan.arms[0].name} and {plan.arms[-1].name} at "
-            f"{plan.shares[0]:g} % of the labels, would take {duration(plan.seconds(one))}, with {len(plan.rates)} rates each. "
-            "Give more hours, shorten the runs (--cfg-options schedule.steps=..., --pretrain-options schedule.epochs=...), or try fewer "
-            "--rates."
+            f"{plan.shares[0]:g} % of the labels with {len(plan.rates)} rates each, would take {duration(plan.seconds(one))}. "
+            "Give more hours, shorten the runs (--cfg-options schedule.steps=..., --pretrain-options schedule.epochs=...), or "
+            "try fewer --rates."
         )
 
     def _smaller(self) -> list[Plan]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,12 +61,21 @@ class Run:
         if kept.is_file() and kept.read_text(encoding="utf-8") != " ".join(self.words):
             raise UserError(f"{self.folder} holds a run with other options ({kept} has them); give another --work-dir.")
 
+    def renew(self) -> None:
+        """Removes a run of other words from the folder, where it is worth no question."""
+        kept = self.folder / _COMMAND
+        if kept.is_file() and kept.read_text(encoding="utf-8") != " ".join(self.words):
+            shutil.rmtree(self.folder)
+
     def shed(self) -> None:
         """Removes what a study has no use for: all weights but those that are ``kept``, pictures, copies of the curves."""
         for pattern in _HEAVY:
             for path in self.folder.glob(pattern):
                 if path.name not in self.kept:
                     path.unlink()
+        for folder in (self.folder / "tensorboard", self.folder / "report"):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
 
 class Spent(NamedTuple):
@@ -89,7 +99,7 @@ class _Going(NamedTuple):
     since: float
 
 
-def finish(runs: Sequence[Run], jobs: int = 1, devices: Sequence[str] = (), shed: bool = False) -> Iterator[Ended]:
+def finish(runs: Sequence[Run], jobs: int = 1, devices: Sequence[str] = (), shed: bool = False) -> Generator[Ended]:
     """Does all runs in their order, ``jobs`` at a time, and yields each as it ends; those that are finished come first.
 
     Each has one thread, or one of the GPUs named by ``devices``. With ``shed`` a finished run keeps its numbers, not its
@@ -110,10 +120,10 @@ def finish(runs: Sequence[Run], jobs: int = 1, devices: Sequence[str] = (), shed
     with _terminable():
         try:
             while waiting or going:
-                while len(going) < jobs and (run := _next(waiting)):
-                    waiting.remove(run)
+                while len(going) < jobs and (ready := _next(waiting)):
+                    waiting.remove(ready)
                     slot = min(set(range(jobs)) - {one.slot for one in going})
-                    going.append(_start(run, slot, devices))
+                    going.append(_start(ready, slot, devices))
                 for one in list(going):
                     if (failure := _look(one)) is not None:
                         going.remove(one)

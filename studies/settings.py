@@ -82,9 +82,7 @@ def check_request(request: Request) -> dict[str, str]:
     for given in request.encoders:
         name, equals, file = given.partition("=")
         if not equals or not re.fullmatch(r"\w[\w.-]*", name) or not file:
-            raise UserError(
-                f"--encoder is {given!r}; expected NAME=FILE, a name of letters, digits, dots, _ and -."
-            )
+            raise UserError(f"--encoder is {given!r}; expected NAME=FILE, a name of letters, digits, dots, _ and -.")
         if name == SCRATCH or (name == PRETRAINED and request.pretrain):
             raise UserError(
                 f"--encoder is {given!r}, but {name} is what the study calls an arm of its own; take another."
@@ -115,11 +113,11 @@ def check_request(request: Request) -> dict[str, str]:
         raise UserError(f"--seeds has {SEARCH_SEED}, by which rates are tried; expected others.")
     if request.jobs is not None and request.jobs < 1:
         raise UserError(f"--jobs is {request.jobs}; expected 1 or more.")
-    for option, given in (("--cfg-options", request.options), ("--pretrain-options", request.pretrain_options)):
-        for one in given:
-            key = one.partition("=")[0]
+    for option, words in (("--cfg-options", request.options), ("--pretrain-options", request.pretrain_options)):
+        for word in words:
+            key = word.partition("=")[0]
             if key in OWN:
-                raise UserError(f"{option} has {one}, but {key} is {OWN[key]}.")
+                raise UserError(f"{option} has {word}, but {key} is {OWN[key]}.")
     for folder in (request.root, request.pictures):
         if folder is not None and not os.path.isdir(folder):
             raise UserError(f"There is no folder {folder}; expected one of pictures.")
@@ -157,7 +155,8 @@ def settle(request: Request, task: Task) -> Settings:
     loaders = [] if devices or any(one.startswith("data.workers=") for one in given) else ["data.workers=0"]
     options = [*given, *kind, *loaders, *fixed_length(schedule)]
     arms = [Arm(SCRATCH), *(Arm(name, file) for name, file in encoders.items())]
-    pretrain_recipe, pretrain_options, pretraining_steps, unlabelled, seen, root = "", (), 0, 0, 0, ""
+    root, pretrain_recipe, pretraining_steps, unlabelled, seen = "", "", 0, 0, 0
+    pretrain_options: tuple[str, ...] = ()
     if request.pretrain:
         root = request.pictures or str(labelled.folder)
         pretrain_recipe = request.pretrain_recipe or _pretrain_recipe(size, getattr(config.model, "arch", "convvit"))

@@ -57,13 +57,16 @@ def measure_seconds(plan: Plan, devices: Sequence[str]) -> Seconds:
     """Returns what a few steps of the tools themselves take, run as the study runs them. Raises UserError where they can't."""
     log.info(f"times {TIMED} steps, and an evaluation")
     runs = plan.timing()
+    for run in runs:
+        run.renew()
     with closing(finish(runs, plan.jobs, devices, shed=True)) as ended:
         for one in ended:
             if one.failure:
                 raise UserError(one.failure)
     timed = [_timed(run) for run in runs]
     pretraining = timed.pop() if plan.pretrained_arms else (0.0, 0.0)
-    return Seconds(*(statistics.fmean(values) for values in zip(*timed, strict=True)), *pretraining)
+    step, rest = (statistics.fmean(values) for values in zip(*timed, strict=True))
+    return Seconds(step, rest, *pretraining)
 
 
 def _timed(run: Run) -> tuple[float, float]:
@@ -100,8 +103,8 @@ def describe(settings: Settings, plan: Plan, timed: Seconds) -> list[str]:
     rates = ", ".join(f"{rate:g}" for rate in plan.rates)
     found = f"{trials} to try rates ({rates}) at {plan.search_share:g} %" if trials else f"none to try rates ({rates})"
     lines.append(
-        f"runs: {len(plan.pretrained_arms)} of pretraining, {found}, {len(plan.cells)} that count; {plan.jobs} at a time: about "
-        f"{duration(plan.seconds(timed))} in all"
+        f"runs: {len(plan.pretrained_arms)} of pretraining, {found}, {len(plan.cells)} that count; {plan.jobs} at a time: "
+        f"about {duration(plan.seconds(timed))} in all"
     )
     return lines
 

@@ -78,8 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.budget is not None and args.budget <= 0:
             raise UserError(f"--budget is {args.budget:g}; expected hours above 0.")
         with reading_modules():
-            from convmae.studies.answer import sentence, table, write_answer
+            from convmae.studies.answer import sentence, table
             from convmae.studies.labelled import TASKS as tasks
+            from convmae.studies.page import write_answer
             from convmae.studies.settings import Request, check_request, settle
             from convmae.studies.worth import Study, describe, measure_seconds, run_study
 
