@@ -21,7 +21,7 @@ from pathlib import Path
 
 from convmae.engine.commands.cli import add_overrides, run_tool
 from convmae.engine.commands.work_dirs import alone_in
-from convmae.engine.errors import UserError
+from convmae.engine.errors import Interrupted, UserError
 from convmae.engine.log import log, start_log
 from convmae.engine.machine.interrupts import reading_modules
 
@@ -101,8 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             try:
                 run_study(study, settings.devices, write_answer)
             except KeyboardInterrupt:
-                log.info("stopped; the same command continues")
-                raise
+                raise Interrupted("Stopped; the same command continues.") from None
             write_answer(study)
         log.info(f"{table(study)}\n{sentence(study)}\nwritten: {args.work_dir / 'report' / 'index.html'}")
 
