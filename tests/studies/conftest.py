@@ -10,7 +10,7 @@ import pytest
 from convmae.studies import runs
 
 # A score that follows from the options: pretraining gains most where labels are few, and a rate of 0.001 is the best.
-STAND_IN = '''
+STAND_IN = """
 import json, os, signal, sys, time
 from pathlib import Path
 
@@ -42,7 +42,7 @@ share, seed = float(options.get("data.share", 1)), int(options.get("data.share_s
 gain = 0.1 * (1 - share) + 0.002 * (seed % 3) if "model.init" in options else 0
 score = 0.4 + 0.2 * share + 0.01 * (seed % 3) + gain - 0.05 * (options.get("optim.lr") != "0.001")
 (folder / "metrics.json").write_text(json.dumps({"segm_mAP": score, "mIoU": score, "top1": score}))
-'''
+"""
 NAMES = ("pretrain", "finetune", "train_det", "train_seg")
 
 

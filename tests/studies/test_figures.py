@@ -11,7 +11,10 @@ from convmae.studies.figures import Cell, Scores, compare, difference, labels_ne
 RNG = np.random.default_rng(0)
 SHARES = (10.0, 100.0)
 SCORES = {
-    Cell(arm, share, seed): float(RNG.uniform(0.2, 0.6)) for arm in ("one", "other") for share in SHARES for seed in range(5)
+    Cell(arm, share, seed): float(RNG.uniform(0.2, 0.6))
+    for arm in ("one", "other")
+    for share in SHARES
+    for seed in range(5)
 }
 
 

@@ -49,7 +49,9 @@ def test_runs_that_count_go_seed_by_seed_and_differ_in_what_they_are_to(plan: Pl
     assert "model.init=study/pretrained/pretraining/encoder.pth" in pretrained
     assert "optim.layer_decay=1.0" not in pretrained
     for words in (first, pretrained):
-        assert {"optim.lr=0.003", "data.share=0.1", "data.share_seed=0", "runtime.seed=0", "schedule.steps=100"} <= set(words)
+        assert {"optim.lr=0.003", "data.share=0.1", "data.share_seed=0", "runtime.seed=0", "schedule.steps=100"} <= set(
+            words
+        )
     assert runs[0].needs is None
     assert runs[1].needs == Path("study/pretrained/pretraining/encoder.pth")
     assert runs[3].needs is None  # weights that were given are there
@@ -58,9 +60,12 @@ def test_runs_that_count_go_seed_by_seed_and_differ_in_what_they_are_to(plan: Pl
 def test_rates_are_tried_alike_by_a_seed_that_none_that_counts_has(plan: Plan) -> None:
     for arm in plan.arms:
         words = plan.search(arm, 0.001).words
-        assert {"optim.lr=0.001", "data.share=0.25", f"data.share_seed={SEARCH_SEED}", f"runtime.seed={SEARCH_SEED}"} <= set(
-            words
-        )
+        assert {
+            "optim.lr=0.001",
+            "data.share=0.25",
+            f"data.share_seed={SEARCH_SEED}",
+            f"runtime.seed={SEARCH_SEED}",
+        } <= set(words)
     assert SEARCH_SEED not in plan.seeds
 
 
@@ -100,13 +105,10 @@ def test_how_long_it_takes(plan: Plan) -> None:
 
 
 def test_a_budget_takes_seeds_then_shares_then_the_second_seed_then_arms(plan: Plan) -> None:
+    least = dataclasses.replace(plan, seeds=(0,), shares=(25,), arms=plan.arms[:2]).seconds(ONE)
     left, budget = [], plan.seconds(ONE)
-    while True:
-        try:
-            fitted = plan.fit(ONE, budget)
-        except UserError as error:
-            assert "the least, one seed of scratch and pretrained at 25 % of the labels" in str(error)
-            break
+    while budget >= least:
+        fitted = plan.fit(ONE, budget)
         assert fitted.seconds(ONE) <= budget
         left.append((len(fitted.arms), fitted.shares, fitted.seeds))
         budget = fitted.seconds(ONE) - 1
@@ -120,10 +122,15 @@ def test_a_budget_takes_seeds_then_shares_then_the_second_seed_then_arms(plan: P
         (3, (25,), (0,)),
         (2, (25,), (0,)),
     ]
+    with pytest.raises(UserError, match="the least, one seed of scratch and pretrained at 25 % of the labels"):
+        plan.fit(ONE, least - 1)
 
 
 def test_each_arm_has_its_best_rate(plan: Plan) -> None:
     found = {("scratch", 0.001): 0.3, ("scratch", 0.003): 0.4, ("pretrained", 0.001): 0.5, ("pretrained", 0.003): 0.5}
-    assert best_rates(plan, found) == {"scratch": 0.003, "pretrained": 0.001}  # of two alike the smaller; others have none
+    assert best_rates(plan, found) == {
+        "scratch": 0.003,
+        "pretrained": 0.001,
+    }  # of two alike the smaller; others have none
     one = dataclasses.replace(plan, rates=(0.003,))
     assert best_rates(one, {}) == {arm.name: 0.003 for arm in plan.arms}

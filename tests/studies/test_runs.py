@@ -18,7 +18,9 @@ from convmae.studies.runs import Ended, Run, finish
 Called = Callable[[Path], list[str]]
 
 
-def run(folder: Path, *options: str, tool: str = "train_det", kept: tuple[str, ...] = (), needs: Path | None = None) -> Run:
+def run(
+    folder: Path, *options: str, tool: str = "train_det", kept: tuple[str, ...] = (), needs: Path | None = None
+) -> Run:
     words = (tool, "--config", "some.yaml", "--work-dir", str(folder), "--cfg-options", "a=b", *options)
     return Run(folder, words, kept, needs)
 
@@ -26,7 +28,7 @@ def run(folder: Path, *options: str, tool: str = "train_det", kept: tuple[str, .
 def test_each_is_run_once_and_tells_what_it_took(tmp_path: Path, stand_ins: Called) -> None:
     runs = [run(tmp_path / "study" / "arm" / name) for name in ("one", "two")]
     assert [one.run for one in finish(runs[:1])] == runs[:1]
-    assert [one for one in finish(runs, jobs=2)] == [Ended(runs[0]), Ended(runs[1])]
+    assert list(finish(runs, jobs=2)) == [Ended(runs[0]), Ended(runs[1])]
     assert stand_ins(tmp_path / "study") == ["arm/one -", "arm/two -"]
     assert runs[0].metrics["mIoU"] > 0
     assert 0 < runs[0].spent.processor < 60

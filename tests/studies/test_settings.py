@@ -64,7 +64,9 @@ def test_what_is_not_asked_for_fits_the_data(request_of: Request, data: scenes.L
     assert found.pictures == {25: 4, 100: 16}
     assert plan.rates == (0.001, 0.003)  # factors of the recipe's
     assert plan.steps == 48  # 24 epochs of 16 pictures in batches of 8
-    assert {"schedule.steps=48", "schedule.epochs=null", "schedule.warmup=1", "schedule.eval_every=0"} <= set(plan.options)
+    assert {"schedule.steps=48", "schedule.epochs=null", "schedule.warmup=1", "schedule.eval_every=0"} <= set(
+        plan.options
+    )
     assert (found.pretrained_on, found.unlabelled, found.seen) == (str(data.coco / "train2017"), 16, 0)
     assert f"data.root={data.coco / 'train2017'}" in plan.pretrain_options
     assert {"model.size=tiny", "data.workers=0"} <= set(plan.options) & set(plan.pretrain_options)
@@ -84,7 +86,9 @@ def test_other_tasks(request_of: Request, data: scenes.Layouts) -> None:
 
 
 def test_lengths_that_are_given_hold_at_all_shares(request_of: Request) -> None:
-    found = settled(request_of, options=["schedule.epochs=3", "data.batch_size=4", "runtime.device=cpu", "data.workers=1"])
+    found = settled(
+        request_of, options=["schedule.epochs=3", "data.batch_size=4", "runtime.device=cpu", "data.workers=1"]
+    )
     assert found.plan.steps == 12
     assert "data.workers=0" not in found.plan.options
 
@@ -135,7 +139,10 @@ def test_a_plain_vit_is_pretrained_by_mae(request_of: Request, data: scenes.Layo
         ({"encoders": ["a=TINY", "a=SMALL"]}, "names 'a' twice"),
         ({"encoders": ["a=TINY", "b=SMALL"]}, "--encoder b is a convvit of size small, a a convvit of size tiny"),
         ({"encoders": ["a=nothing.pth"]}, "There is no checkpoint nothing.pth"),
-        ({"encoders": ["a=SMALL"], "options": ["model.size=tiny"]}, "model.size is tiny, and --encoder a is a convvit of size"),
+        (
+            {"encoders": ["a=SMALL"], "options": ["model.size=tiny"]},
+            "model.size is tiny, and --encoder a is a convvit of size",
+        ),
         ({"encoders": ["a=TINY", "a_pretrained=TINY"], "further": ["a"]}, "which --further a makes"),
         ({"further": ["b"]}, "expected an encoder's name: none is given"),
         ({"pretrain": False}, "nothing to compare with scratch"),

@@ -29,18 +29,18 @@ def made(
     [
         (
             made({10.0: (5, 6, 7), 100.0: (1, 1, 1)}, seconds=5400),
-            "Yes, mine pays against scratch: +3.5 points of mask AP on average over the shares of labels (+6.0 at 10 %, +1.0 at "
-            "100 %), 95\xa0%:\xa0+2.3\xa0to\xa0+4.7, 3 seeds, for 1 h 30 min of pretraining.",
+            "Yes, mine pays against scratch: +3.5 points of mask AP on average over the shares of labels (+6.0 at 10 %, +1.0 "
+            "at 100 %), 95\xa0%:\xa0+2.3\xa0to\xa0+4.7, 3 seeds, for 1 h 30 min of pretraining.",
         ),
         (
             made({10.0: (-5, -6, -7), 100.0: (-1, -1, -1)}, seconds=5400),
-            "No, mine does not pay against scratch: -3.5 points of mask AP on average over the shares of labels (-1.0 at 100 %, "
-            "-6.0 at 10 %), 95\xa0%:\xa0-4.7\xa0to\xa0-2.3, 3 seeds.",
+            "No, mine does not pay against scratch: -3.5 points of mask AP on average over the shares of labels (-1.0 at 100 "
+            "%, -6.0 at 10 %), 95\xa0%:\xa0-4.7\xa0to\xa0-2.3, 3 seeds.",
         ),
         (
             made({10.0: (0.1, -0.1, 0.0), 100.0: (0.0, 0.1, 0.2)}),
-            "No, mine does not pay against scratch, a gain of one point is left out: +0.1 points of mask AP on average over the "
-            "shares of labels (+0.1 at 100 %, 0.0 at 10 %), 95\xa0%:\xa0-0.1\xa0to\xa0+0.2, 3 seeds.",
+            "No, mine does not pay against scratch, a gain of one point is left out: +0.1 points of mask AP on average over "
+            "the shares of labels (+0.1 at 100 %, 0.0 at 10 %), 95\xa0%:\xa0-0.1\xa0to\xa0+0.2, 3 seeds.",
         ),
         (
             made({10.0: (9, -3, 4), 100.0: (1, 1, 1)}),
