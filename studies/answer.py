@@ -35,18 +35,18 @@ def table(study: Study) -> str:
 
 
 def cost(study: Study, arm: Arm) -> dict[str, float]:
-    """Returns the hours of an arm's pretraining, its search of a rate and its runs, and those of one run."""
+    """Returns the seconds of an arm's pretraining, its search of a rate and its runs, and those of one run."""
     plan = study.plan
     made = plan.pretraining(arm).spent.clock if arm.is_pretrained_here else 0.0
     search = sum(plan.search(arm, rate).spent.clock for rate in plan.rates) if len(plan.rates) > 1 else 0.0
     cells = [cell for cell in plan.cells if cell.arm == arm.name and cell in study.scores]
     runs = [plan.training(cell, study.rates[arm.name]).spent.clock for cell in cells]
     each = sum(runs) / len(runs) if runs else 0.0
-    return {name: seconds / 3600 for name, seconds in zip(COSTS, (made, search, sum(runs), each), strict=True)}
+    return dict(zip(COSTS, (made, search, sum(runs), each), strict=True))
 
 
 def figures(study: Study) -> dict[str, Any]:
-    """Returns what ``worth.json`` holds: all figures, shares as parts of 1 and times in hours."""
+    """Returns what ``worth.json`` holds: all figures, scores as parts of 1 and times in seconds."""
     plan = study.plan
     return {
         "answer": sentence(study),
@@ -59,7 +59,7 @@ def figures(study: Study) -> dict[str, Any]:
             arm.name: {
                 "init": arm.init,
                 "rate": study.rates.get(arm.name),
-                "hours": cost(study, arm),
+                "seconds": cost(study, arm),
                 "shares": {f"{share:g}": _numbers(of_arm(study.scores, arm.name, share)) for share in plan.shares},
             }
             for arm in plan.arms

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from convmae.engine.log import duration
 from convmae.engine.text import decimals
 from convmae.reports.page import Gain, Number, Page, Share, environment, write_metrics
 from convmae.reports.plots import spreads
@@ -130,9 +131,9 @@ def _add_scores(page: Page, study: Study) -> None:
     for arm in study.plan.arms:
         for share in study.plan.shares:
             if found := of_arm(study.scores, arm.name, share):
-                deviation = None if found.deviation is None else Share(found.deviation)
+                deviation = "–" if found.deviation is None else f"± {decimals(100 * found.deviation, 1)}"
                 pictures = study.settings.pictures[share]
-                rows.append([arm.name, Share(share / 100), pictures, Share(found.mean), deviation, len(found.seeds)])
+                rows.append([arm.name, f"{share:g} %", pictures, Share(found.mean), deviation, len(found.seeds)])
     if rows:
         heads = ["arm", "labels", "pictures", study.measure, "deviation", "seeds"]
         page.table("Scores", heads, rows, "Mean and deviation over seeds.")
@@ -145,13 +146,13 @@ def _add_labels(page: Page, study: Study) -> None:
     for arm in study.plan.arms:
         for pictures, score in _curve(study, arm.name) if arm.name != SCRATCH and len(curve) > 1 else []:
             needed = labels_needed(curve, score)
-            ratio = "" if not needed else f"{needed / pictures:.1f} times as many"
+            ratio = f"{needed / pictures:.1f}" if needed else "–"
             said = "more than all" if needed is None else f"about {needed:.0f}" if needed else f"{curve[0][0]} or fewer"
             rows.append([arm.name, pictures, Share(score), said, ratio])
     if rows:
         page.table(
             "Labels that are saved",
-            ["arm", "pictures", study.measure, "scratch needs", "which are"],
+            ["arm", "pictures", study.measure, "scratch needs", "times as many"],
             rows,
             "With how many labelled pictures scratch reaches the same mean, by its own curve, straight between two points over "
             "the logarithm of the pictures. Means alone: no interval.",
@@ -167,14 +168,15 @@ def _add_cost(page: Page, study: Study) -> None:
     gained = {found.arm: found.whole for found in study.comparisons() if found.other == SCRATCH}
     rows: list[list[Any]] = []
     for arm in study.plan.arms:
-        hours, gain = cost(study, arm), gained.get(arm.name)
-        a_point = hours["pretraining"] / (100 * gain.mean) if gain and gain.mean > 0 and hours["pretraining"] else None
-        rows.append([arm.name, *(hours[name] for name in COSTS), a_point])
+        spent, gain = cost(study, arm), gained.get(arm.name)
+        a_point = spent["pretraining"] / (100 * gain.mean) if gain and gain.mean > 0 else 0.0
+        times = [*(spent[name] for name in COSTS), a_point]
+        rows.append([arm.name, *(duration(seconds) if seconds else "–" for seconds in times)])
     page.table(
-        "Hours",
+        "Time",
         ["arm", *COSTS, "pretraining for a point"],
         rows,
-        f"By the clock, {study.plan.jobs} at a time. The last column has the hours of pretraining for each point gained over "
+        f"By the clock, {study.plan.jobs} at a time. The last column has the pretraining for each point gained over "
         "scratch as a mean over the shares, where there is a gain; what weights cost that were given isn't known here.",
         sortable=False,
     )

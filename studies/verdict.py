@@ -15,24 +15,26 @@ def verdict(comparisons: Sequence[Comparison], measure: str) -> str:
     """Returns in one sentence whether each first arm pays against the other.
 
     It does where the 95 % interval of its mean gain over the shares lies above zero; it does not where the interval lies below
-    zero, or leaves out a gain of a point; else these seeds can't tell.
+    zero, or leaves out a gain of a point; else these seeds can't tell. The first comparison is told in full.
     """
-    said = "; ".join(clause(one, measure) for one in comparisons)
+    said = "; ".join(
+        clause(one, f" of {measure}{_where(one)}" if not place else "") for place, one in enumerate(comparisons)
+    )
     return f"{said[:1].upper()}{said[1:]}." if said else "Nothing is compared yet."
 
 
-def clause(one: Comparison, measure: str) -> str:
-    """Returns what is said of one comparison."""
+def clause(one: Comparison, what: str = "") -> str:
+    """Returns what is said of one comparison, ``what`` its points are of."""
     pair = f"{one.arm} pays against {one.other}"
     gain = one.whole
     if gain is None:
         return f"whether {pair} can't be told yet, as no seed has run at all shares"
     if one.best < POINT:
         return (
-            f"whether {pair} can't be told, as neither learnt anything ({decimals(100 * one.best, 1)} {measure} at best): "
-            "train for more steps"
+            f"whether {pair} can't be told, as neither learnt anything ({decimals(100 * one.best, 1)} % at best): train for "
+            "more steps"
         )
-    figures = f"{points(gain.mean)} {measure}{_where(one)}"
+    figures = f"{points(gain.mean)}{what}"
     if gain.ends is None:
         return f"whether {pair} can't be told from one seed ({figures}, without an interval)"
     figures += f", {gain.ends.points('+')}, {len(gain.seeds)} seeds"
@@ -49,7 +51,7 @@ def clause(one: Comparison, measure: str) -> str:
 def points(gain: float) -> str:
     """Returns a difference of shares in points of 100."""
     text = decimals(100 * gain, 1, "+")
-    return f"{text} point{'s' * (text.lstrip('+-') != '1.0')} of"
+    return f"{text} point{'s' * (text.lstrip('+-') != '1.0')}"
 
 
 def _where(one: Comparison) -> str:

@@ -59,7 +59,7 @@ def made(
         ),
         (
             made({10.0: (0, 0, 0), 100.0: (0, 0, 0)}, base=-0.04 + 0.0001),
-            "Whether mine pays against scratch can't be told, as neither learnt anything (0.0 mask AP at best): train for more "
+            "Whether mine pays against scratch can't be told, as neither learnt anything (0.0 % at best): train for more "
             "steps.",
         ),
         (
@@ -76,8 +76,11 @@ def test_the_sentence_that_figures_carry(one: Comparison, said: str) -> None:
 def test_several_comparisons_are_one_sentence() -> None:
     said = verdict([made({10.0: (5, 6, 7), 100.0: (1, 1, 1)}), made({10.0: (9, -3, 4), 100.0: (1, 1, 1)})], "mIoU")
     assert said.startswith("Yes, mine pays")
-    assert "; whether mine pays against scratch can't be told" in said
-    assert said.endswith("3 seeds.")
+    assert said.count("mIoU") == 1
+    assert said.endswith(
+        "; whether mine pays against scratch can't be told from these 3 seeds: +2.2 points, "
+        "95\xa0%:\xa0-5.3\xa0to\xa0+9.7, 3 seeds."
+    )
     assert verdict([], "mIoU") == "Nothing is compared yet."
 
 

@@ -101,7 +101,7 @@ def test_a_study_from_the_plan_to_the_answer(
         "Differences in mask AP",
         "Scores",
         "Labels that are saved",
-        "Hours",
+        "Time",
         "Learning rates",
     ):
         assert part in text, part
@@ -255,4 +255,4 @@ def test_real_runs_from_pretraining_to_the_page(data: scenes.Layouts, study: Pat
         assert ("pretraining/encoder.pth" in log) == loaded
         assert not list(folder.glob("*.pth"))
     assert (study / "pretrained" / "pretraining" / "encoder.pth").is_file()
-    assert found["arms"]["pretrained"]["hours"]["pretraining"] > 0
+    assert found["arms"]["pretrained"]["seconds"]["pretraining"] > 0
