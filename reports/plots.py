@@ -121,7 +121,8 @@ def spreads(
     ``ticks`` names each x.
     """
     figure, plot = axes()
-    drawn, told = {}, []
+    drawn: dict[str, Line2D] = {}
+    told: list[dict[str, Any]] = []
     for number, (color, (label, of_one)) in enumerate(zip(_cycle(len(values)), values.items(), strict=True)):
         beside = 1.015 ** (number - (len(values) - 1) / 2)  # lines beside each other, so that none hides another
         means = {x: float(np.mean(found)) for x, found in sorted(of_one.items()) if len(found)}
@@ -144,9 +145,8 @@ def spreads(
     plot.set_ylabel(ylabel)
     _legend(plot, drawn)
     if drawn:
-        spans = [
-            " ".join(name.split()) for x, name in sorted(ticks.items()) if any(x in one for one in values.values())
-        ]
+        there = sorted({x for line in told for x, _ in line["points"]})
+        spans = [ticks[x].replace("\n", ", ") for x in there]
         figure.values = {"kind": "lines", "x": xlabel, "y": ylabel, "lines": told, "spans": spans}
     return figure
 
