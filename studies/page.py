@@ -11,6 +11,7 @@ from convmae.reports.plots import spreads
 from convmae.studies.answer import COSTS, cost, figures, sentence
 from convmae.studies.figures import Cell, labels_needed, of_arm
 from convmae.studies.plan import SCRATCH, SEARCH_SEED
+from convmae.studies.verdict import POINT
 from convmae.studies.worth import Study
 
 INTERVALS = (
@@ -34,7 +35,7 @@ def page(study: Study) -> Page:
     plan, settings = study.plan, study.settings
     one = Page("Does pretraining pay?", f"{study.task.title}, {settings.config.data.root}")
     one.headline(_headline(study))
-    one.text("Answer", [sentence(study), *_missing(study)])
+    one.text("Answer", [sentence(study), *_missing(study), *_edges(study)])
     one.figure(
         f"{study.measure[:1].upper()}{study.measure[1:]} over labels",
         spreads(
@@ -102,6 +103,17 @@ def _missing(study: Study) -> list[str]:
     }
     told = ", ".join(f"{count} of seed {seed}" for seed, count in seeds.items())
     return [f"This page is of a part of the study: {len(missing)} of {len(study.plan.cells)} runs are missing, {told}."]
+
+
+def _edges(study: Study) -> list[str]:
+    """Names the arms whose best rate may lie beyond those that were tried."""
+    ends = {study.plan.rates[0], study.plan.rates[-1]}
+    arms = [name for name, rate in study.rates.items() if rate in ends and study.searched]
+    if not arms:
+        return []
+    return [
+        f"Of those tried, the best learning rate is the smallest or the largest for {', '.join(arms)}: others by --rates."
+    ]
 
 
 def _cells(study: Study, arm: str, share: float) -> list[Cell]:
@@ -190,8 +202,10 @@ def _add_rates(page: Page, study: Study) -> None:
         for rate in study.plan.rates:
             found = study.searched.get((arm.name, rate))
             said = "chosen" if study.rates.get(arm.name) == rate else ""
-            if said and len(study.plan.rates) > 1 and rate in (study.plan.rates[0], study.plan.rates[-1]):
+            if said and rate in (study.plan.rates[0], study.plan.rates[-1]):
                 said = "chosen, at the edge of those tried"
+            if said and found is not None and found < POINT:
+                said = "chosen, though nothing was learnt"
             rows.append([arm.name, rate, None if found is None else Share(found), said])
     page.table("Learning rates", ["arm", "optim.lr", study.measure, ""], rows, _tried(study), sortable=False)
 

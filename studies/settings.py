@@ -291,6 +291,7 @@ def _pretraining(
     given, fitted = request.pretrain_options, [f"model.size={size}"]
     fitted += [f"model.in_chans={config.model.in_chans}"] if config.model.in_chans != 3 else []
     fitted += [f"data.range={config.data.range}".replace(" ", "")] if config.data.range else []
+    fitted += [one for one in request.options if one.startswith(("runtime.device=", "runtime.precision="))]
     own = [one for one in fitted if not any(other.startswith(f"{one.partition('=')[0]}=") for other in given)]
     options = [*given, *own, f"data.root={root}", *loaders]
     tree: Any = load_config(PretrainingConfig, recipe, options)

@@ -37,15 +37,16 @@ def clause(one: Comparison, what: str = "") -> str:
     figures = f"{points(gain.mean)}{what}"
     if gain.ends is None:
         return f"whether {pair} can't be told from one seed ({figures}, without an interval)"
-    figures += f", {gain.ends.points('+')}, {len(gain.seeds)} seeds"
+    figures += f", {gain.ends.points('+')}"
+    seeds = f"{len(gain.seeds)} seeds"
     if gain.ends.low > 0:
-        return f"yes, {pair}: {figures}{_cost(one)}"
+        return f"yes, {pair}: {figures}, {seeds}{_cost(one)}"
     no = f"no, {one.arm} does not pay against {one.other}"
     if gain.ends.high < 0:
-        return f"{no}: {figures}"
+        return f"{no}: {figures}, {seeds}"
     if gain.ends.high < POINT:
-        return f"{no}, a gain of one point is left out: {figures}"
-    return f"whether {pair} can't be told from these {len(gain.seeds)} seeds: {figures}"
+        return f"{no}, a gain of one point is left out: {figures}, {seeds}"
+    return f"whether {pair} can't be told from these {seeds}: {figures}"
 
 
 def points(gain: float) -> str:

@@ -91,6 +91,7 @@ def test_lengths_that_are_given_hold_at_all_shares(request_of: Request) -> None:
     )
     assert found.plan.steps == 12
     assert "data.workers=0" not in found.plan.options
+    assert "runtime.device=cpu" in found.plan.pretrain_options  # where training is computed
 
 
 def test_pictures_that_validation_has_too_are_counted(request_of: Request, data: scenes.Layouts) -> None:

@@ -45,7 +45,7 @@ def made(
         (
             made({10.0: (9, -3, 4), 100.0: (1, 1, 1)}),
             "Whether mine pays against scratch can't be told from these 3 seeds: +2.2 points of mask AP on average over the "
-            "shares of labels (+3.3 at 10 %, +1.0 at 100 %), 95\xa0%:\xa0-5.3\xa0to\xa0+9.7, 3 seeds.",
+            "shares of labels (+3.3 at 10 %, +1.0 at 100 %), 95\xa0%:\xa0-5.3\xa0to\xa0+9.7.",
         ),
         (
             made({10.0: (9,), 100.0: (1,)}),
@@ -79,7 +79,7 @@ def test_several_comparisons_are_one_sentence() -> None:
     assert said.count("mIoU") == 1
     assert said.endswith(
         "; whether mine pays against scratch can't be told from these 3 seeds: +2.2 points, "
-        "95\xa0%:\xa0-5.3\xa0to\xa0+9.7, 3 seeds."
+        "95\xa0%:\xa0-5.3\xa0to\xa0+9.7."
     )
     assert verdict([], "mIoU") == "Nothing is compared yet."
 

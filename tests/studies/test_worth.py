@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -149,6 +153,27 @@ def test_a_part_says_what_is_missing_and_failures_are_told(
     assert worth.main(words(data, study)) == 0
     assert answer(study)["missing"] == 0
     assert answer(study)["failures"] == {}
+
+
+def test_ctrl_c_ends_it_cleanly_and_the_same_command_continues(
+    data: scenes.Layouts, study: Path, stand_ins: Called, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("STAND_IN_WAITS", "pretrained/share_25_seed_1")
+
+    def interrupt() -> None:
+        while not list(study.glob("pretrained/share_25_seed_1*/waits")):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    assert worth.main(words(data, study)) == 130
+    assert "Stopped; the same command continues." in capsys.readouterr().err
+    before, missing = stand_ins(study), answer(study)["missing"]
+    assert 0 < missing < 12
+    assert worth.main(words(data, study)) == 0
+    assert answer(study)["missing"] == 0
+    again = [line for line in stand_ins(study)[len(before) :] if line in before]
+    assert set(again) <= {line for line in before if "_seed_1_" in line}  # those that were going, of two at a time
 
 
 def test_a_rate_that_fails_is_not_chosen_and_an_arm_without_a_rate_ends_the_study(
