@@ -129,7 +129,9 @@ def spreads(
         places = [x * beside for x in means]
         (drawn[label],) = plot.plot(places, list(means.values()), color=color, marker="o", markersize=5)
         for x, found in of_one.items():
-            plot.plot([x * beside] * len(found), found, color=color, alpha=0.35, linestyle="", marker="o", markersize=3)
+            plot.plot(
+                [x * beside] * len(found), found, color=color, alpha=0.5, linestyle="", marker="o", markersize=3.5
+            )
         for x, (low, high) in ends.get(label, {}).items():
             plot.plot([x * beside] * 2, [low, high], color=color, linewidth=1.2)
         told.append({"label": label, "points": [[x, float(f"{mean:.5g}")] for x, mean in means.items()]})

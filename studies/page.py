@@ -112,7 +112,8 @@ def _edges(study: Study) -> list[str]:
     if not arms:
         return []
     return [
-        f"Of those tried, the best learning rate is the smallest or the largest for {', '.join(arms)}: others by --rates."
+        f"The best learning rate of {' and '.join(arms)} is the smallest or the largest of those that were tried; others, by "
+        "--rates, may change the answer."
     ]
 
 
@@ -189,7 +190,7 @@ def _add_cost(page: Page, study: Study) -> None:
         ["arm", *COSTS, "pretraining for a point"],
         rows,
         f"By the clock, {study.plan.jobs} at a time. The last column has the pretraining for each point gained over "
-        "scratch as a mean over the shares, where there is a gain; what weights cost that were given isn't known here.",
+        "scratch as a mean over the shares, where that is a gain, however sure. What given weights cost isn't known here.",
         sortable=False,
     )
 

@@ -137,17 +137,19 @@ def settle(request: Request, task: Task) -> Settings:
     encoders = check_request(request)
     family, size = _kind(encoders)
     given = [*request.options, f"data.root={request.root}"]
-    config: Any = load_config(task.schema, request.recipe or CHOICES[task.tool][0].recipe, given)
+    first = request.recipe or CHOICES[task.tool][0].recipe
+    config: Any = load_config(task.schema, first, given)
     labelled = task.read(config)
     side = _side(labelled, config)
     recipe = request.recipe or choose(task.tool, len(labelled.training), side)
     config = load_config(task.schema, recipe, given)
     size, kind = _settle_size(config, family, size, encoders, request.options)
     config = load_config(task.schema, recipe, [*given, *kind])
-    if request.recipe is None:
+    if recipe != first:
         labelled = task.read(config)
     shares, seeds = tuple(sorted(dict.fromkeys(request.shares))), tuple(dict.fromkeys(request.seeds))
-    pictures, lacking = _check_shares(labelled, shares, [*seeds, SEARCH_SEED])
+    drawn = [*seeds, *([SEARCH_SEED] if len(set(request.rates)) > 1 else [])]
+    pictures, lacking = _check_shares(labelled, shares, drawn)
     schedule = Schedule.build(config.schedule, len(labelled.training), config.data.batch_size)
     device = resolve_device(config.runtime.device)
     devices = _devices() if device.type == "cuda" else []

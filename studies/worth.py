@@ -99,7 +99,7 @@ def describe(settings: Settings, plan: Plan, timed: Seconds) -> list[str]:
         )
     for (share, seed), names in settings.lacking.items():
         if share in plan.shares and seed in (*plan.seeds, SEARCH_SEED):
-            lines.append(f"beware: {share:g} % by seed {seed} lack {len(names)} classes: {', '.join(names[:5])}")
+            lines.append(f"beware: {share:g} % by seed {seed} lacks classes of the others: {', '.join(names[:5])}")
     rates = ", ".join(f"{rate:g}" for rate in plan.rates)
     found = f"{trials} to try rates ({rates}) at {plan.search_share:g} %" if trials else f"none to try rates ({rates})"
     lines.append(
