@@ -180,16 +180,20 @@ def _look(one: _Going, wait: bool = False) -> str | None:
 
 def _stop(going: Sequence[_Going]) -> None:
     """Has runs stop after their step; once more interrupted, at once."""
+    # Not by Popen's own methods, which look whether the process has ended and then keep from us what it took.
     waiting = list(going)
-    for one in waiting:
-        one.process.terminate()
+    number: signal.Signals | None = signal.SIGTERM
     while waiting:
         try:
-            _look(waiting[0], wait=True)
+            for one in waiting if number else []:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(one.process.pid, number)
+            number = None
+            with contextlib.suppress(ChildProcessError):  # it had ended, and we were interrupted as we looked
+                _look(waiting[0], wait=True)
             waiting.pop(0)
         except KeyboardInterrupt:
-            for one in waiting:
-                one.process.kill()
+            number = signal.SIGKILL
 
 
 @contextlib.contextmanager

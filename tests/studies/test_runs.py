@@ -101,3 +101,18 @@ def test_a_signal_stops_all_with_a_checkpoint_and_the_next_call_goes_on(
     assert [(one.folder / "step_1.pth").is_file() for one in runs[1:3]] == [True, True]
     assert [one.failure for one in finish(runs, jobs=2)] == [""] * 4
     assert stand_ins(tmp_path / "study").count("arm/quick -") == 1
+
+
+def test_leaving_early_stops_what_goes_on_whether_it_has_ended_or_not(
+    tmp_path: Path, stand_ins: Called, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAND_IN_WAITS", "slow")
+    folder = tmp_path / "study" / "arm"
+    runs = [run(folder / name) for name in ("first", "ended", "slow")]
+    with closing(finish(runs, jobs=3)) as ended:
+        next(ended)
+        while not ((folder / "slow" / "waits").is_file() and all(one.is_finished for one in runs[:2])):
+            time.sleep(0.02)
+        time.sleep(0.2)  # the second has ended, and nobody has looked
+    assert (folder / "slow" / "step_1.pth").is_file()
+    assert all((one.folder / "spent.json").is_file() for one in runs)
