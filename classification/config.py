@@ -5,7 +5,7 @@ from typing import List, Optional  # noqa: UP035  (the spelling that OmegaConf 2
 
 from convmae.engine.config import branch, option
 from convmae.engine.options import (
-    DataOptions,
+    LabelledDataOptions,
     OptimOptions,
     RuntimeOptions,
     ScheduleOptions,
@@ -31,7 +31,7 @@ class ModelOptions:
 
 
 @dataclass
-class FolderOptions(DataOptions):
+class FolderOptions(LabelledDataOptions):
     """Class folders: one folder of pictures a class, the same names in both splits."""
 
     root: str = option("data/imagenet", "data folder; the paths below lie in it unless they are absolute")

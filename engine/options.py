@@ -118,7 +118,21 @@ class DataOptions(ReadingOptions):
 
 
 @dataclass
-class EvaluatedDataOptions(DataOptions):
+class LabelledDataOptions(DataOptions):
+    """How pictures with labels reach the model, and how many of them."""
+
+    share: float = option(
+        1.0,
+        "part of the training pictures to learn from, to see what fewer labels give; a larger part holds a smaller one; in "
+        "classification, a part of each class",
+        low=1e-6,
+        high=1,
+    )
+    share_seed: int = option(0, "which pictures data.share takes: another seed draws others", low=0)
+
+
+@dataclass
+class EvaluatedDataOptions(LabelledDataOptions):
     """How pictures reach the model, in evaluation too."""
 
     eval_batch_size: int = option(

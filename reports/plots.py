@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import ArrayLike, NDArray
 
 from convmae.engine.text import shown
@@ -105,6 +105,51 @@ def lines(x: ArrayLike, ys: Mapping[str, ArrayLike], xlabel: str, ylabel: str, m
     plot.set_xlabel(xlabel)
     plot.set_ylabel(ylabel)
     _finish(figure, plot, drawn)
+    return figure
+
+
+def spreads(
+    values: Mapping[str, Mapping[float, Sequence[float]]],
+    ends: Mapping[str, Mapping[float, tuple[float, float]]],
+    ticks: Mapping[float, str],
+    xlabel: str,
+    ylabel: str,
+) -> Chart:
+    """Draws the means of several values over x, which is logarithmic, a line for each label, the single values faint.
+
+    ``ends`` are those of an interval around a mean, which is cut off where it is far longer than the values are apart;
+    ``ticks`` names each x.
+    """
+    figure, plot = axes()
+    drawn: dict[str, Line2D] = {}
+    told: list[dict[str, Any]] = []
+    for number, (color, (label, of_one)) in enumerate(zip(_cycle(len(values)), values.items(), strict=True)):
+        beside = 1.015 ** (number - (len(values) - 1) / 2)  # lines beside each other, so that none hides another
+        means = {x: float(np.mean(found)) for x, found in sorted(of_one.items()) if len(found)}
+        places = [x * beside for x in means]
+        (drawn[label],) = plot.plot(places, list(means.values()), color=color, marker="o", markersize=5)
+        for x, found in of_one.items():
+            plot.plot(
+                [x * beside] * len(found), found, color=color, alpha=0.5, linestyle="", marker="o", markersize=3.5
+            )
+        for x, (low, high) in ends.get(label, {}).items():
+            plot.plot([x * beside] * 2, [low, high], color=color, linewidth=1.2)
+        told.append({"label": label, "points": [[x, float(f"{mean:.5g}")] for x, mean in means.items()]})
+    every = [one for of_one in values.values() for found in of_one.values() for one in found]
+    if every:
+        room = 0.4 * (max(every) - min(every)) or 1.0
+        plot.set_ylim(max(0.0, min(every) - room), max(every) + room)
+    plot.set_xscale("log")
+    plot.set_xticks(list(ticks), list(ticks.values()))
+    plot.xaxis.set_minor_locator(NullLocator())
+    plot.yaxis.set_major_formatter(FuncFormatter(tick))
+    plot.set_xlabel(xlabel)
+    plot.set_ylabel(ylabel)
+    _legend(plot, drawn)
+    if drawn:
+        there = sorted({x for line in told for x, _ in line["points"]})
+        spans = [ticks[x].replace("\n", ", ") for x in there]
+        figure.values = {"kind": "lines", "x": xlabel, "y": ylabel, "lines": told, "spans": spans}
     return figure
 
 

@@ -21,6 +21,7 @@ TOOLS = {
     "test_seg": "evaluate UPerNet and write a report",
     "analyze": "count parameters and multiply-adds by part",
     "benchmark": "time the parts against their plain counterparts",
+    "worth": "say whether pretraining on your pictures pays",
     "study": "compare ways to pretrain, in miniature",
     "convert_checkpoint": "turn weights of another layout into this project's, or back",
     "run_mmdet": "run mmdetection's own tools with this project's encoder",

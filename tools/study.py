@@ -12,13 +12,10 @@ if __name__ == "__main__":  # before all that takes time to read
 
 import argparse
 import inspect
-import json
-import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -26,6 +23,7 @@ from typing import NamedTuple
 
 from convmae.engine.commands.cli import run_tool
 from convmae.engine.errors import UserError
+from convmae.studies.runs import Run, finish
 
 PROBES = {"knn": "k-NN", "linear": "linear probe"}
 SCRATCH = "scratch"
@@ -114,33 +112,6 @@ class Study:
         ]
 
 
-def run_once(folder: Path, words: list[str]) -> None:
-    """Runs a tool in a process of its own, unless its metrics are there; adds up its processor time in ``cpu.json``."""
-    command, kept = " ".join(words), folder / "command.txt"
-    if kept.is_file() and kept.read_text(encoding="utf-8") != command:
-        raise UserError(f"{folder} holds a run with other options ({kept} has them); give another --work-dir.")
-    if (folder / "metrics.json").is_file():
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    kept.write_text(command, encoding="utf-8")
-    print("starts:", command, flush=True)
-    resume = ["--resume"] if words[0] in ("pretrain", "finetune") else ["--overwrite"]
-    with open(folder / "output.txt", "a", encoding="utf-8") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", f"convmae.tools.{words[0]}", *words[1:3], *resume, *words[3:]],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    cpu = folder / "cpu.json"
-    before = json.loads(cpu.read_text()) if cpu.is_file() else 0.0
-    cpu.write_text(json.dumps(before + used.ru_utime + used.ru_stime))
-    if process.returncode != 0:
-        raise UserError(f"{words[0]} ended with {process.returncode}; {folder / 'output.txt'} says why.")
-
-
 def run_all(study: Study, seeds: Sequence[int], jobs: int) -> None:
     """Does all runs, so many at a time: first pretraining, then the probes, which are cheap, then fine-tuning."""
     pairs = [(name, seed) for seed in seeds for name in study.methods]
@@ -151,8 +122,11 @@ def run_all(study: Study, seeds: Sequence[int], jobs: int) -> None:
         [study.finetune(name, n, seed) for n in study.finetune_epochs for seed in seeds for name in names],
     ]
     for wave in waves:
-        with ThreadPoolExecutor(jobs) as pool:
-            list(pool.map(lambda run: run_once(*run), wave))
+        with closing(finish([Run(folder, tuple(words)) for folder, words in wave], jobs)) as ended:
+            for one in ended:
+                if one.failure:
+                    raise UserError(one.failure)
+                print("finished:", one.run.folder, flush=True)
 
 
 class Row(NamedTuple):
@@ -170,15 +144,15 @@ def read_rows(study: Study, seeds: Sequence[int]) -> list[Row]:
     for name, label in lines:
         folders = {seed: study.work_dir / f"{name}_seed{seed}" for seed in seeds}
         minutes = {
-            seed: json.loads((folder / "pretrain" / "cpu.json").read_text()) / 60
+            seed: Run(folder / "pretrain", ()).spent.processor / 60
             for seed, folder in folders.items()
-            if (folder / "pretrain" / "metrics.json").is_file()
+            if Run(folder / "pretrain", ()).is_finished
         }
         found = {
             part: {
-                seed: json.loads(path.read_text())["top1"]
+                seed: run.metrics["top1"]
                 for seed, folder in folders.items()
-                if (path := folder / part / "metrics.json").is_file()
+                if (run := Run(folder / part, ())).is_finished
             }
             for part in study.measures
         }

@@ -32,6 +32,7 @@ from convmae.engine.pictures.images import IMAGENET_MEAN, read_image, to_tensor
 from convmae.engine.pictures.limits import own_limits
 from convmae.engine.pictures.reading import RGB, Reading, reading_picture
 from convmae.engine.pictures.value_ranges import check_ranges
+from convmae.engine.shares import log_share, take_share
 
 BICUBIC = v2.InterpolationMode.BICUBIC
 
@@ -67,12 +68,22 @@ def read_splits(options: FolderOptions, channels: int = 3) -> tuple[ClassFolder,
     """
     train, val = (read_split(options, part, channels) for part in (options.train, options.val))
     check_same_folders(train.root, train.folders, val.root, val.folders)
+    pictures = take_labelled(train, options.share, options.share_seed)
+    log_share(len(pictures), len(train.pictures), options.share, options.share_seed)
+    train = replace(train, pictures=pictures)
     if options.per_class:
         train = few_labels(train, options.per_class)
     shared = Tally()
     check_shared_pictures(train, val, shared)
     log_remarks(options.val, shared.remarks)
     return train, replace(val, remarks=[*val.remarks, *shared.remarks])
+
+
+def take_labelled(split: ClassFolder, share: float, seed: int) -> list[tuple[Path, int]]:
+    """Returns a share of each class's pictures, as ``engine/shares.py`` draws it."""
+    return take_share(
+        split.pictures, share, seed, lambda one: one[0].relative_to(split.root).as_posix(), lambda one: one[1]
+    )
 
 
 def few_labels(split: ClassFolder, per_class: int) -> ClassFolder:

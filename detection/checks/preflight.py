@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from convmae.detection.checks.class_names import check_learnt, check_measured
 from convmae.detection.checks.splits import check_evaluation, check_samples, check_split
 from convmae.detection.config import DetectionConfig, DetectionDataOptions
-from convmae.detection.data.coco import CocoData, ImageRecord, check_same_classes, check_size, read_coco
+from convmae.detection.data.coco import CocoData, ImageRecord, check_objects, check_same_classes, check_size, read_coco
 from convmae.detection.evaluation.coco_scores import COUNTED
 from convmae.engine.errors import UserError
 from convmae.engine.faults import UNREADABLE, Fault, Report, as_fault, log_remarks, refuse, spread
@@ -17,6 +18,7 @@ from convmae.engine.log import log
 from convmae.engine.pictures.duplicates import check_shared
 from convmae.engine.pictures.images import Look, Picture, look_at, read_image
 from convmae.engine.pictures.value_ranges import check_ranges
+from convmae.engine.shares import log_share, take_share
 
 
 def check_options(config: DetectionConfig) -> None:
@@ -47,6 +49,9 @@ def read_splits(
     """
     train = _read_split(options, options.train_annotations, options.train_images, masks, channels)
     train.check(lambda data, report: check_samples(data, options, report, masks))
+    whole = len(train.images)
+    train = take_images(train, options.share, options.share_seed, options.keep_empty)
+    log_share(len(train.images), whole, options.share, options.share_seed)
     if options.limit:
         train = val = train.subset(options.limit)
     else:
@@ -70,7 +75,7 @@ def read_split(options: DetectionDataOptions, masks: bool, detections: int = COU
     """Returns the split to test on, as ``read_splits`` does."""
     if options.limit:
         whole = _read_split(options, options.train_annotations, options.train_images, masks, channels)
-        return whole.subset(options.limit)
+        return take_images(whole, options.share, options.share_seed, options.keep_empty).subset(options.limit)
     val = _read_split(options, options.val_annotations, options.val_images, masks, channels)
     val.check(lambda data, report: check_evaluation(data, options.img_size, detections, report))
     return val
@@ -81,6 +86,19 @@ def _read_split(options: DetectionDataOptions, annotations: str, images: str, ma
     data = read_coco(under_root(options, annotations), under_root(options, images), masks, reading)
     data.check(lambda data, report: check_split(data, report, masks))
     return data
+
+
+def take_images(data: CocoData, share: float, seed: int, keep_empty: bool = True) -> CocoData:
+    """Returns a split with a share, as ``engine/shares.py`` draws it, of the pictures that are trained on.
+
+    Raises UserError for one without objects.
+    """
+    if share == 1:
+        return data
+    pictures = data.images if keep_empty else data.with_objects()
+    taken = replace(data, images=take_share(pictures, share, seed, lambda image: image.file_name))
+    taken.check(check_objects)
+    return taken
 
 
 def under_root(options: DetectionDataOptions, path: str) -> Path:

@@ -18,6 +18,7 @@ from convmae.engine.pictures.images import Look, Picture, look_at, read_image
 from convmae.engine.pictures.limits import in_turn
 from convmae.engine.pictures.reading import Reading
 from convmae.engine.pictures.value_ranges import check_ranges
+from convmae.engine.shares import log_share, take_share
 from convmae.segmentation.config import SegmentationDataOptions
 from convmae.segmentation.data.found import Found
 from convmae.segmentation.data.label_values import LabelValues, measure
@@ -43,8 +44,9 @@ def check_split(
 ) -> Found:
     """Pairs the files of "training" or "validation" and returns what is there and all faults.
 
-    Of ``look`` pairs, spread evenly (None: all), the label map is decoded and the picture's header read; of ``decode`` of them
-    (None: all) the picture is decoded, too, as is one that ends before its format's end mark.
+    Of the training split ``data.share`` is taken. Of ``look`` pairs, spread evenly (None: all), the label map is decoded and
+    the picture's header read; of ``decode`` of them (None: all) the picture is decoded, too, as is one that ends before its
+    format's end mark.
     """
     reading = options.reading(channels)
     found = Found(name, *split_folders(options, name), reading=reading)
@@ -54,6 +56,10 @@ def check_split(
     except UserError as error:
         found.faults.append(Fault("folders that can't be used", str(error)))
         return found
+    if name == "training":
+        pairs = take_pairs(found, options.share, options.share_seed)
+        log_share(len(pairs), len(found.pairs), options.share, options.share_seed)
+        found.pairs = pairs
     pairs = spread(found.pairs, len(found.pairs) if look is None else look)
     chosen = set(spread(pairs, len(pairs) if decode is None else decode))
 
@@ -86,6 +92,13 @@ def check_split(
     found.decoded = sum(pair in chosen for pair in found.good)
     check_ranges([pair.image for pair in found.good], reading, found.faults.append, complete=decode is None)
     return found
+
+
+def take_pairs(found: Found, share: float, seed: int) -> list[Pair]:
+    """Returns a share of a split's pairs, as ``engine/shares.py`` draws it."""
+    return take_share(
+        found.pairs, share, seed, lambda pair: pair.image.relative_to(found.images).with_suffix("").as_posix()
+    )
 
 
 def check_repeated_pairs(found: Found, contents: Mapping[Path, bytes] | None = None) -> None:

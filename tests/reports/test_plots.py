@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from names import NASTY
 
 from convmae.engine.text import shown
-from convmae.reports.plots import LABEL, LEGEND, curves, histogram, lines, matrix
+from convmae.reports.plots import LABEL, LEGEND, curves, histogram, lines, matrix, spreads
 from convmae.reports.svg import svg as _svg
 
 
@@ -88,3 +88,22 @@ def test_a_histogram_tells_the_share_of_all_sizes_between_roots_of_two() -> None
         assert (low, high) == pytest.approx((x / 2**0.25, x * 2**0.25), rel=0.01)
     assert "share, %" in texts(figure)
     assert histogram({"training": np.zeros(0)}, "side, px").values is not None  # of no sizes
+
+
+def test_spreads_are_drawn_with_their_ends_and_told_by_their_means() -> None:
+    values = {"one": {10: [40, 44], 100: [60]}, "other": {10: [50.0], 100: []}}
+    ends = {"one": {10: (16.6, 67.4)}}
+    figure = spreads(values, ends, {10: "10 %\n10", 100: "100 %\n100"}, "labels", "AP, %")
+    assert {"one", "other", "labels", "AP, %", "10 %", "100"} <= set(texts(figure))
+    assert figure.values is not None
+    assert figure.values["lines"] == [
+        {"label": "one", "points": [[10, 42], [100, 60]]},
+        {"label": "other", "points": [[10, 50]]},
+    ]
+    assert figure.values["spans"] == ["10 %, 10", "100 %, 100"]  # one for each x that is told
+    (plot,) = figure.axes
+    assert any(np.allclose(line.get_ydata(), (16.6, 67.4)) for line in plot.get_lines())
+    low, high = plot.get_ylim()
+    assert 16.6 < low < 40  # by the values, not by the ends
+    assert 60 < high < 100
+    assert spreads({"one": {10: []}}, {}, {10: "10 %"}, "labels", "AP").values is not None  # of nothing yet

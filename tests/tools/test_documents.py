@@ -54,6 +54,11 @@ OTHERS = {
     "benchmark gpu": ["--repeats", "1", "--threads", "1", "--items", "machine"],
     "benchmark steps": ["--tables", "errors", "--only", "slices"],
     "benchmark evaluation": ["--repeats", "1", "--threads", "1", "--pictures", "4"],
+    "worth": [
+        *("--plan", "--jobs", "1", "--shares", "50", "100"),
+        *("--cfg-options", "data.img_size=64", "data.batch_size=2", "model.fpn_channels=16", "runtime.precision=fp32"),
+        *("--pretrain-options", "model.img_size=32", "data.batch_size=2", "runtime.precision=fp32"),
+    ],
     "check_data": [],
     "predict": [],
 }
@@ -105,7 +110,7 @@ def test_the_tools_run_as_the_readme_says(in_project: Path) -> None:
     pretraining = ["check_data", "pretrain", *["visualize"] * 3, *["pretrain"] * 3]
     downstream = ["check_data", "train_det", "test_det", "predict", "check_data", "train_seg", "test_seg", "predict"]
     probes = ["check_data", "finetune", "test_cls", "linear_probe", "knn"]
-    assert done == [*pretraining, *probes, *downstream, "export", "export", "analyze", *["benchmark"] * 7]
+    assert done == [*pretraining, *probes, *downstream, "worth", "export", "export", "analyze", *["benchmark"] * 7]
     for name in (
         "pretrain/report",
         "finetune/report",

@@ -7,16 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from convmae.engine.errors import UserError
 from convmae.tools import study
-from convmae.tools.study import Study, read_rows, run_once, table, with_spread
+from convmae.tools.study import Study, read_rows, table, with_spread
 
 
 def finished(folder: Path, top1: float | None, seconds: float | None = None) -> None:
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text(json.dumps({} if top1 is None else {"top1": top1}))
     if seconds is not None:
-        (folder / "cpu.json").write_text(json.dumps(seconds))
+        (folder / "spent.json").write_text(json.dumps({"clock": 2 * seconds, "processor": seconds}))
 
 
 @pytest.fixture
@@ -46,16 +45,6 @@ def test_the_table_has_mean_and_spread(kept: Study) -> None:
     assert lines[0].endswith("| fine-tuned for 5 epochs, % | fine-tuned for 10 epochs, % |")
     assert lines[2] == "| FastConvMAE, E | 5.5 ± 6.4 | 50.0 |  |  |  |"
     assert lines[3] == "| from scratch |  |  |  | 35.0 ± 7.1 |  |"
-
-
-def test_a_run_with_other_options_is_not_taken_for_this_one(tmp_path: Path) -> None:
-    words = ["scenes", str(tmp_path / "made"), "--size", "8"]
-    with pytest.raises(UserError, match="scenes ended with 2"):
-        run_once(tmp_path / "run", words)
-    with pytest.raises(UserError, match="a run with other options"):
-        run_once(tmp_path / "run", [*words, "--seed", "1"])
-    (tmp_path / "run" / "metrics.json").write_text("{}")
-    run_once(tmp_path / "run", words)  # finished, so not run again
 
 
 def test_what_a_study_runs(tmp_path: Path) -> None:

@@ -1,0 +1,173 @@
+"""Does pretraining pay? A study of arms, shares of the labels and seeds, which is run, goes on, and is told as it grows."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+from convmae.engine.errors import UserError
+from convmae.engine.log import duration, log
+from convmae.engine.training.scalars import read_scalars
+from convmae.studies.figures import Cell, Comparison, compare
+from convmae.studies.labelled import Task
+from convmae.studies.plan import SEARCH_SEED, TIMED, Plan, Seconds, best_rates
+from convmae.studies.runs import Ended, Run, finish
+from convmae.studies.settings import Settings
+
+
+@dataclass
+class Study:
+    """A study and what is known of it so far: scores as shares of 1, the rates' scores, each arm's rate, what failed."""
+
+    settings: Settings
+    plan: Plan
+    task: Task
+    timed: Seconds
+    scores: dict[Cell, float] = field(default_factory=dict)
+    searched: dict[tuple[str, float], float] = field(default_factory=dict)
+    rates: dict[str, float] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def measure(self) -> str:
+        """The score, in words."""
+        return self.task.measure(self.settings.config)[1]
+
+    def score(self, run: Run) -> float:
+        """Returns the score of a finished run. Raises UserError where it has none."""
+        key = self.task.measure(self.settings.config)[0]
+        found = run.metrics.get(key)
+        if not isinstance(found, (int, float)) or found < 0:
+            raise UserError(f"{run.folder / 'metrics.json'} has no number {key}, but {found!r}.")
+        return float(found)
+
+    def comparisons(self) -> list[Comparison]:
+        """Returns what each arm gains over scratch, and what is pretrained here over weights that were given."""
+        pretraining = {arm.name: self.plan.pretraining(arm).spent.clock for arm in self.plan.pretrained_arms}
+        return [
+            compare(self.scores, arm, other, self.plan.shares, pretraining.get(arm, 0.0))
+            for arm, other in self.plan.comparisons
+        ]
+
+
+def measure_seconds(plan: Plan, devices: Sequence[str]) -> Seconds:
+    """Returns what a few steps of the tools themselves take, run as the study runs them. Raises UserError where they can't."""
+    log.info(f"times {TIMED} steps, and an evaluation")
+    runs = plan.timing()
+    for run in runs:
+        run.renew()
+    with closing(finish(runs, plan.jobs, devices, shed=True)) as ended:
+        for one in ended:
+            if one.failure:
+                raise UserError(one.failure)
+    timed = [_timed(run) for run in runs]
+    pretraining = timed.pop() if plan.pretrained_arms else (0.0, 0.0)
+    step, rest = (statistics.fmean(values) for values in zip(*timed, strict=True))
+    return Seconds(step, rest, *pretraining)
+
+
+def _timed(run: Run) -> tuple[float, float]:
+    """Returns the seconds of a step, once it is warm, and of all beside the steps."""
+    steps = [row["seconds_per_step"] for row in read_scalars(run.folder) if "seconds_per_step" in row]
+    step = statistics.median(steps[len(steps) // 2 :])
+    return step, max(0.0, run.spent.clock - sum(steps))
+
+
+def describe(settings: Settings, plan: Plan, timed: Seconds) -> list[str]:
+    """Returns the plan as lines."""
+    trials = len(plan.rates) * len(plan.arms) if len(plan.rates) > 1 else 0
+    shares = ", ".join(f"{share:g} % ({settings.pictures[share]} pictures)" for share in plan.shares)
+    lines = [
+        f"arms: {', '.join(arm.name for arm in plan.arms)}",
+        f"labels: {shares}; seeds {', '.join(map(str, plan.seeds))}",
+        f"training: {plan.recipe}, {plan.steps} steps a run, about {duration(plan.steps * timed.step + timed.rest)} "
+        f"({timed.step:.3g} s a step, {duration(timed.rest)} for start, evaluation and report)",
+    ]
+    if plan.pretrained_arms:
+        total = plan.pretraining_steps * timed.pretraining_step + timed.pretraining_rest
+        lines.append(
+            f"pretraining: {plan.pretrain_recipe}, {plan.pretraining_steps} steps on {settings.unlabelled} pictures of "
+            f"{settings.pretrained_on}, about {duration(total)}"
+        )
+    if settings.seen:
+        lines.append(
+            f"beware: {settings.seen} of {len(settings.labelled.validation)} validation pictures are among those that are "
+            "pretrained on"
+        )
+    for (share, seed), names in settings.lacking.items():
+        if share in plan.shares and seed in (*plan.seeds, SEARCH_SEED):
+            lines.append(f"beware: {share:g} % by seed {seed} lacks classes of the others: {', '.join(names[:5])}")
+    rates = ", ".join(f"{rate:g}" for rate in plan.rates)
+    found = f"{trials} to try rates ({rates}) at {plan.search_share:g} %" if trials else f"none to try rates ({rates})"
+    lines.append(
+        f"runs: {len(plan.pretrained_arms)} of pretraining, {found}, {len(plan.cells)} that count; {plan.jobs} at a time: "
+        f"about {duration(plan.seconds(timed))} in all"
+    )
+    return lines
+
+
+def run_study(study: Study, devices: Sequence[str], tell: Callable[[Study], Any]) -> None:
+    """Does what is left of a study, and calls ``tell`` after each run; raises UserError where nothing can be told at the end.
+
+    First pretraining and the rates, then seed by seed. A run that fails is told, and the others go on.
+    """
+    plan = study.plan
+    pretraining = {plan.pretraining(arm): f"pretraining of {arm.name}" for arm in plan.pretrained_arms}
+    search = {plan.search(arm, rate): (arm.name, rate) for rate in plan.rates for arm in plan.arms}
+    if len(plan.rates) == 1:
+        search = {}
+
+    def searched(one: Ended) -> str:
+        if one.run in pretraining:
+            return pretraining[one.run]
+        name, rate = search[one.run]
+        if not one.failure:
+            study.searched[name, rate] = study.score(one.run)
+        return f"{name}, rate {rate:g}"
+
+    # By rate, so that the arms that wait for pretraining come last.
+    _go(study, [*pretraining, *search], devices, searched, tell)
+    study.rates = best_rates(plan, study.searched)
+    for arm in plan.arms:
+        if arm.name not in study.rates or (arm.is_pretrained_here and not plan.pretraining(arm).is_finished):
+            failed = "; ".join(reason for name, reason in study.failures.items() if arm.name in name)
+            raise UserError(f"The arm {arm.name} can't be trained: {failed}")
+    counted = {plan.training(cell, study.rates[cell.arm]): cell for cell in plan.cells}
+
+    def trained(one: Ended) -> str:
+        cell = counted[one.run]
+        if not one.failure:
+            study.scores[cell] = study.score(one.run)
+        return f"{cell.arm}, {cell.share:g} % of the labels, seed {cell.seed}"
+
+    _go(study, list(counted), devices, trained, tell)
+    if study.failures:
+        told = "; ".join(f"{name}: {reason}" for name, reason in study.failures.items())
+        log.warning(f"{len(study.failures)} runs failed. {told}")
+
+
+def _go(
+    study: Study,
+    runs: Sequence[Run],
+    devices: Sequence[str],
+    take: Callable[[Ended], str],
+    tell: Callable[[Study], Any],
+) -> None:
+    ready = sum(run.is_finished for run in runs)
+    with closing(finish(runs, study.plan.jobs, devices, shed=True)) as ended:
+        for number, one in enumerate(ended, 1):
+            name = take(one)
+            if one.failure:
+                study.failures[name] = one.failure
+                log.warning(f"{name}: {one.failure}")
+            elif number > ready:
+                log.info(f"{number} of {len(runs)}: {name}, {duration(one.run.spent.clock)}{_score(study, one.run)}")
+            if number >= ready:  # what was finished before is told at once
+                tell(study)
+
+
+def _score(study: Study, run: Run) -> str:
+    return "" if run.words[0] == "pretrain" else f", {100 * study.score(run):.1f} {study.measure}"
