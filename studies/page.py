@@ -17,9 +17,9 @@ from convmae.studies.worth import Study
 INTERVALS = (
     "Intervals are 95 %, by Student's t over the seeds; those of differences are paired: a seed's runs have the same labelled "
     "pictures, the same order of pictures and the same number of steps in all arms. A seed draws its own labelled pictures, so "
-    "that intervals cover the draw and the training. They don't cover another pretraining run, which is done once for all "
-    "seeds, nor other validation pictures. Each interval holds by itself: of twenty differences that are none, one is expected "
-    "to leave out 0."
+    "that intervals cover the draw and the training; at 100 % all have the same. They don't cover another pretraining run, "
+    "which is done once for all seeds, nor other validation pictures. Each interval holds by itself: of twenty differences "
+    "that are none, one is expected to leave out 0."
 )
 
 

@@ -110,15 +110,14 @@ def describe(settings: Settings, plan: Plan, timed: Seconds) -> list[str]:
 
 
 def run_study(study: Study, devices: Sequence[str], tell: Callable[[Study], Any]) -> None:
-    """Does what is left of a study, and calls ``tell`` after each run; raises UserError where nothing can be told at the end.
+    """Does what is left of a study, and calls ``tell`` after each run. Raises UserError where an arm can't be trained at all.
 
     First pretraining and the rates, then seed by seed. A run that fails is told, and the others go on.
     """
     plan = study.plan
     pretraining = {plan.pretraining(arm): f"pretraining of {arm.name}" for arm in plan.pretrained_arms}
-    search = {plan.search(arm, rate): (arm.name, rate) for rate in plan.rates for arm in plan.arms}
-    if len(plan.rates) == 1:
-        search = {}
+    rates = plan.rates if len(plan.rates) > 1 else ()  # one needs no search
+    search = {plan.search(arm, rate): (arm.name, rate) for rate in rates for arm in plan.arms}
 
     def searched(one: Ended) -> str:
         if one.run in pretraining:
@@ -128,8 +127,7 @@ def run_study(study: Study, devices: Sequence[str], tell: Callable[[Study], Any]
             study.searched[name, rate] = study.score(one.run)
         return f"{name}, rate {rate:g}"
 
-    # By rate, so that the arms that wait for pretraining come last.
-    _go(study, [*pretraining, *search], devices, searched, tell)
+    _go(study, [*pretraining, *search], devices, searched, tell, len(plan.cells))
     study.rates = best_rates(plan, study.searched)
     for arm in plan.arms:
         if arm.name not in study.rates or (arm.is_pretrained_here and not plan.pretraining(arm).is_finished):
@@ -155,7 +153,10 @@ def _go(
     devices: Sequence[str],
     take: Callable[[Ended], str],
     tell: Callable[[Study], Any],
+    later: int = 0,
 ) -> None:
+    """Does runs, takes each one's score by ``take``, which returns its name, and tells of it; ``later``: runs that follow."""
+    one_run = study.plan.steps * study.timed.step + study.timed.rest
     ready = sum(run.is_finished for run in runs)
     with closing(finish(runs, study.plan.jobs, devices, shed=True)) as ended:
         for number, one in enumerate(ended, 1):
@@ -164,10 +165,9 @@ def _go(
                 study.failures[name] = one.failure
                 log.warning(f"{name}: {one.failure}")
             elif number > ready:
-                log.info(f"{number} of {len(runs)}: {name}, {duration(one.run.spent.clock)}{_score(study, one.run)}")
+                left = duration(one_run * (len(runs) - number + later) / study.plan.jobs)
+                score = "" if one.run.words[0] == "pretrain" else f", {100 * study.score(one.run):.1f} {study.measure}"
+                took = duration(one.run.spent.clock)
+                log.info(f"{number} of {len(runs)}: {name}, {took}{score}; to go about {left}")
             if number >= ready:  # what was finished before is told at once
                 tell(study)
-
-
-def _score(study: Study, run: Run) -> str:
-    return "" if run.words[0] == "pretrain" else f", {100 * study.score(run):.1f} {study.measure}"
