@@ -45,7 +45,7 @@ def content_of(picture: Picture) -> bytes:
     """Returns what tells a decoded picture from all others: a digest of its size and its pixels."""
     pixels = np.ascontiguousarray(picture)
     digest = hashlib.blake2b(f"{pixels.shape}".encode(), digest_size=16)
-    digest.update(pixels.ravel())
+    digest.update(pixels.ravel().data)
     return digest.digest()
 
 
