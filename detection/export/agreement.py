@@ -93,6 +93,8 @@ def compare(
             if decided is None:
                 raise
             here = _differences(decided.found, found, config, pixels, size)
+            here["boxes"] = max(here["boxes"], decided.boxes * pixels / PIXELS)
+            here["scores"] = max(here["scores"], decided.scores)
             tie = f"; a tie in suppression, whose boxes and scores are within {decided.boxes:.1e} px and {decided.scores:.1e}"
         worst = {name: max(value, here[name]) for name, value in worst.items()}
         sure = len(_sure(wanted, config))

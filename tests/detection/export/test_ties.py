@@ -46,7 +46,8 @@ def written(model: DetectionModel, config: DetectionConfig, folder: Path) -> Pat
 
 
 def check(model: DetectionModel, config: DetectionConfig, path: Path) -> str:
-    (line,), _ = agreement.compare(model, config, open_session(path, 1), path, [PICTURE])
+    (line,), worst = agreement.compare(model, config, open_session(path, 1), path, [PICTURE])
+    assert worst["boxes"] > 0
     return line
 
 
