@@ -1,5 +1,6 @@
 """Models from their files: what they find is what the networks compute, whatever is given, batched and in any thread."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -240,5 +241,15 @@ def test_files_of_no_model_are_one_message(tmp_path: Path, detector_file: Path) 
     ):
         with pytest.raises(convmae.UserError, match=said):
             convmae.load(tmp_path / name)
+    save_weights(torch.load(detector_file, weights_only=True)["model"], tmp_path / "alone" / "model.pth")
+    for options, said in (
+        ({}, "no config.yaml lies beside it; give its recipe by config=."),
+        ({"config": "mask_rcnn_tiny_256px.yaml"}, "Give the config.yaml of its run by config=."),
+    ):
+        with pytest.raises(convmae.UserError, match=re.escape(said)):
+            convmae.load(tmp_path / "alone" / "model.pth", **options)
+    Image.new("L", (80, 80)).save(tmp_path / "large.png")
+    with pytest.raises(convmae.UserError, match="Raise it, as by data__max_pixels=6400, or"):
+        convmae.load(detector_file, data__max_pixels=6399).predict(tmp_path / "large.png")
     with pytest.raises(convmae.UserError, match="batch_size is 0; expected a whole number of at least 1"):
         convmae.load(detector_file).predict(pictures(), batch_size=0)
