@@ -17,7 +17,7 @@ from convmae.engine.errors import UserError
 from convmae.engine.files import check_is_file
 from convmae.engine.pictures.images import Picture, size_of
 from convmae.kinds import CLASSIFICATION, DETECTION, KINDS, SEGMENTATION, kind_of
-from convmae.options import as_overrides
+from convmae.options import as_overrides, in_python
 from convmae.pictures import Given, Source, sources
 from convmae.results import Classification, Detections, LabelMap
 
@@ -85,7 +85,9 @@ class Model(ABC, Generic[Result]):
             raise UserError(f"batch_size is {batch_size!r}; expected a whole number of at least 1.")
         given = sources(pictures, self._predictor.reading, channels)
         while batch := list(islice(given, batch_size)):
-            yield from self._find(batch, [source.read() for source in batch], batch_size, **options)
+            with in_python():
+                images = [source.read() for source in batch]
+            yield from self._find(batch, images, batch_size, **options)
 
     @abstractmethod
     def _find(
@@ -315,4 +317,5 @@ def load(
         "runtime.compile": compile,
     }
     recipe = None if config is None else os.fspath(config)
-    return open_model(path, recipe, as_overrides({**runtime, **overrides}), task)
+    with in_python():
+        return open_model(path, recipe, as_overrides({**runtime, **overrides}), task)

@@ -1,13 +1,42 @@
-"""A recipe's options as Python's keyword arguments."""
+"""A recipe's options as Python's keyword arguments, and messages in their words."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+from convmae.backbones import CheckpointError
 from convmae.engine.errors import UserError
+
+_ARGUMENTS = {  # of tools, in Python
+    "--config": "config=",
+    "--work-dir": "work_dir=",
+    "--resume": "resume=True",
+    "--overwrite": "overwrite=True",
+    "--amp": "runtime__precision='bf16'",
+    "--cfg-options": "keyword arguments",
+}
+
+
+@contextmanager
+def in_python() -> Iterator[None]:
+    """Has what is wrong be a UserError that names the arguments of Python's functions, not a tool's."""
+    try:
+        yield
+    except UserError as error:
+        error.args = (_said(str(error)), *error.args[1:])
+        raise
+    except CheckpointError as error:
+        raise UserError(_said(str(error))) from None
+
+
+def _said(message: str) -> str:
+    message = re.sub(r"--cfg-options (\w+(?:\.\w+)*)=", lambda found: found[1].replace(".", "__") + "=", message)
+    return re.sub(r"(?<![\w-])--[a-z-]+", lambda found: _ARGUMENTS.get(found[0], found[0]), message)
 
 
 def as_overrides(values: Mapping[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ from convmae.engine.commands.cli import start_run
 from convmae.engine.commands.weights_size import by_weights
 from convmae.engine.config import load_config
 from convmae.engine.errors import UserError
-from convmae.options import as_overrides
+from convmae.options import as_overrides, in_python
 
 if TYPE_CHECKING:
     from convmae.backbones.encoder import Classifier as Encoder
@@ -55,7 +55,7 @@ class Run:
 
 
 def pretrain(
-    config: PathLike = "fastconvmae_base_50e.yaml",
+    config: PathLike | None = None,
     *,
     work_dir: PathLike | None = None,
     resume: bool = False,
@@ -65,7 +65,7 @@ def pretrain(
     """Pretrains an encoder on plain pictures, as ``tools/pretrain.py`` does.
 
     Args:
-        config: a recipe: a file, or the name of a shipped one.
+        config: a recipe: a file, or the name of a shipped one; None for the tool's own, or with ``resume`` the run's.
         work_dir: where the run is written; None for ``work_dirs/<recipe>``.
         resume: continue from the newest checkpoint there.
         overwrite: remove an earlier run from there first.
@@ -77,11 +77,11 @@ def pretrain(
     from convmae.pretraining.config import PretrainingConfig
     from convmae.pretraining.train import train
 
-    return _run(PretrainingConfig, train, config, work_dir, resume, overwrite, overrides)
+    return _run(PretrainingConfig, train, "fastconvmae_base_50e.yaml", config, work_dir, resume, overwrite, overrides)
 
 
 def finetune(
-    config: PathLike = "finetune_convmae_base_100e.yaml",
+    config: PathLike | None = None,
     *,
     work_dir: PathLike | None = None,
     resume: bool = False,
@@ -92,11 +92,13 @@ def finetune(
     from convmae.classification.config import FinetuningConfig
     from convmae.classification.train import finetune as train
 
-    return _run(FinetuningConfig, train, config, work_dir, resume, overwrite, overrides)
+    return _run(
+        FinetuningConfig, train, "finetune_convmae_base_100e.yaml", config, work_dir, resume, overwrite, overrides
+    )
 
 
 def train_det(
-    config: PathLike = "mask_rcnn_convmae_25e.yaml",
+    config: PathLike | None = None,
     *,
     work_dir: PathLike | None = None,
     resume: bool = False,
@@ -107,11 +109,11 @@ def train_det(
     from convmae.detection.config import DetectionConfig
     from convmae.detection.train import train
 
-    return _run(DetectionConfig, train, config, work_dir, resume, overwrite, overrides)
+    return _run(DetectionConfig, train, "mask_rcnn_convmae_25e.yaml", config, work_dir, resume, overwrite, overrides)
 
 
 def train_seg(
-    config: PathLike = "upernet_convmae_160k_ade20k.yaml",
+    config: PathLike | None = None,
     *,
     work_dir: PathLike | None = None,
     resume: bool = False,
@@ -122,13 +124,16 @@ def train_seg(
     from convmae.segmentation.config import SegmentationConfig
     from convmae.segmentation.train import train
 
-    return _run(SegmentationConfig, train, config, work_dir, resume, overwrite, overrides)
+    return _run(
+        SegmentationConfig, train, "upernet_convmae_160k_ade20k.yaml", config, work_dir, resume, overwrite, overrides
+    )
 
 
 def _run(
     schema: type,
     train: Callable[[Any, Path, bool], Any],
-    config: PathLike,
+    default: str,
+    config: PathLike | None,
     work_dir: PathLike | None,
     resume: bool,
     overwrite: bool,
@@ -138,14 +143,22 @@ def _run(
         raise UserError(
             "A run from Python is one process; for several start the tool by torchrun, with --launcher pytorch."
         )
-    recipe, given = os.fspath(config), as_overrides(overrides)
+    recipe, given = os.fspath(default if config is None else config), as_overrides(overrides)
 
     def load(recipe: str, more: Sequence[str] = ()) -> Any:
         return load_config(schema, recipe, [*given, *more])
 
-    tree, notes = load(recipe), list[str]()
-    if tree.model.init:
-        tree, _, notes = by_weights(tree, recipe, "", given, load)
-    folder = Path("work_dirs") / Path(recipe).stem if work_dir is None else Path(work_dir)
-    start_run(tree, folder, train, resume, overwrite, notes)
-    return Run(folder)
+    def folder() -> Path:
+        return Path("work_dirs") / Path(recipe).stem if work_dir is None else Path(work_dir)
+
+    kept = folder() / "config.yaml" if resume and config is None else None
+    with in_python():
+        if kept and not kept.is_file():
+            raise UserError(
+                f"There is no {kept}, which would say what --resume continues; give the run's --work-dir or --config."
+            )
+        tree, notes = load(os.fspath(kept or recipe)), list[str]()
+        if tree.model.init and not kept:
+            tree, recipe, notes = by_weights(tree, recipe, default if config is None else "", given, load)
+        start_run(tree, folder(), train, resume, overwrite, notes)
+    return Run(folder())

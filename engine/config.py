@@ -87,6 +87,9 @@ def run_config(
             source = beside
             return load_config(schema, beside, overrides)
     except UserError as error:
+        if overrides:
+            run_config(schema, checkpoint)  # says so where the recipe itself is not right
+            raise
         raise UserError(
             f"{error} ({source}, of the run that wrote the checkpoint, was read as this tool's recipe; if the run was of "
             "another kind, so are its weights. Another recipe: --config.)"

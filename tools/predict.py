@@ -15,7 +15,7 @@ trained on: from 1 where 0 means other), and the classes with their colours as l
 probable classes as classes.json and classes.csv. The exit status is 1 if a picture could not be read; the others are done.
 
 Of a video, or of the camera of a number (0 is the first), drawings become one video, and its frames are named by their number,
-from 0: clip.mp4#0. Ctrl-C ends it as the end of the video does.
+from 0: clip.mp4#0. Ctrl-C ends it after a frame, as the end of the video does.
 """
 
 from __future__ import annotations
@@ -100,6 +100,7 @@ def _predict_video(args: argparse.Namespace, model: Any, options: dict[str, Any]
     """As for pictures; the drawings are a video. Raises UserError once all is written, if the video ended early."""
     from convmae.detection.predict import Given
     from convmae.engine.commands.given_pictures import check_free
+    from convmae.engine.machine.stop_signals import stop_signals
     from convmae.engine.pictures.videos import Video, VideoWriter
 
     if len(args.pictures) > 1:
@@ -117,15 +118,14 @@ def _predict_video(args: argparse.Namespace, model: Any, options: dict[str, Any]
     with Video(name) as video, VideoWriter(drawn, video.rate) as writer:
         _announce(args, model, f"{video.frames} frames" if video.frames else "frames until it ends (Ctrl-C ends it)")
         frames = _frames(video.read(args.frames), name, video.frames, problems)
-        try:
+        with stop_signals("this frame") as stop:  # not between what is written of one
             for path, frame, image, result in _results(model, frames, args.batch_size, options):
                 files.add(path, frame, image, result)
                 if not args.no_drawings:
                     writer.add(files.draw(result))
                 done += 1
-        except KeyboardInterrupt:
-            if not done:
-                raise
+                if stop.is_set():
+                    break
     if done:
         _tell(*files.finish(main_file), f"{done} frames", [str(drawn)] * (not args.no_drawings))
     if problems:

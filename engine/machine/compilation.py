@@ -78,8 +78,8 @@ def _failed(what: str, error: Exception) -> str:
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return (
         f"runtime.compile: PyTorch can't compile {what} ({shorten(reason, 300).rstrip('.')}); expected a C++ compiler (g++ or "
-        "what CXX names), and on a GPU Triton and a card that it knows. Install them, or leave --compile and runtime.compile "
-        "away."
+        "what CXX names), and on a GPU Triton and a card that it knows. Install them, or set "
+        "runtime.compile=false."
     )
 
 

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop after its step."""
+"""Signals that ask a run to stop after its step, or what else is under way."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from mmengine.dist import is_main_process
 
 
 @contextmanager
-def stop_signals() -> Iterator[threading.Event]:
-    """Yields an event that Ctrl-C or SIGTERM sets; a second signal has its usual effect at once."""
+def stop_signals(after: str = "this step and its checkpoint") -> Iterator[threading.Event]:
+    """Yields an event that Ctrl-C or SIGTERM sets; ``after`` is said to end first. A second signal has its usual effect."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -26,7 +26,7 @@ def stop_signals() -> Iterator[threading.Event]:
     def handle(number: int, frame: Any) -> None:
         stop.set()
         if is_main_process():  # by the system's own call: the signal may have come in the middle of a print
-            os.write(2, b"\nStops after this step and its checkpoint; once more: at once.\n")
+            os.write(2, f"\nStops after {after}; once more: at once.\n".encode())
         signal.signal(number, previous[signal.Signals(number)])
 
     for number in previous:

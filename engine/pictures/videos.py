@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -25,6 +26,17 @@ def is_video(given: str | os.PathLike[str]) -> bool:
     return (re.fullmatch(r"\d+", name) is not None and not os.path.exists(name)) or Path(name).suffix.lower() in ENDINGS
 
 
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keeps OpenCV from printing what each of its readers tried: the error that follows says it in one line."""
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+
+
 class Video:
     """A video file, or the camera of a number, while it is open. ``rate``: frames a second; ``frames``: of a file, as it says.
 
@@ -36,7 +48,8 @@ class Video:
         self.camera = re.fullmatch(r"\d+", name) is not None and not os.path.exists(name)
         if not self.camera and not os.path.isfile(name):
             raise UserError(f"There is no video {name}.")
-        self._capture = cv2.VideoCapture(int(name) if self.camera else name)
+        with _silent():
+            self._capture = cv2.VideoCapture(int(name) if self.camera else name)
         if not self._capture.isOpened():
             what = f"There is no camera {name}, or another program has it" if self.camera else f"{name} can't be read"
             raise UserError(f"{what}; expected a video that OpenCV decodes, or the number of a camera, from 0.")

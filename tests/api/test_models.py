@@ -1,5 +1,6 @@
 """Models from their files: what they find is what the networks compute, whatever is given, batched and in any thread."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ import convmae
 from convmae.backbones import ConvViT
 from convmae.backbones.weights import safe_files
 from convmae.engine.files import save_weights
+from convmae.engine.machine import compilation
 from convmae.engine.pictures.images import IMAGENET_MEAN, IMAGENET_STD
 
 SIZES = ((50, 70), (64, 64), (70, 50), (33, 90), (50, 70))
@@ -223,6 +225,36 @@ def test_options_that_can_not_be_are_one_message(detector_file: Path, options: d
     with pytest.raises(convmae.UserError, match=said) as caught:
         convmae.load(detector_file, **options)
     assert "\n" not in str(caught.value)
+    assert "of the run that wrote the checkpoint" not in str(caught.value)  # whose recipe is right
+
+
+def test_a_compiled_model_finds_the_same(
+    detector_file: Path, segmenter_file: Path, classifier_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for the generated code, which would take a minute here: PyTorch's graphs run as they are."""
+    for task, path in (
+        ("detection", detector_file),
+        ("segmentation", segmenter_file),
+        ("classification", classifier_file),
+    ):
+        predicting, graphs = f"convmae.{task}.predict", compilation._compiled
+        made: list[str] = []
+
+        def compiled(method: Any, mode: str, backend: str, made: list[str] = made, graphs: Any = graphs) -> Any:
+            made.append(method.__name__)
+            return graphs(method, mode, "eager")
+
+        monkeypatch.setattr(compilation, "_compiled", compiled)
+        monkeypatch.setattr(f"{predicting}.check_compiler", lambda device: None)
+        plain = convmae.load(path, precision="fp32").predict(pictures()[:2])
+        for one, other in zip(
+            plain, convmae.load(path, precision="fp32", compile=True).predict(pictures()[:2]), strict=True
+        ):
+            for name in ("boxes", "scores", "labels", "probabilities"):
+                if getattr(one, name, None) is not None:
+                    np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-4, atol=1e-4)
+        assert made
+        monkeypatch.undo()
 
 
 def test_files_of_no_model_are_one_message(tmp_path: Path, detector_file: Path) -> None:
@@ -240,5 +272,15 @@ def test_files_of_no_model_are_one_message(tmp_path: Path, detector_file: Path) 
     ):
         with pytest.raises(convmae.UserError, match=said):
             convmae.load(tmp_path / name)
+    save_weights(torch.load(detector_file, weights_only=True)["model"], tmp_path / "alone" / "model.pth")
+    for options, said in (
+        ({}, "no config.yaml lies beside it; give its recipe by config=."),
+        ({"config": "mask_rcnn_tiny_256px.yaml"}, "Give the config.yaml of its run by config=."),
+    ):
+        with pytest.raises(convmae.UserError, match=re.escape(said)):
+            convmae.load(tmp_path / "alone" / "model.pth", **options)
+    Image.new("L", (80, 80)).save(tmp_path / "large.png")
+    with pytest.raises(convmae.UserError, match="Raise it, as by data__max_pixels=6400, or"):
+        convmae.load(detector_file, data__max_pixels=6399).predict(tmp_path / "large.png")
     with pytest.raises(convmae.UserError, match="batch_size is 0; expected a whole number of at least 1"):
         convmae.load(detector_file).predict(pictures(), batch_size=0)

@@ -79,6 +79,33 @@ def test_a_run_takes_the_size_of_the_encoder_that_it_starts_from(
         convmae.train_det("mask_rcnn_convmae_25e.yaml", model__init=tmp_path / "encoder.pth", model__size="base")
 
 
+def test_a_run_is_continued_by_its_own_recipe(data: scenes.Layouts, tmp_path: Path) -> None:
+    short = {**SHORT, "data__root": data.images, "model__img_size": 32, "work_dir": tmp_path / "pre"}
+    convmae.pretrain("fastconvmae_tiny_96px.yaml", **short)
+    convmae.pretrain(work_dir=tmp_path / "pre", resume=True, schedule__steps=3)
+    assert (tmp_path / "pre" / "step_3.pth").is_file()
+    with pytest.raises(
+        convmae.UserError, match=r"config\.yaml, which would say what resume=True continues; .* work_dir="
+    ):
+        convmae.pretrain(work_dir=tmp_path / "none", resume=True)
+
+
+def test_messages_name_pythons_arguments(data: scenes.Layouts, tmp_path: Path) -> None:
+    options = {"work_dir": tmp_path / "run", "data__root": data.images, "model__img_size": 32, **SHORT}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "step_1.pth").touch()
+    for wrong, said in (
+        ({}, "Give another work_dir=, or move it"),
+        ({"resume": True, "overwrite": True}, "resume=True continues the run in the work directory, overwrite=True"),
+        ({"model__mask_ratoi": 0.5}, r"model__mask_ratoi=0\.5: there is no option 'model\.mask_ratoi'"),
+        ({"model.init": tmp_path / "text.pth", "work_dir": tmp_path / "new"}, "text.pth is a file that begins with"),
+    ):
+        (tmp_path / "text.pth").write_text("no weights")
+        with pytest.raises(convmae.UserError, match=said) as caught:
+            convmae.pretrain("fastconvmae_tiny_96px.yaml", **(options | wrong))
+        assert "--" not in str(caught.value)
+
+
 def test_mistakes_are_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(convmae.UserError, match=r"There is no data folder .*gone"):
         convmae.finetune("finetune_tiny_96px.yaml", work_dir=tmp_path / "cls", data__root=tmp_path / "gone")

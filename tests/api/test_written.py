@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from tiny_detector import write_run
 import convmae
 from convmae.engine.pictures.videos import Video, VideoWriter
 from convmae.tools import predict
+from convmae.written import DetectionFiles
 
 
 @pytest.fixture
@@ -94,6 +97,29 @@ def test_a_videos_frames_are_drawn_and_written(folder: Path, task: str, capsys: 
     argv = [task, str(weights[task]), "clip.mp4", "--overwrite", "--frames", "3", "--no-drawings"]
     assert predict.main(argv) == 0
     assert "on 3 frames" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_video_that_is_stopped_has_the_frames_that_were_written(
+    folder: Path, number: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    """The signal comes between what is written of a frame: its detections, and its drawing."""
+    draw, drawn = DetectionFiles.draw, list[int]()
+
+    def stopped(files: DetectionFiles, result: convmae.Detections) -> Image.Image:
+        drawn.append(len(result))
+        if len(drawn) == 3:
+            os.kill(os.getpid(), number)
+        return draw(files, result)
+
+    monkeypatch.setattr(DetectionFiles, "draw", stopped)
+    assert predict.main(["det", "model.pth", "clip.mp4", "--batch-size", "2"]) == 0
+    said = capfd.readouterr()
+    assert "Stops after this frame" in said.err
+    assert "on 3 frames" in said.out
+    assert len(json.loads(Path("predictions/detections.json").read_text())["images"]) == 3
+    with Video("predictions/clip.mp4") as video:
+        assert len(list(video.read())) == 3
 
 
 def test_mistakes_with_videos_are_answered_in_one_line(folder: Path, capsys: pytest.CaptureFixture) -> None:

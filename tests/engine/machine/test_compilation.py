@@ -105,7 +105,7 @@ def test_generated_code_draws_what_pytorch_draws(mode: str) -> None:
 def test_what_can_not_be_compiled_is_named() -> None:
     module = Breaking()
     compile_methods([module.forward], "default", "eager")
-    with pytest.raises(UserError, match=r"can't compile Breaking\.forward .* or leave --compile"):
+    with pytest.raises(UserError, match=r"can't compile Breaking\.forward .* or set runtime\.compile=false"):
         module(torch.ones(2))
 
 
@@ -148,6 +148,6 @@ def test_without_a_compiler_there_is_one_message_before_anything_is_written(
     said = capsys.readouterr().err
     assert "runtime.compile: PyTorch can't compile a line for the CPU" in said
     assert "expected a C++ compiler" in said
-    assert "leave --compile" in said
+    assert "set runtime.compile=false" in said
     assert "Traceback" not in said
     assert not (tmp_path / "run").exists()

@@ -46,7 +46,7 @@ def test_names_of_videos_and_cameras(tmp_path: Path, monkeypatch: pytest.MonkeyP
     }
 
 
-def test_what_can_not_be_read_is_one_message(tmp_path: Path) -> None:
+def test_what_can_not_be_read_is_one_message(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     (tmp_path / "none.mp4").write_bytes(b"no video")
     for name, said in (
         ("none.mp4", "none.mp4 can't be read; expected a video that OpenCV decodes"),
@@ -56,6 +56,7 @@ def test_what_can_not_be_read_is_one_message(tmp_path: Path) -> None:
             Video(str(tmp_path / name))
     with pytest.raises(UserError, match="There is no camera 97"):
         Video("97")
+    assert "VIDEOIO" not in capfd.readouterr().err  # what each of OpenCV's readers tried
 
 
 def test_a_video_that_is_cut_off_gives_its_frames_and_then_says_so(tmp_path: Path) -> None:
