@@ -162,7 +162,7 @@ def settle(request: Request, task: Task) -> Settings:
     schedule = Schedule.build(config.schedule, len(labelled.training), config.data.batch_size)
     device = resolve_device(config.runtime.device)
     devices = _devices() if device.type == "cuda" else []
-    jobs = request.jobs or len(devices) or len(os.sched_getaffinity(0))
+    jobs = request.jobs or len(devices) or os.cpu_count() or 1
     loaders = [] if devices or any(one.startswith("data.workers=") for one in given) else ["data.workers=0"]
     options = [*given, *kind, *loaders, *_fixed_length(schedule)]
     pretraining = _pretraining(request, config, size, labelled, loaders) if request.pretrain else Pretraining()
