@@ -248,10 +248,10 @@ def _add_setting(page: Page, study: Study) -> None:
     }
     if plan.pretrained_arms:
         facts["pretraining"] = (
-            f"{plan.pretrain_recipe}, {plan.pretraining_steps} steps on {settings.unlabelled} pictures of "
-            f"{settings.pretrained_on}, once for all seeds"
+            f"{plan.pretrain_recipe}, {plan.pretraining_steps} steps on {settings.pretraining.pictures} pictures of "
+            f"{settings.pretraining.root}, once for all seeds"
         )
-        seen, count = settings.seen, len(settings.labelled.validation)
+        seen, count = settings.pretraining.seen, len(settings.labelled.validation)
         facts["validation pictures in it"] = f"{seen} of {count}" + (", without their labels" if seen else "")
     for arm in plan.arms:
         if arm.pretrained_from:

@@ -182,19 +182,20 @@ def _stop(going: Sequence[_Going]) -> None:
     """Has runs stop after their step; once more interrupted, at once."""
     # Not by Popen's own methods, which look whether the process has ended and then keep from us what it took.
     waiting = list(going)
-    number: signal.Signals | None = signal.SIGTERM
+    _signal(waiting, signal.SIGTERM)
     while waiting:
         try:
-            if number is not None:
-                for one in waiting:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(one.process.pid, number)
-            number = None
             with contextlib.suppress(ChildProcessError):  # it had ended, and we were interrupted as we looked
                 _look(waiting[0], wait=True)
             waiting.pop(0)
         except KeyboardInterrupt:
-            number = signal.SIGKILL
+            _signal(waiting, signal.SIGKILL)
+
+
+def _signal(going: Sequence[_Going], number: signal.Signals) -> None:
+    for one in going:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(one.process.pid, number)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -57,6 +57,17 @@ class Request:
     jobs: int | None
 
 
+class Pretraining(NamedTuple):
+    """How is pretrained, on the ``pictures`` of which folder, and how many validation pictures are among them."""
+
+    recipe: str = ""
+    options: tuple[str, ...] = ()
+    steps: int = 0
+    root: str = ""
+    pictures: int = 0
+    seen: int = 0
+
+
 @dataclass(frozen=True)
 class Settings:
     """A plan, what it is about, and what was found on the way.
@@ -70,9 +81,7 @@ class Settings:
     size: str
     pictures: Mapping[float, int]
     lacking: Mapping[tuple[float, int], Sequence[str]]
-    unlabelled: int
-    pretrained_on: str
-    seen: int
+    pretraining: Pretraining
     devices: Sequence[str]
 
 
@@ -153,47 +162,42 @@ def settle(request: Request, task: Task) -> Settings:
     schedule = Schedule.build(config.schedule, len(labelled.training), config.data.batch_size)
     device = resolve_device(config.runtime.device)
     devices = _devices() if device.type == "cuda" else []
-    jobs = request.jobs or len(devices) or len(os.sched_getaffinity(0))
+    jobs = request.jobs or len(devices) or os.cpu_count() or 1
     loaders = [] if devices or any(one.startswith("data.workers=") for one in given) else ["data.workers=0"]
-    options = [*given, *kind, *loaders, *fixed_length(schedule)]
-    arms = [Arm(SCRATCH), *(Arm(name, file) for name, file in encoders.items())]
-    root, pretrain_recipe, pretraining_steps, unlabelled, seen = "", "", 0, 0, 0
-    pretrain_options: tuple[str, ...] = ()
-    if request.pretrain:
-        root = request.pictures or str(labelled.folder)
-        pretrain_recipe = request.pretrain_recipe or _pretrain_recipe(size, getattr(config.model, "arch", "convvit"))
-        pretrain_options, pretraining_steps, unlabelled, seen = _pretraining(
-            request, config, size, root, pretrain_recipe, labelled, loaders
-        )
-        made = [
-            (PRETRAINED, ""),
-            *((f"{name}_{PRETRAINED}", encoders[name]) for name in dict.fromkeys(request.further)),
-        ]
-        arms[1:1] = [
-            Arm(name, str(request.work_dir / name / "pretraining" / "encoder.pth"), init) for name, init in made
-        ]
-    search_share = statistics.median_low(shares)
+    options = [*given, *kind, *loaders, *_fixed_length(schedule)]
+    pretraining = _pretraining(request, config, size, labelled, loaders) if request.pretrain else Pretraining()
     plan = Plan(
         work_dir=request.work_dir,
         tool=task.tool,
         recipe=recipe,
         options=tuple(options),
         scratch_options=("optim.layer_decay=1.0",) if config.optim.layer_decay < 1 else (),
-        pretrain_recipe=pretrain_recipe,
-        pretrain_options=pretrain_options,
-        arms=tuple(arms),
+        pretrain_recipe=pretraining.recipe,
+        pretrain_options=pretraining.options,
+        arms=_arms(request, encoders),
         shares=shares,
         seeds=seeds,
         rates=tuple(float(f"{factor * config.optim.lr:.3g}") for factor in sorted(dict.fromkeys(request.rates))),
-        search_share=search_share,
+        search_share=statistics.median_low(shares),
         steps=schedule.total,
-        pretraining_steps=pretraining_steps,
+        pretraining_steps=pretraining.steps,
         jobs=jobs,
     )
-    return Settings(plan, config, labelled, size, pictures, lacking, unlabelled, root, seen, devices)
+    return Settings(plan, config, labelled, size, pictures, lacking, pretraining, devices)
 
 
-def fixed_length(schedule: Schedule) -> list[str]:
+def _arms(request: Request, encoders: Mapping[str, str]) -> tuple[Arm, ...]:
+    """Returns scratch, what is pretrained here, and what is given."""
+    made = {PRETRAINED: "", **{f"{name}_{PRETRAINED}": encoders[name] for name in request.further}}
+    here = [
+        Arm(name, str(request.work_dir / name / "pretraining" / "encoder.pth"), init)
+        for name, init in made.items()
+        if request.pretrain
+    ]
+    return Arm(SCRATCH), *here, *(Arm(name, file) for name, file in encoders.items())
+
+
+def _fixed_length(schedule: Schedule) -> list[str]:
     """Returns a schedule as options in steps, so that it is the same at all shares; evaluated at its end alone."""
     options = ["schedule.epochs=null", f"schedule.steps={schedule.total}", f"schedule.warmup={schedule.warmup}"]
     if schedule.milestones:
@@ -286,10 +290,10 @@ def _pretrain_recipe(size: str, arch: str) -> str:
     return found[-1]
 
 
-def _pretraining(
-    request: Request, config: Any, size: str, root: str, recipe: str, labelled: Labelled, loaders: Sequence[str]
-) -> tuple[tuple[str, ...], int, int, int]:
-    """Returns the options of pretraining, its steps, its pictures, and how many of them are validation pictures."""
+def _pretraining(request: Request, config: Any, size: str, labelled: Labelled, loaders: Sequence[str]) -> Pretraining:
+    """Returns how is pretrained. Raises UserError where that makes no encoder for the arms."""
+    root, wanted = request.pictures or str(labelled.folder), getattr(config.model, "arch", "convvit")
+    recipe = request.pretrain_recipe or _pretrain_recipe(size, wanted)
     given, fitted = request.pretrain_options, [f"model.size={size}"]
     fitted += [f"model.in_chans={config.model.in_chans}"] if config.model.in_chans != 3 else []
     fitted += [f"data.range={config.data.range}".replace(" ", "")] if config.data.range else []
@@ -298,7 +302,6 @@ def _pretraining(
     options = [*given, *own, f"data.root={root}", *loaders]
     tree: Any = load_config(PretrainingConfig, recipe, options)
     arch = "vit" if tree.model.method == "mae" else "convvit"
-    wanted = getattr(config.model, "arch", "convvit")
     if arch != wanted or tree.model.size != size:
         raise UserError(
             f"{recipe} pretrains a {arch} of size {tree.model.size}, and the arms are a {wanted} of size {size}; expected the "
@@ -309,4 +312,5 @@ def _pretraining(
     seen = {
         member.place for group in same_files(pictures, labelled.validation) for member in group if member.split == 1
     }
-    return (*options, *_saved(schedule.total)), schedule.total, len(pictures), len(seen)
+    saved = _saved(schedule.total)
+    return Pretraining(recipe, (*options, *saved), schedule.total, root, len(pictures), len(seen))

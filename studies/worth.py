@@ -89,13 +89,13 @@ def describe(settings: Settings, plan: Plan, timed: Seconds) -> list[str]:
     if plan.pretrained_arms:
         total = plan.pretraining_steps * timed.pretraining_step + timed.pretraining_rest
         lines.append(
-            f"pretraining: {plan.pretrain_recipe}, {plan.pretraining_steps} steps on {settings.unlabelled} pictures of "
-            f"{settings.pretrained_on}, about {duration(total)}"
+            f"pretraining: {plan.pretrain_recipe}, {plan.pretraining_steps} steps on {settings.pretraining.pictures} pictures "
+            f"of {settings.pretraining.root}, about {duration(total)}"
         )
-    if settings.seen:
+    if settings.pretraining.seen:
         lines.append(
-            f"beware: {settings.seen} of {len(settings.labelled.validation)} validation pictures are among those that are "
-            "pretrained on"
+            f"beware: {settings.pretraining.seen} of {len(settings.labelled.validation)} validation pictures are among "
+            "those that are pretrained on"
         )
     for (share, seed), names in settings.lacking.items():
         if share in plan.shares and seed in (*plan.seeds, SEARCH_SEED):

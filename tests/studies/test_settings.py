@@ -67,7 +67,7 @@ def test_what_is_not_asked_for_fits_the_data(request_of: Request, data: scenes.L
     assert {"schedule.steps=48", "schedule.epochs=null", "schedule.warmup=1", "schedule.eval_every=0"} <= set(
         plan.options
     )
-    assert (found.pretrained_on, found.unlabelled, found.seen) == (str(data.coco / "train2017"), 16, 0)
+    assert found.pretraining[3:] == (str(data.coco / "train2017"), 16, 0)
     assert f"data.root={data.coco / 'train2017'}" in plan.pretrain_options
     assert {"model.size=tiny", "data.workers=0"} <= set(plan.options) & set(plan.pretrain_options)
     assert plan.scratch_options == ()  # the recipe has no layer decay
@@ -78,7 +78,7 @@ def test_other_tasks(request_of: Request, data: scenes.Layouts) -> None:
     assert seg.plan.recipe == "upernet_tiny_camvid.yaml"
     assert seg.plan.scratch_options == ("optim.layer_decay=1.0",)
     assert seg.pictures == {25: 4, 100: 16}
-    assert seg.pretrained_on == str(data.ade20k / "images" / "training")
+    assert seg.pretraining.root == str(data.ade20k / "images" / "training")
     cls = settled(request_of, "cls", root=str(data.classes), shares=[50, 100])
     assert cls.plan.recipe == "finetune_tiny_96px.yaml"
     assert cls.pictures[50] < cls.pictures[100]
@@ -96,7 +96,7 @@ def test_lengths_that_are_given_hold_at_all_shares(request_of: Request) -> None:
 
 def test_pictures_that_validation_has_too_are_counted(request_of: Request, data: scenes.Layouts) -> None:
     found = settled(request_of, pictures=str(data.coco))
-    assert (found.unlabelled, found.seen) == (20, 4)
+    assert found.pretraining[4:] == (20, 4)
 
 
 def test_classes_that_a_share_lacks_are_named(request_of: Request, data: scenes.Layouts) -> None:

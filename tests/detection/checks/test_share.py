@@ -32,14 +32,14 @@ def test_a_run_trains_on_the_share(
     monkeypatch.setattr(logging.getLogger("convmae"), "propagate", True)
     with caplog.at_level(logging.INFO, logger="convmae"):
         few, half, all_of_them = (names(root, share=share) for share in (0.25, 0.5, 1.0))
+    told = {message for message in caplog.messages if "training pictures are used" in message}
+    assert told == {
+        f"data: {count} of 12 training pictures are used, data.share={share} drawn by data.share_seed=0"
+        for count, share in ((3, "0.25"), (6, "0.5"))
+    }
     assert [len(few), len(half), len(all_of_them)] == [3, 6, 12]
     assert few < half < all_of_them
     assert few != names(root, share=0.25, share_seed=1)
-    told = [message for message in caplog.messages if "training pictures are used" in message]
-    assert told == [
-        f"data: {count} of 12 training pictures are used, data.share={share} drawn by data.share_seed=0"
-        for count, share in ((3, "0.25"), (6, "0.5"))
-    ]
 
 
 def test_limit_is_of_the_share(root: Path) -> None:
