@@ -54,7 +54,7 @@ def figures(study: Study) -> dict[str, Any]:
         "missing": sum(cell not in study.scores for cell in plan.cells),
         "pictures": {f"{share:g}": study.settings.pictures[share] for share in plan.shares},
         "steps": plan.steps,
-        "scores": [{**cell._asdict(), "score": score} for cell, score in study.scores.items()],
+        "scores": [{**cell._asdict(), "score": study.scores[cell]} for cell in plan.cells if cell in study.scores],
         "arms": {
             arm.name: {
                 "init": arm.init,
