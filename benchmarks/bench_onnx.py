@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from convmae.benchmarks.timing import Step, peak_memory, rounds
 from convmae.detection.export.plan import plan_detector
-from convmae.engine.commands.cli import add_overrides
 from convmae.engine.errors import UserError
 from convmae.engine.export.graphs import OPSETS, check_packages, open_session, write_graph
 from convmae.engine.export.graphs import run as run_graph
@@ -32,14 +31,6 @@ from convmae.segmentation.export import plan_segmenter
 
 PLANS = {DETECTION: plan_detector, SEGMENTATION: plan_segmenter}
 CPU = torch.device("cpu")
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of this comparison."""
-    parser.add_argument("weights", type=Path, help="a detector or segmenter of this project: a run's model.pth")
-    parser.add_argument("pictures", nargs="?", type=Path, help="folder of pictures (default: drawn ones)")
-    parser.add_argument("--config", help="recipe of the weights (default: that of their run)")
-    add_overrides(parser, "model.score_threshold=0.3")
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:

@@ -142,6 +142,14 @@ def predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default auto")
 
 
+def onnx(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of graphs in onnxruntime."""
+    parser.add_argument("weights", type=Path, help="a detector or segmenter of this project: a run's model.pth")
+    parser.add_argument("pictures", nargs="?", type=Path, help="folder of pictures (default: drawn ones)")
+    parser.add_argument("--config", help="recipe of the weights (default: that of their run)")
+    add_overrides(parser, "model.score_threshold=0.3")
+
+
 def gpu(parser: argparse.ArgumentParser) -> None:
     """Adds the options of all on a GPU."""
     parser.add_argument(
