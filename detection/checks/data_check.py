@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from convmae.detection.checks.class_names import check_learnt, check_measured
 from convmae.detection.checks.perfect_detector import check_perfect, describe_scores, perfect_scores
-from convmae.detection.checks.preflight import check_picture, read_picture, under_root
+from convmae.detection.checks.preflight import check_picture, decode_picture, under_root
 from convmae.detection.checks.splits import check_evaluation, check_samples, check_split
 from convmae.detection.config import DetectionConfig
 from convmae.detection.data.coco import (
@@ -26,7 +26,6 @@ from convmae.engine.errors import UserError
 from convmae.engine.faults import Effect, Fault, spread
 from convmae.engine.pictures.duplicates import check_repeated, check_shared, content_of
 from convmae.engine.pictures.images import Look
-from convmae.engine.pictures.limits import in_turn
 from convmae.engine.pictures.reading import Reading
 from convmae.engine.pictures.value_ranges import check_ranges
 
@@ -116,8 +115,7 @@ def _check_split(name: str, annotations: Path, folder: Path, masks: bool, count:
     def examine(record: ImageRecord) -> tuple[Look, bytes] | Fault:
         try:
             look = check_picture(data, record)
-            with in_turn(look.size):
-                return look, content_of(read_picture(data, record))
+            return look, content_of(decode_picture(data, record, look.size))
         except Fault as fault:
             return fault
 

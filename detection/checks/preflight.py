@@ -17,6 +17,7 @@ from convmae.engine.faults import UNREADABLE, Fault, Report, as_fault, log_remar
 from convmae.engine.log import log
 from convmae.engine.pictures.duplicates import check_shared
 from convmae.engine.pictures.images import Look, Picture, look_at, read_image
+from convmae.engine.pictures.limits import in_turn
 from convmae.engine.pictures.value_ranges import check_ranges
 from convmae.engine.shares import log_share, take_share
 
@@ -128,9 +129,9 @@ def check_picture(data: CocoData, record: ImageRecord) -> Look:
     return look
 
 
-def read_picture(data: CocoData, record: ImageRecord) -> Picture:
-    """Returns a picture. Raises Fault for one that is broken."""
-    with _named(data, record):
+def decode_picture(data: CocoData, record: ImageRecord, size: tuple[int, int]) -> Picture:
+    """Returns a picture of ``size``, width and height, large ones one after the other. Raises Fault for one that is broken."""
+    with _named(data, record), in_turn(size):
         return read_image(data.path(record), data.reading)
 
 

@@ -42,7 +42,7 @@ def of_a_detector(root: Path) -> None:
     records = [ImageRecord(number, name, *SIZE) for number, name in enumerate(NAMES)]
     data = CocoData(root / "a.json", root, [], records, {})
     with ThreadPoolExecutor(COUNT) as pool:
-        list(pool.map(lambda record: detection_check.check_picture(data, record, decode=True), records))
+        list(pool.map(lambda record: detection_check.decode_picture(data, record, SIZE), records))
 
 
 def make_labels(root: Path) -> None:
