@@ -85,14 +85,13 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, hidden: int, pointwise: bool = False) -> None:
         super().__init__()
-        self.hidden = hidden
         self.fc1 = PatchConv(dim, hidden, 1) if pointwise else nn.Linear(dim, hidden)
         self.fc2 = PatchConv(hidden, dim, 1) if pointwise else nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         if not torch.is_grad_enabled() and x.device.type == "cpu" and not _is_traced():
             rows = x.flatten(0, -2)
-            at_once = max(1, _IN_CACHE * torch.get_num_threads() // self.hidden)
+            at_once = max(1, _IN_CACHE * torch.get_num_threads() // len(self.fc1.weight))
             return torch.cat([self.fc2(F.gelu(self.fc1(part))) for part in rows.split(at_once)]).unflatten(
                 0, x.shape[:-1]
             )

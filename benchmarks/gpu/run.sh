@@ -41,6 +41,7 @@ mkdir -p "$scratch/packages/convmae" "$scratch/site" "$scratch/data"
 for part in backbones pretraining classification detection segmentation reports engine benchmarks studies configs tools; do
     ln -s "$project/$part" "$scratch/packages/convmae/$part"
 done
+ln -s "$project"/api/* "$scratch/packages/convmae"
 bring() {
     "$python" -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-compile --no-cache-dir \
         --target "$scratch/site" "$@"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import os
 import re
@@ -69,6 +70,17 @@ def test_options_that_do_not_fit_are_refused(options: list[str], message: str, t
     made = subprocess.run(["bash", str(SCRIPT), *defaults, *options], capture_output=True, text=True, cwd=tmp_path)
     assert made.returncode == 2
     assert message in made.stderr
+
+
+def test_a_pack_holds_every_package_and_makes_them_importable(tmp_path: Path) -> None:
+    setup = configparser.ConfigParser()
+    setup.read(PROJECT / "setup.cfg")
+    folders = {line.split("=")[1].strip() for line in setup["options"]["package_dir"].strip().splitlines()}
+    assert pack("--output", tmp_path / "pack", "--wheels", "none", "--sources", "yes").returncode == 0
+    with tarfile.open(tmp_path / "pack" / "sources.tar.gz") as archive:
+        assert folders <= {name.partition("/")[0] for name in archive.getnames()}
+    line = (tmp_path / "pack" / "run.sh").read_text()
+    assert folders == {folder for folder in folders if re.search(rf"\b{folder}\b", line)}
 
 
 def test_the_line_runs_the_battery_where_nothing_is_installed(tmp_path: Path) -> None:
