@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from convmae.engine.commands.cli import start_run
 from convmae.engine.commands.weights_size import by_weights
+from convmae.engine.commands.work_dirs import kept_recipe
 from convmae.engine.config import load_config
 from convmae.engine.errors import UserError
 from convmae.options import as_overrides, in_python
@@ -151,12 +152,8 @@ def _run(
     def folder() -> Path:
         return Path("work_dirs") / Path(recipe).stem if work_dir is None else Path(work_dir)
 
-    kept = folder() / "config.yaml" if resume and config is None else None
     with in_python():
-        if kept and not kept.is_file():
-            raise UserError(
-                f"There is no {kept}, which would say what --resume continues; give the run's --work-dir or --config."
-            )
+        kept = kept_recipe(folder()) if resume and config is None else None
         tree, notes = load(os.fspath(kept or recipe)), list[str]()
         if tree.model.init and not kept:
             tree, recipe, notes = by_weights(tree, recipe, default if config is None else "", given, load)

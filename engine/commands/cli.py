@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from convmae.engine.commands.work_dirs import alone_in, prepare_report_dir, prepare_work_dir
+from convmae.engine.commands.work_dirs import alone_in, kept_recipe, prepare_report_dir, prepare_work_dir
 from convmae.engine.config import describe, load_config, run_config
 from convmae.engine.errors import Interrupted, UserError
 from convmae.engine.files import check_is_file, file_of
@@ -74,7 +74,7 @@ def train_tool(
             return _run_config(args, schema, recipe, [*more, *["runtime.compile=true"] * args.compile])
 
         source = args.config or recipe
-        kept = _work_dir(args, source) / "config.yaml" if args.resume and not args.config else None
+        kept = kept_recipe(_work_dir(args, source)) if args.resume and not args.config else None
         config, notes = load(kept or source), list[str]()
         with reading_modules():
             train = read()
@@ -182,11 +182,6 @@ def _run_config(args: argparse.Namespace, schema: type, recipe: str | Path, over
     Raises UserError where it is none, or names weights or a data folder that aren't there.
     """
     kept = isinstance(recipe, Path)
-    if kept and not os.path.isfile(recipe):
-        raise UserError(
-            f"There is no {recipe}, which would say what --resume continues; give the work directory of the run by --work-dir, "
-            "or its recipe by --config."
-        )
     try:
         config: Any = load_config(
             schema, recipe, [*args.cfg_options, *["runtime.precision=bf16"] * args.amp, *overrides]

@@ -39,6 +39,17 @@ def alone_in(work_dir: Path) -> AbstractContextManager[None]:
     return only_one(work_dir) if process_rank() == 0 else nullcontext()
 
 
+def kept_recipe(work_dir: Path) -> Path:
+    """Returns the config.yaml by which a run is continued. Raises UserError where there is none."""
+    recipe = work_dir / "config.yaml"
+    if not recipe.is_file():
+        raise UserError(
+            f"There is no {recipe}, which would say what --resume continues; give the work directory of the run by --work-dir, "
+            "or its recipe by --config."
+        )
+    return recipe
+
+
 def prepare_work_dir(work_dir: Path, resume: bool, overwrite: bool) -> None:
     """Makes a run's work directory. Raises UserError if it can't be written or holds what the run would replace."""
     if resume and overwrite:

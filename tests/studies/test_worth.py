@@ -35,6 +35,11 @@ def study(tmp_path: Path) -> Path:
     return tmp_path / "study"
 
 
+def of_one_seed(task: str, root: Path, study: Path, *shares: str) -> list[str]:
+    given = [task, str(root), "--work-dir", str(study), "--shares", *shares]
+    return [*given, "--seeds", "0", "--rates", "1", "--jobs", "2"]
+
+
 def words(data: scenes.Layouts, study: Path, *more: str) -> list[str]:
     given = [
         "det",
@@ -215,21 +220,7 @@ def test_other_tasks_and_weights_that_are_given(
 ) -> None:
     torch.save({"model": ConvViT("tiny", num_classes=0).state_dict()}, tmp_path / "mine.pth")
     root = {"cls": data.classes, "seg": data.ade20k}[task]
-    given = [
-        task,
-        str(root),
-        "--work-dir",
-        str(study),
-        "--shares",
-        "50",
-        "100",
-        "--seeds",
-        "0",
-        "--rates",
-        "1",
-        "--jobs",
-        "2",
-    ]
+    given = of_one_seed(task, root, study, "50", "100")
     more = ["--encoder", f"mine={tmp_path / 'mine.pth'}", "--further", "mine", "--cfg-options", "runtime.device=cpu"]
     assert worth.main([*given, *more]) == 0
     found = answer(study)
@@ -249,20 +240,7 @@ def test_real_runs_from_pretraining_to_the_page(data: scenes.Layouts, study: Pat
         "model.img_size=32",
         "schedule.steps=2",
     ]
-    given = [
-        "cls",
-        str(data.classes),
-        "--work-dir",
-        str(study),
-        "--shares",
-        "50",
-        "--seeds",
-        "0",
-        "--rates",
-        "1",
-        "--jobs",
-        "2",
-    ]
+    given = of_one_seed("cls", data.classes, study, "50")
     pretraining = ["--pretrain-options", "model.method=convmae", *common]
     assert worth.main([*given, "--cfg-options", *common, *pretraining]) == 0
     found = answer(study)
