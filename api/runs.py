@@ -61,6 +61,7 @@ def pretrain(
     work_dir: PathLike | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    auto: bool = False,
     **overrides: Any,
 ) -> Run:
     """Pretrains an encoder on plain pictures, as ``tools/pretrain.py`` does.
@@ -70,15 +71,20 @@ def pretrain(
         work_dir: where the run is written; None for ``work_dirs/<recipe>``.
         resume: continue from the newest checkpoint there.
         overwrite: remove an earlier run from there first.
+        auto: choose batch, rate, epochs and the smallest crop by the number and size of the pictures; what is set stays.
         overrides: options of the recipe with ``__`` for the dot, such as ``data__root="data/images"``.
 
     Raises:
         UserError: what the tool would end with as its message.
     """
+    from convmae.pretraining.auto import fitted
     from convmae.pretraining.config import PretrainingConfig
     from convmae.pretraining.train import train
 
-    return _run(PretrainingConfig, train, "fastconvmae_base_50e.yaml", config, work_dir, resume, overwrite, overrides)
+    fit = fitted if auto else None
+    return _run(
+        PretrainingConfig, train, "fastconvmae_base_50e.yaml", config, work_dir, resume, overwrite, overrides, fit
+    )
 
 
 def finetune(
@@ -89,7 +95,7 @@ def finetune(
     overwrite: bool = False,
     **overrides: Any,
 ) -> Run:
-    """Fine-tunes a classifier on class folders, as ``tools/finetune.py`` does; arguments as of ``pretrain``."""
+    """Fine-tunes a classifier on class folders, as ``tools/finetune.py`` does; arguments as of ``pretrain``, but ``auto``."""
     from convmae.classification.config import FinetuningConfig
     from convmae.classification.train import finetune as train
 
@@ -139,6 +145,7 @@ def _run(
     resume: bool,
     overwrite: bool,
     overrides: dict[str, Any],
+    fit: Callable[[Any, Sequence[str]], tuple[Any, list[str]]] | None = None,
 ) -> Run:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(
@@ -157,5 +164,8 @@ def _run(
         tree, notes = load(os.fspath(kept or recipe)), list[str]()
         if tree.model.init and not kept:
             tree, recipe, notes = by_weights(tree, recipe, default if config is None else "", given, load)
+        if fit and not kept:
+            tree, chosen = fit(tree, given)
+            notes += chosen
         start_run(tree, folder(), train, resume, overwrite, notes)
     return Run(folder())

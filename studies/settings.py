@@ -16,13 +16,13 @@ from convmae.backbones.families import named_size
 from convmae.engine.commands.next_command import CHOICES, choose
 from convmae.engine.config import load_config
 from convmae.engine.errors import UserError
-from convmae.engine.faults import spread
 from convmae.engine.files import check_is_file
 from convmae.engine.machine.precision import resolve_device
 from convmae.engine.pictures.duplicates import same_files
 from convmae.engine.pictures.folders import list_images
-from convmae.engine.pictures.images import look_at
 from convmae.engine.training.schedule import Schedule
+from convmae.pretraining.auto import choose as fit
+from convmae.pretraining.auto import median_side
 from convmae.pretraining.config import PretrainingConfig
 from convmae.studies.labelled import Labelled, Task
 from convmae.studies.plan import PRETRAINED, SCRATCH, SEARCH_SEED, Arm, Plan
@@ -34,7 +34,6 @@ OWN = {  # what the study sets itself
     "data.share_seed": "given by --seeds",
     "runtime.seed": "given by --seeds",
 }
-LOOKED_AT = 200  # pictures whose size chooses a recipe
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,7 @@ def settle(request: Request, task: Task) -> Settings:
     first = request.recipe or CHOICES[task.tool][0].recipe
     config: Any = load_config(task.schema, first, given)
     labelled = task.read(config)
-    side = _side(labelled, config)
+    side = median_side(labelled.training, config.data.reading(config.model.in_chans))
     recipe = request.recipe or choose(task.tool, len(labelled.training), side)
     config = load_config(task.schema, recipe, given)
     size, kind = _settle_size(config, family, size, encoders, request.options)
@@ -244,12 +243,6 @@ def _settle_size(
     return size, [f"model.size={size}", *([f"model.arch={family}"] if has_arch else [])]
 
 
-def _side(labelled: Labelled, config: Any) -> float:
-    """Returns the median of the pictures' shorter sides, in pixels."""
-    reading = config.data.reading(config.model.in_chans)
-    return statistics.median(min(look_at(path, reading).size) for path in spread(labelled.training, LOOKED_AT))
-
-
 def _check_shares(
     labelled: Labelled, shares: Sequence[float], seeds: Sequence[int]
 ) -> tuple[dict[float, int], dict[tuple[float, int], list[str]]]:
@@ -301,6 +294,9 @@ def _pretraining(request: Request, config: Any, size: str, labelled: Labelled, l
     own = [one for one in fitted if not any(other.startswith(f"{one.partition('=')[0]}=") for other in given)]
     options = [*given, *own, f"data.root={root}", *loaders]
     tree: Any = load_config(PretrainingConfig, recipe, options)
+    if not request.pretrain_recipe:
+        options += fit(tree, options)[0]
+        tree = load_config(PretrainingConfig, recipe, options)
     arch = "vit" if tree.model.method == "mae" else "convvit"
     if arch != wanted or tree.model.size != size:
         raise UserError(

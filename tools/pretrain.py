@@ -1,6 +1,7 @@
 """Pretrain an encoder on plain images by ConvMAE or FastConvMAE.
 
 python tools/pretrain.py --config fastconvmae_base_50e.yaml --cfg-options data.root=path/to/pictures
+python tools/pretrain.py --config convmae_tiny_96px.yaml --auto --cfg-options data.root=path/to/pictures
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from convmae.pretraining.config import PretrainingConfig
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the tool and returns its exit status."""
-    return train_tool(argv, PretrainingConfig, read, description=__doc__ or "", recipe="fastconvmae_base_50e.yaml")
+    return train_tool(
+        argv, PretrainingConfig, read, description=__doc__ or "", recipe="fastconvmae_base_50e.yaml", read_fit=read_fit
+    )
 
 
 def read() -> Callable[..., Any]:
@@ -26,6 +29,13 @@ def read() -> Callable[..., Any]:
     from convmae.pretraining.train import train
 
     return train
+
+
+def read_fit() -> Callable[..., Any]:
+    """Imports what fits a recipe to its pictures."""
+    from convmae.pretraining.auto import fitted
+
+    return fitted
 
 
 if __name__ == "__main__":

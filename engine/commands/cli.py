@@ -54,10 +54,13 @@ def train_tool(
     *,
     description: str,
     recipe: str,
+    read_fit: Callable[[], Callable[[Any, Sequence[str]], tuple[Any, list[str]]]] | None = None,
 ) -> int:
     """Parses a training tool's options, prepares the work directory and calls ``train(config, work_dir, resume)``.
 
-    ``read`` imports and returns that function, once the options are known to be right: it takes seconds.
+    ``read`` imports and returns that function, once the options are known to be right: it takes seconds. Where the task can fit
+    its recipe to the data, ``--auto`` has ``fit(config, given)`` do it, which ``read_fit`` imports: it returns the tree, and
+    what it chose in words.
     """
     parser = _run_parser(argv, description, schema, recipe)
     parser.add_argument(
@@ -67,6 +70,12 @@ def train_tool(
     )
     parser.add_argument("--overwrite", action="store_true", help="remove an earlier run from the work directory first")
     parser.add_argument("--compile", action="store_true", help="same as --cfg-options runtime.compile=true")
+    if read_fit:
+        parser.add_argument(
+            "--auto",
+            action="store_true",
+            help="choose batch, rate, epochs and the smallest crop by the number and size of the pictures; what is set stays",
+        )
     args = parser.parse_args(argv)
 
     def main() -> None:
@@ -86,6 +95,9 @@ def train_tool(
         if config.model.init and not kept:
             default = "" if args.config else recipe
             config, source, notes = by_weights(config, source, default, args.cfg_options, load)
+        if read_fit and args.auto and not kept:
+            config, chosen = read_fit()(config, args.cfg_options)
+            notes += chosen
         work_dir = _work_dir(args, source)
         start_processes(args.launcher, config.runtime.device)
         if goes_on(work_dir):  # began by this very job, whose options were for what it found before

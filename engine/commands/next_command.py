@@ -62,7 +62,14 @@ def next_command(
     script = Path(sys.argv[0])
     words = ["python", str(script.with_name(f"{tool}.py"))] if script.suffix == ".py" else ["convmae", tool]
     own = [one for one in options if not one.startswith("data.root=")]
-    words += ["--config", chosen, "--cfg-options", f"data.root={root}", *own]
+    words += [
+        "--config",
+        chosen,
+        *["--auto"] * (tool == "pretrain" and not recipe),
+        "--cfg-options",
+        f"data.root={root}",
+        *own,
+    ]
     lines = [f"to train: {shlex.join(words)}"]
     if not recipe:
         lines.append(f"  the recipe is for {pictures:,} pictures whose shorter side is {side:g} pixels at the median")

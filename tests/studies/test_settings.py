@@ -69,8 +69,18 @@ def test_what_is_not_asked_for_fits_the_data(request_of: Request, data: scenes.L
     )
     assert found.pretraining[3:] == (str(data.coco / "train2017"), 16, 0)
     assert f"data.root={data.coco / 'train2017'}" in plan.pretrain_options
+    assert {"data.batch_size=8", "optim.lr=0.0004"} <= set(plan.pretrain_options)  # as pretrain --auto fits them
+    assert found.pretraining.steps == plan.pretraining_steps == 4000
     assert {"model.size=tiny", "data.workers=0"} <= set(plan.options) & set(plan.pretrain_options)
     assert plan.scratch_options == ()  # the recipe has no layer decay
+
+
+def test_a_recipe_and_options_of_pretraining_that_are_given_stay(request_of: Request) -> None:
+    named = settled(request_of, pretrain_recipe="convmae_tiny_96px.yaml")
+    assert not [one for one in named.plan.pretrain_options if one.startswith(("optim.lr", "data.batch_size"))]
+    own = settled(request_of, pretrain_options=["schedule.steps=50", "data.batch_size=4"])
+    assert own.pretraining.steps == 50
+    assert [one for one in own.plan.pretrain_options if one.startswith("data.batch_size")] == ["data.batch_size=4"]
 
 
 def test_other_tasks(request_of: Request, data: scenes.Layouts) -> None:

@@ -210,7 +210,8 @@ def test_a_budget_leaves_seeds_out(
     data: scenes.Layouts, study: Path, stand_ins: Called, capsys: pytest.CaptureFixture
 ) -> None:
     for budget, seeds in (("1", "0, 1, 2"), (f"{140 / 3600}", "0, 1")):  # three seeds take 160 s by what is timed
-        assert worth.main([*words(data, study, "--budget", budget), "--plan"]) == 0
+        short = ("--pretrain-options", "schedule.steps=3")
+        assert worth.main([*words(data, study, "--budget", budget, *short), "--plan"]) == 0
         assert f"; seeds {seeds}\n" in capsys.readouterr().out
 
 
