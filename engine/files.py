@@ -14,6 +14,7 @@ from convmae.engine.class_lists import check_class_lists
 from convmae.engine.errors import UserError
 from convmae.engine.regular_files import check_regular
 from convmae.engine.run_files import claim, partial_name
+from convmae.zoo import shipped_file, shipped_weights
 
 if TYPE_CHECKING:
     import torch
@@ -97,15 +98,26 @@ def save_weights(
 
 
 def file_of(weights: str | Path) -> Path:
-    """Returns the file that FILE or FILE:KEY names, as ``split_choice`` does, which can't be imported without PyTorch."""
+    """Returns the file of FILE, FILE:KEY or a name in `zoo`, as ``split_choice`` does, which needs PyTorch to be imported."""
+    if (shipped := shipped_file(weights)) is not None:
+        return shipped
     file, _, _ = str(weights).rpartition(":")
     return Path(file if os.path.isfile(file) and not os.path.exists(weights) else weights)
 
 
 def check_is_file(checkpoint: str | Path) -> None:
-    """Raises UserError where there is no such weight file; FILE:KEY names one, too."""
+    """Raises UserError where there is no such weight file; FILE:KEY names one, too, and so does a name in `zoo`."""
     if not os.path.isfile(file_of(checkpoint)):
-        raise UserError(f"There is no checkpoint {checkpoint}.")
+        raise UserError(
+            f"There is no checkpoint {checkpoint}: expected a file, or the name of weights that come with the package "
+            f"({', '.join(shipped_weights())})."
+        )
+
+
+def beside(weights: str | Path, suffix: str) -> Path:
+    """Returns a place for what is made of weights: beside their file, of those in `zoo` in the current folder."""
+    shipped = shipped_file(weights) is not None
+    return (Path(weights) if shipped else file_of(weights)).with_suffix(suffix)
 
 
 def read_config(path: Path) -> str:

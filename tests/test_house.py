@@ -17,7 +17,7 @@ TYPED = (
 )  # whose files are what users type, by names that are promised: their number is not ours to choose
 CODE = sorted(
     path.relative_to(PROJECT).with_suffix("").as_posix()
-    for package in ("api", "backbones", *TASKS, "reports", "engine", "benchmarks", "studies", "configs", "tools")
+    for package in ("api", "backbones", *TASKS, "reports", "engine", "benchmarks", "studies", "configs", "zoo", "tools")
     for path in (PROJECT / package).rglob("*.py")
 )
 

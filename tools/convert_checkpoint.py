@@ -1,8 +1,10 @@
-"""Turn weights of another framework's layout into this project's, or back. What layout a file has is seen from its names.
+"""Turn weights of another framework's layout into this project's, or back; or weights of any task into half their size.
+What layout a file has is seen from its names.
 
 python tools/convert_checkpoint.py mask_rcnn_detectron2.pth convmae_mask_rcnn.pth --to convmae
 python tools/convert_checkpoint.py work_dirs/det/model.pth detectron2.pth --to detectron2
 python tools/convert_checkpoint.py work_dirs/det/model.pth mmdet.pth --to mmdet
+python tools/convert_checkpoint.py work_dirs/pretrain/pretrained.pth encoder_half.safetensors --to half
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from convmae.engine.errors import UserError
 from convmae.engine.files import check_is_file, file_of
 from convmae.engine.machine.interrupts import reading_modules
 
-LAYOUTS = ("convmae", "detectron2", "mmdet")
+HALF = "half"
+LAYOUTS = ("convmae", "detectron2", "mmdet", HALF)
 SUFFIXES = (".pth", ".pt", ".safetensors")
 
 
@@ -34,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("weights", type=Path, help="the file to convert (.pth, .pkl, .safetensors)")
     parser.add_argument("output", type=Path, help="the file to write (.pth or .safetensors)")
-    parser.add_argument("--to", choices=LAYOUTS, required=True, help="the layout to write")
+    parser.add_argument(
+        "--to", choices=LAYOUTS, required=True, help="the layout to write; half: the same one, in half precision"
+    )
     parser.add_argument(
         "--annotations", type=Path, help="COCO JSON file with the classes of a detector (default: COCO's own 80)"
     )
@@ -52,9 +57,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_is_file(args.weights)
         with reading_modules():
             from convmae.detection.convert_file import convert
-        convert(args)
+        if args.to == HALF:
+            halve(args.weights, args.output)
+        else:
+            convert(args)
 
     return run_tool(run)
+
+
+def halve(weights: Path, output: Path) -> None:
+    """Writes a file's weights in half precision, with what stands beside them, and prints how large both files are.
+
+    Raises UserError for values that half precision can't hold, and for what are no weights.
+    """
+    from convmae.detection.convert_file import read_tensors
+    from convmae.engine.files import read_config, read_meta, save_weights
+
+    state, others, source = read_tensors(weights)
+    half = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+    save_weights(half, output, read_config(weights), read_meta(weights))
+    left = f", left behind, as they are no tensors: {', '.join(others)}" if others else ""
+    print(f"{source}: {len(half)} tensors{left}")
+    print(f"{file_of(weights).stat().st_size / 1e6:.1f} MB to {output.stat().st_size / 1e6:.1f} MB")
 
 
 def check_output(weights: Path, path: Path, overwrite: bool) -> None:

@@ -188,10 +188,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run() -> None:
         from convmae.engine.errors import UserError
-        from convmae.engine.files import check_is_file, file_of
+        from convmae.engine.files import beside, check_is_file
 
         check_is_file(args.weights)
-        output = args.output or file_of(args.weights).with_suffix(".onnx")
+        output = args.output or beside(args.weights, ".onnx")
         check_request(args, output)
         try:
             made = TemporaryDirectory(dir=output.parent)

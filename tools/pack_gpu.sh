@@ -19,7 +19,7 @@ PACKAGES=(
     onedl-mmengine==0.10.12 omegaconf==2.3.1 pycocotools==2.0.11 hotcoco==1.3.0 yapf==0.43.0 prettytable==3.18.0
     wcwidth platformdirs ftfy iopath yacs termcolor addict tifffile==2026.11.8
 )
-PARTS=(api backbones pretraining classification detection segmentation reports engine benchmarks studies configs tools tests docs setup.cfg pyproject.toml)
+PARTS=(api backbones pretraining classification detection segmentation reports engine benchmarks studies configs zoo tools tests docs setup.cfg pyproject.toml)
 
 fail() { echo "error: $1" >&2; exit 2; }
 

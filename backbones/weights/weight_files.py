@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from convmae.backbones.weights.safe_files import CheckpointError, read_file
+from convmae.zoo import shipped_file
 
 # Where training code keeps the weights inside a checkpoint, the most specific first.
 CONTAINERS = ("state_dict", "model", "module", "model_state", "model_state_dict", "model_ema", "state_dict_ema")
@@ -24,8 +25,10 @@ _Known = dict[tuple[int, int], _Found]  # what a search found, by the container'
 def split_choice(path: str | Path) -> tuple[Path, str]:
     """Splits FILE:KEY, which chooses among the models in a file, into file and key; the key is "" where there is none.
 
-    A path that exists is a file, whatever colons are in its name.
+    A path that exists is a file, whatever colons are in its name; the name of weights in `zoo` is theirs.
     """
+    if (shipped := shipped_file(path)) is not None:
+        return shipped, ""
     file, colon, key = str(path).rpartition(":")
     if colon and Path(file).is_file() and not Path(path).exists():
         return Path(file), key

@@ -38,7 +38,7 @@ if [[ -f $pack/sources.tar.gz ]]; then
 fi
 [[ -f $project/benchmarks/bench_gpu.py ]] || fail "$project holds no benchmarks/bench_gpu.py; start this in the project's folder."
 mkdir -p "$scratch/packages/convmae" "$scratch/site" "$scratch/data"
-for part in backbones pretraining classification detection segmentation reports engine benchmarks studies configs tools; do
+for part in backbones pretraining classification detection segmentation reports engine benchmarks studies configs zoo tools; do
     ln -s "$project/$part" "$scratch/packages/convmae/$part"
 done
 ln -s "$project"/api/* "$scratch/packages/convmae"

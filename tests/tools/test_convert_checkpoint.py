@@ -14,7 +14,7 @@ from convmae.detection.data.coco import Category
 from convmae.detection.model.detection_model import DetectionModel
 from convmae.detection.model.weights import load_detector
 from convmae.engine.config import load_config, save_config, to_yaml
-from convmae.engine.files import save_weights
+from convmae.engine.files import read_config, read_meta, save_weights
 from convmae.tools import convert_checkpoint as tool
 
 CLASSES = [Category(3, "box"), Category(7, "disc")]
@@ -63,6 +63,29 @@ def test_a_detector_goes_to_detectron2_and_back(run: Path, capsys: pytest.Captur
     model = DetectionModel(config, CLASSES)
     load_detector(model, run / "back.safetensors")
     assert all(torch.equal(model.state_dict()[name], value) for name, value in original.items())
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_half_precision_keeps_what_a_file_is(run: Path, suffix: str, capsys: pytest.CaptureFixture) -> None:
+    original = torch.load(run / "model.pth", weights_only=True)["model"]
+    config = load_config(DetectionConfig, run / "config.yaml")
+    save_weights(original, run / "own.pth", to_yaml(config), {"of": "a test"})
+    assert tool.main([str(run / "own.pth"), str(run / f"half{suffix}"), "--to", "half"]) == 0
+    assert f"{len(original)} tensors" in capsys.readouterr().out
+    assert read_config(run / f"half{suffix}") == to_yaml(config)
+    assert read_meta(run / f"half{suffix}") == {"of": "a test"}
+    model = DetectionModel(config, CLASSES)
+    load_detector(model, run / f"half{suffix}")
+    for name, value in model.state_dict().items():
+        assert value.dtype == original[name].dtype
+        assert torch.equal(value, original[name].half().to(value.dtype) if value.is_floating_point() else value)
+
+
+def test_what_half_precision_cannot_hold_is_told(run: Path, capsys: pytest.CaptureFixture) -> None:
+    save_weights({"a.weight": torch.tensor([1e5])}, run / "large.pth")
+    assert tool.main([str(run / "large.pth"), str(run / "half.pth"), "--to", "half"]) == 2
+    assert "a.weight holds values that are not finite" in capsys.readouterr().err
+    assert not (run / "half.pth").exists()
 
 
 def test_a_detector_goes_to_mmdet_and_back(run: Path, capsys: pytest.CaptureFixture) -> None:
