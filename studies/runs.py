@@ -99,6 +99,21 @@ class _Going(NamedTuple):
     since: float
 
 
+def gpus(device: str) -> list[str]:
+    """Returns the GPUs as CUDA_VISIBLE_DEVICES names them, where runs with that ``runtime.device`` compute on them.
+
+    Raises UserError for a device that isn't there.
+    """
+    import torch  # which takes seconds, and not all that is done with runs needs it
+
+    from convmae.engine.machine.precision import resolve_device
+
+    if resolve_device(device).type != "cuda":
+        return []
+    named = [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one.strip()]
+    return named or [str(number) for number in range(torch.cuda.device_count())]
+
+
 def finish(runs: Sequence[Run], jobs: int = 1, devices: Sequence[str] = (), shed: bool = False) -> Generator[Ended]:
     """Does all runs in their order, ``jobs`` at a time, and yields each as it ends; those that are finished come first.
 

@@ -10,14 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from convmae.backbones.families import named_size
 from convmae.engine.commands.next_command import CHOICES, choose
 from convmae.engine.config import load_config
 from convmae.engine.errors import UserError
 from convmae.engine.files import check_is_file
-from convmae.engine.machine.precision import resolve_device
 from convmae.engine.pictures.duplicates import same_files
 from convmae.engine.pictures.folders import list_images
 from convmae.engine.training.schedule import Schedule
@@ -26,6 +23,7 @@ from convmae.pretraining.auto import median_side
 from convmae.pretraining.config import PretrainingConfig
 from convmae.studies.labelled import Labelled, Task
 from convmae.studies.plan import PRETRAINED, SCRATCH, SEARCH_SEED, Arm, Plan
+from convmae.studies.runs import gpus
 
 OWN = {  # what the study sets itself
     "model.init": "what the arms differ in; give weights by --encoder NAME=FILE",
@@ -159,8 +157,7 @@ def settle(request: Request, task: Task) -> Settings:
     drawn = [*seeds, *([SEARCH_SEED] if len(set(request.rates)) > 1 else [])]
     pictures, lacking = _check_shares(labelled, shares, drawn)
     schedule = Schedule.build(config.schedule, len(labelled.training), config.data.batch_size)
-    device = resolve_device(config.runtime.device)
-    devices = _devices() if device.type == "cuda" else []
+    devices = gpus(config.runtime.device)
     jobs = request.jobs or len(devices) or os.cpu_count() or 1
     loaders = [] if devices or any(one.startswith("data.workers=") for one in given) else ["data.workers=0"]
     options = [*given, *kind, *loaders, *_fixed_length(schedule)]
@@ -264,12 +261,6 @@ def _check_shares(
         counts = ", ".join(f"{share:g} % are {count}" for share, count in pictures.items())
         raise UserError(f"Two of the --shares have the same number of pictures ({counts}); expected different ones.")
     return pictures, lacking
-
-
-def _devices() -> list[str]:
-    """Returns the GPUs as CUDA_VISIBLE_DEVICES names them."""
-    named = [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one.strip()]
-    return named or [str(number) for number in range(torch.cuda.device_count())]
 
 
 def _pretrain_recipe(size: str, arch: str) -> str:

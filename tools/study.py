@@ -2,7 +2,8 @@
 
 python tools/study.py data/imagenet_mini --epochs 5 --seeds 0 --work-dir work_dirs/study
 
-Every run is a call of the other tools, on one thread, whose processor time is counted; what is finished is not run again.
+Every run is a call of the other tools, on one thread, whose processor time is counted, or on a GPU, where it is the clock's;
+what is finished is not run again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ if __name__ == "__main__":  # before all that takes time to read
 
 import argparse
 import inspect
+import os
 import statistics
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -23,7 +25,7 @@ from typing import NamedTuple
 
 from convmae.engine.commands.cli import run_tool
 from convmae.engine.errors import UserError
-from convmae.studies.runs import Run, finish
+from convmae.studies.runs import Run, finish, gpus
 
 PROBES = {"knn": "k-NN", "linear": "linear probe"}
 SCRATCH = "scratch"
@@ -62,6 +64,12 @@ class Study:
     per_class: int
     lr: float
     methods: list[str]
+    device: str = "cpu"
+
+    @property
+    def minutes(self) -> str:
+        """What the minutes are of that are counted."""
+        return "minutes of processor time" if self.device == "cpu" else "minutes of a GPU"
 
     @property
     def measures(self) -> dict[str, str]:
@@ -108,12 +116,15 @@ class Study:
             "--cfg-options",
             f"runtime.seed={seed}",
             "data.workers=0",
-            "runtime.device=cpu",
+            f"runtime.device={self.device}",
         ]
 
 
-def run_all(study: Study, seeds: Sequence[int], jobs: int) -> None:
-    """Does all runs, so many at a time: first pretraining, then the probes, which are cheap, then fine-tuning."""
+def run_all(study: Study, seeds: Sequence[int], jobs: int, devices: Sequence[str] = ()) -> None:
+    """Does all runs, so many at a time, on the GPUs ``devices`` if there are any.
+
+    First pretraining, then the probes, which are cheap, then fine-tuning.
+    """
     pairs = [(name, seed) for seed in seeds for name in study.methods]
     names = [*study.methods, SCRATCH]
     waves = [
@@ -122,7 +133,7 @@ def run_all(study: Study, seeds: Sequence[int], jobs: int) -> None:
         [study.finetune(name, n, seed) for n in study.finetune_epochs for seed in seeds for name in names],
     ]
     for wave in waves:
-        with closing(finish([Run(folder, tuple(words)) for folder, words in wave], jobs)) as ended:
+        with closing(finish([Run(folder, tuple(words)) for folder, words in wave], jobs, devices)) as ended:
             for one in ended:
                 if one.failure:
                     raise UserError(one.failure)
@@ -130,7 +141,7 @@ def run_all(study: Study, seeds: Sequence[int], jobs: int) -> None:
 
 
 class Row(NamedTuple):
-    """A line of the table: by seed, the minutes of processor time that pretraining took, and each measure's accuracy."""
+    """A line of the table: by seed, the minutes that pretraining took, and each measure's accuracy."""
 
     label: str
     minutes: dict[int, float]
@@ -144,9 +155,9 @@ def read_rows(study: Study, seeds: Sequence[int]) -> list[Row]:
     for name, label in lines:
         folders = {seed: study.work_dir / f"{name}_seed{seed}" for seed in seeds}
         minutes = {
-            seed: Run(folder / "pretrain", ()).spent.processor / 60
+            seed: (run.spent.processor if study.device == "cpu" else run.spent.clock) / 60
             for seed, folder in folders.items()
-            if Run(folder / "pretrain", ()).is_finished
+            if (run := Run(folder / "pretrain", ())).is_finished
         }
         found = {
             part: {
@@ -169,11 +180,9 @@ def with_spread(values: Collection[float], factor: float = 1) -> str:
     return mean if len(values) == 1 else f"{mean} ± {factor * statistics.stdev(values):.1f}"
 
 
-def table(rows: Sequence[Row], measures: Mapping[str, str]) -> str:
-    """Returns the study as a table in Markdown."""
-    lines = [
-        "| pretraining | minutes of processor time | " + " | ".join(f"{name}, %" for name in measures.values()) + " |"
-    ]
+def table(rows: Sequence[Row], measures: Mapping[str, str], minutes: str) -> str:
+    """Returns the study as a table in Markdown; ``minutes`` says what these are of."""
+    lines = [f"| pretraining | {minutes} | " + " | ".join(f"{name}, %" for name in measures.values()) + " |"]
     lines.append("| --- " * (2 + len(measures)) + "|")
     for row in rows:
         cells = [row.label, with_spread(row.minutes.values())]
@@ -182,8 +191,8 @@ def table(rows: Sequence[Row], measures: Mapping[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw(rows: Sequence[Row], measures: Mapping[str, str], path: Path) -> None:
-    """Draws each measure over the processor time of pretraining: a point a seed, scratch as a line across."""
+def draw(rows: Sequence[Row], measures: Mapping[str, str], minutes: str, path: Path) -> None:
+    """Draws each measure over the time of pretraining: a point a seed, scratch as a line across."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -197,11 +206,11 @@ def draw(rows: Sequence[Row], measures: Mapping[str, str], path: Path) -> None:
             for colour, row in zip(cycle(LINE_COLOURS), rows):
                 values = {seed: 100 * value for seed, value in row.accuracies[part].items()}
                 if values and row.minutes:
-                    minutes = [row.minutes[seed] for seed in values]
-                    panel.scatter(minutes, list(values.values()), s=50, color=colour, label=row.label)
+                    spent = [row.minutes[seed] for seed in values]
+                    panel.scatter(spent, list(values.values()), s=50, color=colour, label=row.label)
                 elif values:
                     panel.axhline(statistics.mean(values.values()), color=colour, linestyle="--", label=row.label)
-            panel.set(title=title, xlabel="minutes of processor time in pretraining")
+            panel.set(title=title, xlabel=f"{minutes} in pretraining")
             panel.set_xlim(left=0)
         panels[0].set_ylabel("top-1 accuracy, %")
         handles = {
@@ -234,7 +243,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--lr", type=float, default=4e-4, help="learning rate of pretraining (default 4e-4)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="default 0")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each on one thread (default 1)")
+    parser.add_argument(
+        "--device",
+        default="auto",
+        choices=("auto", "cpu", "cuda"),
+        help="where it is computed; auto: on GPUs if there are",
+    )
+    parser.add_argument("--jobs", type=int, help="runs at a time (default: as many as there are GPUs, else cores)")
     parser.add_argument(
         "--methods", nargs="+", choices=tuple(METHODS), default=list(METHODS), help="what to pretrain (default all)"
     )
@@ -244,19 +259,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     def run() -> None:
         if not (args.data / "train").is_dir():
             raise UserError(f"There is no folder {args.data / 'train'}; expected class folders in train and val.")
-        if min(args.jobs, args.epochs, *args.finetune_epochs) < 1 or args.per_class < 0:
+        if min(1 if args.jobs is None else args.jobs, args.epochs, *args.finetune_epochs) < 1 or args.per_class < 0:
             raise UserError("--jobs, --epochs and --finetune-epochs must be 1 or more, --per-class 0 or more.")
         methods, seeds = list(dict.fromkeys(args.methods)), list(dict.fromkeys(args.seeds))
         lengths = list(dict.fromkeys(args.finetune_epochs))
-        study = Study(args.data, args.work_dir, args.epochs, lengths, args.per_class, args.lr, methods)
+        devices = gpus(args.device)
+        device = "cuda" if devices else "cpu"
+        study = Study(args.data, args.work_dir, args.epochs, lengths, args.per_class, args.lr, methods, device)
         if not args.only_report:
-            run_all(study, seeds, args.jobs)
+            run_all(study, seeds, args.jobs or len(devices) or os.cpu_count() or 1, devices)
         rows = read_rows(study, seeds)
         if not rows:
             raise UserError(f"Nothing in {args.work_dir} is finished yet.")
-        (args.work_dir / "table.md").write_text(table(rows, study.measures), encoding="utf-8")
-        draw(rows, study.measures, args.work_dir / "study.png")
-        print(table(rows, study.measures) + f"written: {args.work_dir / 'table.md'}, {args.work_dir / 'study.png'}")
+        written = table(rows, study.measures, study.minutes)
+        (args.work_dir / "table.md").write_text(written, encoding="utf-8")
+        draw(rows, study.measures, study.minutes, args.work_dir / "study.png")
+        print(written + f"written: {args.work_dir / 'table.md'}, {args.work_dir / 'study.png'}")
 
     return run_tool(run)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import pytest
 
+from convmae.studies.runs import Ended, Run
 from convmae.tools import study
 from convmae.tools.study import Study, read_rows, table, with_spread
 
@@ -41,7 +43,8 @@ def test_the_table_has_mean_and_spread(kept: Study) -> None:
     assert with_spread([]) == ""
     assert with_spread([0.5], 100) == "50.0"
     assert with_spread([1, 2, 3]) == "2.0 ± 1.0"
-    lines = table(read_rows(kept, [0, 1]), kept.measures).splitlines()
+    lines = table(read_rows(kept, [0, 1]), kept.measures, kept.minutes).splitlines()
+    assert lines[0].startswith("| pretraining | minutes of processor time |")
     assert lines[0].endswith("| fine-tuned for 5 epochs, % | fine-tuned for 10 epochs, % |")
     assert lines[2] == "| FastConvMAE, E | 5.5 ± 6.4 | 50.0 |  |  |  |"
     assert lines[3] == "| from scratch |  |  |  | 35.0 ± 7.1 |  |"
@@ -70,5 +73,25 @@ def test_the_report_is_written_of_what_is_finished(kept: Study, capsys: pytest.C
     assert study.main(options) == 0
     assert (kept.work_dir / "study.png").stat().st_size > 10_000
     assert "5.5 ± 6.4" in (kept.work_dir / "table.md").read_text(encoding="utf-8")
+    assert "minutes of processor time" in (kept.work_dir / "table.md").read_text(encoding="utf-8")
     assert study.main([*options, "--jobs", "0"]) == 2
     assert "must be 1 or more" in capsys.readouterr().err
+
+
+def test_on_gpus_runs_go_side_by_side_and_the_clock_counts(kept: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    (kept.data / "train").mkdir(parents=True)
+    called: list[tuple[int, list[str]]] = []
+
+    def ran(runs: Sequence[Run], jobs: int, devices: Sequence[str]) -> Generator[Ended]:
+        assert all("runtime.device=cuda" in run.words for run in runs)
+        called.append((jobs, list(devices)))
+        yield from map(Ended, runs)
+
+    monkeypatch.setattr(study, "gpus", lambda device: ["0", "1"] if device == "auto" else [])
+    monkeypatch.setattr(study, "finish", ran)
+    words = [str(kept.data), "--work-dir", str(kept.work_dir), "--seeds", "0", "1", "--methods", "fastconvmae"]
+    assert study.main(words) == 0
+    assert called == [(2, ["0", "1"])] * 3
+    written = (kept.work_dir / "table.md").read_text(encoding="utf-8")
+    assert "| minutes of a GPU |" in written
+    assert "| FastConvMAE, E | 11.0 ± 12.7 |" in written  # twice the processor time
