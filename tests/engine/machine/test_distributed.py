@@ -16,7 +16,8 @@ from launch import forked, two_processes
 from PIL import Image
 
 from convmae.engine.errors import UserError
-from convmae.engine.machine.processes import PATIENCE, start_processes
+from convmae.engine.machine.processes import start_processes
+from convmae.engine.options import RuntimeOptions
 from convmae.engine.training.checkpoints import latest_checkpoint
 from convmae.engine.training.scalars import read_scalars
 from convmae.tools import pretrain
@@ -139,7 +140,8 @@ def test_processes_that_slurm_started_find_each_other(tmp_path: Path) -> None:
     (tmp_path / "task.py").write_text(
         "import torch, torch.distributed as dist\n"
         "from convmae.engine.machine.processes import any_process, start_processes\n"
-        "start_processes('slurm', 'cpu')\n"
+        "from convmae.engine.options import RuntimeOptions\n"
+        "start_processes('slurm', RuntimeOptions(device='cpu'))\n"
         "print(dist.get_rank(), dist.get_world_size(), *any_process(dist.get_rank() == 1))\n"
     )
     tasks = [
@@ -201,15 +203,15 @@ def test_a_run_whose_loader_process_is_stopped_ends_with_one_message_and_a_check
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
 
 
-def test_processes_wait_for_each_other_as_long_as_an_evaluation_may_take(tmp_path: Path) -> None:
+def test_processes_wait_for_each_other_as_long_as_the_option_says(tmp_path: Path) -> None:
     def waits(rank: int) -> timedelta:
         dist.destroy_process_group()
         os.environ.update({"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"})
         os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(20_000 + os.getppid() % 10_000)})
-        start_processes("pytorch", "cpu")
+        start_processes("pytorch", RuntimeOptions(device="cpu", timeout=77))
         return dist.distributed_c10d._get_default_group()._get_backend(torch.device("cpu")).options._timeout
 
-    assert forked(waits, tmp_path) == [PATIENCE, PATIENCE]
+    assert forked(waits, tmp_path) == [timedelta(seconds=77)] * 2
 
 
 @pytest.mark.parametrize(
@@ -232,6 +234,6 @@ def test_processes_that_cannot_meet_say_why(
         else:
             monkeypatch.setenv(name, str(taken.getsockname()[1]) if value == "in use" else value)
         with pytest.raises(UserError, match=reason) as raised:
-            start_processes("pytorch", "cpu")
+            start_processes("pytorch", RuntimeOptions(device="cpu"))
     assert "\n" not in str(raised.value)
     assert not dist.is_initialized()
