@@ -1,9 +1,9 @@
 """Disturbs tiny runs of the four tasks in two processes, has the same command continue them, and compares what is left.
 
 python tests/soak/restarts.py --times 10 --seed 0: in each task so many times each, at random steps, a process is killed, or
-torchrun, a process is stopped so that the other waits for it in vain, half of the pictures become unreadable. A line of JSON for each,
-then the figures. Every start is the same command, with --resume auto. The exit status is 1 if a run did not end in time, by itself
-and with its reason, or if what it left differs from a run that was not disturbed.
+torchrun, a process is stopped so that the other waits for it in vain, half of the pictures become unreadable. A line of JSON
+for each, then the figures. Every start is the same command, with --resume auto. The exit status is 1 if a run did not end in
+time, by itself and with its reason, or if what it left differs from a run that was not disturbed.
 """
 
 from __future__ import annotations
