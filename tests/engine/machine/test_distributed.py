@@ -1,6 +1,7 @@
 """Two processes equal one with the same global batch, and stop together."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -103,11 +104,28 @@ def test_two_processes_equal_one_and_stop_together(options: list[str], tmp_path:
     assert stopped.stderr.count("Stopped after step 2 of 4") == 1, stopped.stderr[-3000:]
     assert stopped.returncode != 0
     assert latest_checkpoint(tmp_path / "two") == tmp_path / "two" / "step_2.pth"
+    shutil.copytree(tmp_path / "two", tmp_path / "fewer")
     done = two_processes("-m", "convmae.tools.pretrain", *options, "--work-dir", "two", "--resume", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert_same(tmp_path / "one" / "step_4.pth", tmp_path / "two" / "step_4.pth")
-    one, two = ([row["loss"] for row in read_scalars(tmp_path / name)] for name in ("one", "two"))
-    assert two == pytest.approx(one, abs=1e-5)  # of all pictures of a step, not of the first process's
+    assert pretrain.main([*options, "--work-dir", str(tmp_path / "fewer"), "--resume", "auto"]) == 0
+    one, *others = ([row["loss"] for row in read_scalars(tmp_path / name)] for name in ("one", "two", "fewer"))
+    for name, losses in zip(("two", "fewer"), others, strict=True):
+        assert_same(tmp_path / "one" / "step_4.pth", tmp_path / name / "step_4.pth")
+        assert losses == pytest.approx(one, abs=1e-5)  # of all pictures of a step, not of the first process's
+
+
+def test_a_run_of_one_process_goes_on_with_two(options: list[str], tmp_path: Path) -> None:
+    options += ["schedule.save_every=2"]
+    assert pretrain.main([*options, "--work-dir", str(tmp_path / "one")]) == 0
+    shutil.copytree(tmp_path / "one", tmp_path / "more")
+    (tmp_path / "more" / "step_4.pth").unlink()
+    words = [*options, "--work-dir", "more", "--resume", "auto"]
+    done = two_processes("-m", "convmae.tools.pretrain", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "continues from step_2.pth" in done.stdout
+    assert_same(tmp_path / "one" / "step_4.pth", tmp_path / "more" / "step_4.pth")
+    one, more = ([row["loss"] for row in read_scalars(tmp_path / name)] for name in ("one", "more"))
+    assert more == pytest.approx(one, abs=1e-5)
 
 
 def test_two_processes_skip_the_pictures_that_one_skips(options: list[str], tmp_path: Path) -> None:
