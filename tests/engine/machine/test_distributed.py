@@ -17,6 +17,7 @@ from launch import forked, two_processes
 from PIL import Image
 
 from convmae.engine.errors import UserError
+from convmae.engine.machine import processes
 from convmae.engine.machine.processes import start_processes
 from convmae.engine.options import RuntimeOptions
 from convmae.engine.training.checkpoints import latest_checkpoint
@@ -230,6 +231,21 @@ def test_processes_wait_for_each_other_as_long_as_the_option_says(tmp_path: Path
         return dist.distributed_c10d._get_default_group()._get_backend(torch.device("cpu")).options._timeout
 
     assert forked(waits, tmp_path) == [timedelta(seconds=77)] * 2
+
+
+def test_hosts_give_up_before_their_gpus_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = {}
+    monkeypatch.setattr(processes, "resolve_device", lambda device: torch.device("cuda"))
+    monkeypatch.setattr(processes, "_hosts", None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(dist, "rendezvous", lambda place, timeout: iter([(dist.HashStore(), 0, 1)]))
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, timeout, **_: limits.update({backend: timeout}))
+    monkeypatch.setattr(dist, "new_group", lambda backend, timeout: limits.update({backend: timeout}))
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "0")
+    start_processes("pytorch", RuntimeOptions(timeout=100))
+    assert limits == {"gloo": timedelta(seconds=100), "nccl": timedelta(seconds=160)}
 
 
 @pytest.mark.parametrize(
