@@ -27,6 +27,7 @@ class Interrupted(Exception):
     def __init__(self, message: str, status: int = STOPPED) -> None:
         super().__init__(message)
         self.status = status
+        self.passes = status == STOPPED  # torchrun ends processes by SIGTERM, too, to start them with others
 
 
 def unwritable(path: Path, error: OSError) -> UserError:

@@ -25,7 +25,7 @@ from convmae.engine.files import check_is_file, file_of
 from convmae.engine.log import log, process_rank, start_log
 from convmae.engine.machine.failures import tell
 from convmae.engine.machine.interrupts import ctrl_c_raises, reading_modules
-from convmae.engine.machine.restarts import goes_on, mark, mistakes_noted
+from convmae.engine.machine.restarts import end_noted, goes_on, mark
 from convmae.engine.machine.stop_signals import usr1_starts_again
 
 
@@ -142,7 +142,7 @@ def start_run(
         _start(config, work_dir)
         for note in notes:
             log.info(note)
-        with mistakes_noted(work_dir):
+        with end_noted(work_dir):
             train(config, work_dir, bool(resume))
 
 

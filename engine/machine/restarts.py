@@ -1,4 +1,4 @@
-"""A job that torchrun starts again (--max-restarts) goes on with the run that it began, unless that can't end otherwise."""
+"""A job that torchrun starts again (--max-restarts) goes on with the run that it began, unless it is to end or can't but."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from convmae.engine.errors import UserError
+from convmae.engine.errors import Interrupted, UserError
 from convmae.engine.files import write_whole
 
 _MARK = "job.txt"
@@ -24,17 +24,17 @@ def is_orphan() -> bool:
 def goes_on(work_dir: Path) -> bool:
     """Whether this is a new start of the torchrun that began the run in a folder; every process asks, all hear the same.
 
-    Raises UserError, from the first of them, where it was a mistake of input that ended the start before.
+    Raises UserError, from the first of them, where a mistake of input or SIGUSR1 ended the start before.
     """
     from convmae.engine.machine.failures import EndedElsewhereError
     from convmae.engine.machine.processes import tell_all
 
     again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    job, _, mistake = tell_all(_marked(work_dir) if again else "").partition("\n")
-    if mistake and os.environ.get("RANK") != "0":
+    job, _, reason = tell_all(_marked(work_dir) if again else "").partition("\n")
+    if reason and os.environ.get("RANK") != "0":
         raise EndedElsewhereError
-    if mistake:
-        raise UserError(f"Not tried again, as it would end as before: {mistake.strip()}")
+    if reason:
+        raise UserError(f"Not started again: {reason.strip()}")
     return bool(job)
 
 
@@ -45,11 +45,11 @@ def mark(work_dir: Path) -> None:
 
 
 @contextmanager
-def mistakes_noted(work_dir: Path) -> Iterator[None]:
-    """Writes a mistake of input that ends the block, on whichever process, beside the mark: torchrun can't tell one."""
+def end_noted(work_dir: Path) -> Iterator[None]:
+    """Writes beside the mark why the block ends, on whichever process, where no new start is to follow: torchrun can't tell."""
     try:
         yield
-    except UserError as error:
+    except (UserError, Interrupted) as error:
         path = work_dir / _MARK
         if os.environ.get("TORCHELASTIC_RUN_ID") and path.is_file() and not error.passes:
             job = path.read_text(encoding="utf-8", errors="replace").partition("\n")[0]

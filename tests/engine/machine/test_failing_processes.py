@@ -167,13 +167,22 @@ def test_a_job_that_torchrun_starts_again_continues_what_it_began_and_ends_equal
     assert_same(*(torch.load(tmp_path / name / "step_6.pth")["state_dict"] for name in ("run", "whole")))
 
 
+def test_what_was_asked_to_stop_is_not_started_again_by_torchrun(
+    start: Callable[..., subprocess.CompletedProcess], tmp_path: Path
+) -> None:
+    stopped = start("make room", restarts=1)
+    assert stopped.returncode != 0
+    assert stopped.stderr.count("error in process 0: Not started again: Stopped after step 5 of 6") == 1, stopped.stderr
+    assert list_checkpoints(tmp_path / "run")[-1].name == "step_5.pth"
+
+
 def test_a_mistake_of_input_is_not_tried_again(
     start: Callable[..., subprocess.CompletedProcess], tmp_path: Path
 ) -> None:
     failed = start("read", restarts=2)
     assert failed.returncode != 0
     assert failed.stderr.count("error in process 1: 9.png is no picture") == 1, failed.stderr
-    again = "error in process 0: Not tried again, as it would end as before: 9.png is no picture"
+    again = "error in process 0: Not started again: 9.png is no picture"
     assert failed.stderr.count(again) == 2, failed.stderr
     assert "continues from" not in failed.stdout
     assert list_checkpoints(tmp_path / "run")[-1].name == "step_4.pth"
