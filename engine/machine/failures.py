@@ -107,7 +107,7 @@ def tell(error: BaseException) -> bool:
     if (
         many
     ):  # the process that failed speaks first, and alone, of several the first: torchrun ends the others meanwhile
-        time.sleep(3 if is_lost_process(error) else 1 if process_rank() else 0)
+        time.sleep(6 if is_lost_process(error) else 3 if process_rank() else 0)
     said = visible(message or f"{type(error).__name__}: {error}")
     if message or many:
         print(f"error{f' in process {process_rank()}' if many else ''}: {said}", file=sys.stderr, flush=True)

@@ -6,7 +6,7 @@ import os
 import subprocess
 from datetime import timedelta
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -56,7 +56,7 @@ def start_processes(launcher: str, runtime: RuntimeOptions) -> None:
         store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         if cuda:
             dist.init_process_group("nccl", store=store, rank=rank, world_size=world, timeout=limit + WATCHDOG)
-            _hosts = dist.new_group(backend="gloo", timeout=limit)
+            _hosts = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=limit))  # all are in it
         else:
             dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=limit)
     except (RuntimeError, ValueError) as error:
