@@ -98,6 +98,8 @@ def prepare_report_dir(work_dir: Path, overwrite: bool) -> None:
 
 
 def _make(work_dir: Path) -> None:
+    if process_rank() != 0:  # it writes nothing there; of many, the first says what is wrong
+        return
     try:
         str(work_dir).encode()
     except UnicodeEncodeError:
