@@ -1,7 +1,7 @@
 # make demo   the whole path on generated scenes, ending in a report page
 # make test   formatter, linter, type checker and tests, on an installed copy
-# make soak   trials of an hour and a half: runs killed and continued, thousands of steps watched for growth, an hour of fuzzing; on an
-#             installed copy, too; its figures are in soak.json
+# make soak   trials of three hours: runs killed or disturbed and continued, thousands of steps watched for growth, an hour of fuzzing;
+#             on an installed copy, too; its figures are in soak.json
 # Each makes its own virtual environment; a second call reuses it until the requirements change.
 
 PYTHON ?= python3
@@ -20,7 +20,7 @@ test: .venv-test/installed
 	.venv-test/bin/pytest --numprocesses auto --maxprocesses 4
 
 soak: .venv-test/installed copy
-	status=0; for part in kills leaks fuzz; do \
+	status=0; for part in kills restarts leaks fuzz; do \
 		.venv-test/bin/python tests/soak/$$part.py --output soak.json || status=1; \
 	done; exit $$status
 

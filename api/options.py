@@ -16,6 +16,7 @@ _ARGUMENTS = {  # of tools, in Python
     "--config": "config=",
     "--work-dir": "work_dir=",
     "--resume": "resume=True",
+    "--resume auto": "resume='auto'",
     "--overwrite": "overwrite=True",
     "--amp": "runtime__precision='bf16'",
     "--cfg-options": "keyword arguments",
@@ -36,7 +37,7 @@ def in_python() -> Iterator[None]:
 
 def _said(message: str) -> str:
     message = re.sub(r"--cfg-options (\w+(?:\.\w+)*)=", lambda found: found[1].replace(".", "__") + "=", message)
-    return re.sub(r"(?<![\w-])--[a-z-]+", lambda found: _ARGUMENTS.get(found[0], found[0]), message)
+    return re.sub(r"(?<![\w-])--(?:resume auto|[a-z-]+)", lambda found: _ARGUMENTS.get(found[0], found[0]), message)
 
 
 def as_overrides(values: Mapping[str, Any]) -> list[str]:

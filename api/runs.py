@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from convmae.engine.commands.cli import start_run
 from convmae.engine.commands.weights_size import by_weights
@@ -59,7 +59,7 @@ def pretrain(
     config: PathLike | None = None,
     *,
     work_dir: PathLike | None = None,
-    resume: bool = False,
+    resume: bool | Literal["auto"] = False,
     overwrite: bool = False,
     auto: bool = False,
     **overrides: Any,
@@ -69,7 +69,8 @@ def pretrain(
     Args:
         config: a recipe: a file, or the name of a shipped one; None for the tool's own, or with ``resume`` the run's.
         work_dir: where the run is written; None for ``work_dirs/<recipe>``.
-        resume: continue from the newest checkpoint there.
+        resume: continue from the newest checkpoint there; ``"auto"``: start where nothing is, and continue what the same
+            call began.
         overwrite: remove an earlier run from there first.
         auto: choose batch, rate, epochs and the smallest crop by the number and size of the pictures; what is set stays.
         overrides: options of the recipe with ``__`` for the dot, such as ``data__root="data/images"``.
@@ -91,7 +92,7 @@ def finetune(
     config: PathLike | None = None,
     *,
     work_dir: PathLike | None = None,
-    resume: bool = False,
+    resume: bool | Literal["auto"] = False,
     overwrite: bool = False,
     **overrides: Any,
 ) -> Run:
@@ -108,7 +109,7 @@ def train_det(
     config: PathLike | None = None,
     *,
     work_dir: PathLike | None = None,
-    resume: bool = False,
+    resume: bool | Literal["auto"] = False,
     overwrite: bool = False,
     **overrides: Any,
 ) -> Run:
@@ -123,7 +124,7 @@ def train_seg(
     config: PathLike | None = None,
     *,
     work_dir: PathLike | None = None,
-    resume: bool = False,
+    resume: bool | Literal["auto"] = False,
     overwrite: bool = False,
     **overrides: Any,
 ) -> Run:
@@ -142,7 +143,7 @@ def _run(
     default: str,
     config: PathLike | None,
     work_dir: PathLike | None,
-    resume: bool,
+    resume: bool | Literal["auto"],
     overwrite: bool,
     overrides: dict[str, Any],
     fit: Callable[[Any, Sequence[str]], tuple[Any, list[str]]] | None = None,
@@ -151,6 +152,8 @@ def _run(
         raise UserError(
             "A run from Python is one process; for several start the tool by torchrun, with --launcher pytorch."
         )
+    if resume not in (False, True, "auto"):
+        raise UserError(f"resume is {resume!r}; expected True, False or 'auto'.")
     recipe, given = os.fspath(default if config is None else config), as_overrides(overrides)
 
     def load(recipe: str, more: Sequence[str] = ()) -> Any:
@@ -160,7 +163,7 @@ def _run(
         return Path("work_dirs") / Path(recipe).stem if work_dir is None else Path(work_dir)
 
     with in_python():
-        kept = kept_recipe(folder()) if resume and config is None else None
+        kept = kept_recipe(folder()) if resume is True and config is None else None
         tree, notes = load(os.fspath(kept or recipe)), list[str]()
         if tree.model.init and not kept:
             tree, recipe, notes = by_weights(tree, recipe, default if config is None else "", given, load)

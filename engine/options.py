@@ -258,4 +258,11 @@ class RuntimeOptions:
     bad_steps: int = option(
         10, "steps in a row with a gradient that is not finite, each skipped, after which the run stops", low=1
     )
+    timeout: float = option(
+        1800.0,
+        "seconds that several processes wait for one another before the run ends, saying so: one of them may evaluate, write "
+        "or compile meanwhile",
+        low=1,
+        high=1e7,
+    )
     log_every: int = option(0, "steps between two log lines; 0: about a hundred over the run", low=0)

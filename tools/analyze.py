@@ -4,9 +4,11 @@ python tools/analyze.py fastconvmae --size base --img-size 224
 python tools/analyze.py detection --size base --img-size 1024 --depth 2
 python tools/analyze.py mask_rcnn_tiny_256px.yaml
 python tools/analyze.py work_dirs/det/model.pth
+python tools/analyze.py fastconvmae --size base large --processes 8 64
 
 A recipe, or weights of a run, say which model it is and how large its pictures are. Classes are the weights', else those of
-the task's usual data: 1000, 80 and 150.
+the task's usual data: 1000, 80 and 150. With --processes it prints, in place of the counts, how much gradient a training step
+averages over processes, and what a ring of links takes for that: 2 (n - 1) / n times the bytes by the rate.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import argparse
 import inspect
 import sys
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +44,7 @@ TASKS = (
     *("encoder", "classifier", "detection_backbone", "detection", "cascade_detection"),
     *("segmentation_backbone", "segmentation"),
 )
+LINKS = [25.0, 100.0, 400.0, 3600.0]  # of networks, and of one H100's NVLink (450 GB/s each way)
 # A recipe of few lines may fit several, of which the first is taken: a classifier's has the fewest options of its own.
 SCHEMAS = {
     "pretraining": PretrainingConfig,
@@ -63,13 +67,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="pixels, as 224 or 480x640 (height x width; default: the recipe's, else 224)",
     )
     own = parser.add_argument_group("of a model that is named by its task")
-    own.add_argument("--size", choices=SIZES, help="size of the encoder (default base)")
+    own.add_argument("--size", nargs="+", choices=SIZES, help="sizes of the encoder (default base)")
     own.add_argument("--in-chans", type=int, help="channels of the pictures (default 3, RGB)")
     own.add_argument("--mask-ratio", type=float, help="of pretraining (default 0.75)")
     parser.add_argument("--depth", type=int, default=2, help="levels of names that are shown (default 2)")
+    parser.add_argument("--processes", nargs="+", type=int, metavar="N", help="what they send one another, for each N")
+    parser.add_argument(
+        "--links", nargs="+", type=float, metavar="RATE", default=LINKS, help="Gbit/s each way (default %(default)s)"
+    )
     args = parser.parse_args(argv)
 
     def run() -> None:
+        if min(args.processes or [2]) < 2 or not min(args.links) > 0:
+            raise UserError(
+                f"--processes {args.processes} --links {args.links}: expected 2 or more, and rates above 0."
+            )
         sides = [read_size(given) for given in args.img_size or ()]
         known: dict[str, Any] = {"size": args.size, "in_chans": args.in_chans, "mask_ratio": args.mask_ratio}
         given = {name: value for name, value in known.items() if value is not None}
@@ -78,28 +90,41 @@ def main(argv: Sequence[str] | None = None) -> int:
             names = " and ".join(f"--{name.replace('_', '-')}" for name in given)
             raise UserError(f"{args.model} says what {names} would: leave that out.")
         with reading_modules():
+            import torch
+
+            from convmae.benchmarks.counting.communication import communication_table, gradient_bytes
             from convmae.benchmarks.counting.complexity import analyze
             from convmae.benchmarks.counting.whole_models import build, build_from
             from convmae.engine.class_lists import known_classes
 
         classes = len(known_classes(read_meta(Path(args.model)))) if is_weights(args.model) else 0
-        for height, width in sides or [(own_side(config),) * 2]:
+        filled: dict[str, Any] = {"size": ["base"], "in_chans": 3, "mask_ratio": 0.75} | given
+        sizes = filled["size"] if config is None else [config.model.size]
+        gradients: list[tuple[str, int]] = []
+        for size, (height, width) in product(sizes, sides or [(own_side(config),) * 2]):
             try:
-                if config is None:
-                    filled: dict[str, Any] = {"size": "base", "in_chans": 3, "mask_ratio": 0.75} | given
-                    model, inputs = build(
-                        args.model, filled["size"], height, width, filled["mask_ratio"], filled["in_chans"]
+                with torch.device("meta" if args.processes else "cpu"):  # whose tensors have no values
+                    if config is None:
+                        model, inputs = build(args.model, size, height, width, filled["mask_ratio"], filled["in_chans"])
+                    else:
+                        model, inputs = build_from(config, height, width, classes)
+                if args.processes:
+                    gradients.append(
+                        (
+                            f"{args.model}, {size}",
+                            gradient_bytes(model, getattr(getattr(config, "model", None), "freeze", "none")),
+                        )
                     )
-                else:
-                    model, inputs = build_from(config, height, width, classes)
+                    continue
                 parts, uncounted = analyze(model, inputs, args.depth)
             except ValueError as error:
                 raise UserError(str(error)) from None
-            size = (args.size or "base") if config is None else config.model.size
             print(f"\n{args.model}, {size}, one picture of {height} x {width} pixels")
             print(table(parts))
             if uncounted:
                 print("not counted: " + ", ".join(f"{count} x {name}" for name, count in uncounted.items()))
+        if args.processes:
+            print(communication_table(gradients, args.processes, args.links))
 
     return run_tool(run)
 

@@ -10,19 +10,27 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from convmae.engine.commands.work_dirs import alone_in, kept_recipe, prepare_report_dir, prepare_work_dir
+from convmae.engine.commands.work_dirs import (
+    alone_in,
+    check_same_run,
+    kept_recipe,
+    prepare_report_dir,
+    prepare_work_dir,
+)
 from convmae.engine.config import describe, load_config, run_config
-from convmae.engine.errors import Interrupted, UserError
+from convmae.engine.errors import STOPPED, Interrupted, UserError
 from convmae.engine.files import check_is_file, file_of
 from convmae.engine.log import log, process_rank, start_log
 from convmae.engine.machine.failures import tell
 from convmae.engine.machine.interrupts import ctrl_c_raises, reading_modules
+from convmae.engine.machine.restarts import end_noted, goes_on, mark
+from convmae.engine.machine.stop_signals import usr1_starts_again
 
 
 def run_tool(main: Callable[[], None]) -> int:
-    """Runs a tool and returns its exit status: 2 and one message for a mistake of input, 130 after Ctrl-C."""
+    """Runs a tool and returns its exit status: 2 and one message for a mistake of input, 130 after Ctrl-C, 75 after SIGUSR1."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that the terminal's encoding lacks is shown by escapes
             stream.reconfigure(errors="backslashreplace")
@@ -32,11 +40,11 @@ def run_tool(main: Callable[[], None]) -> int:
     except Interrupted as stop:
         if process_rank() == 0:
             print(stop, file=sys.stderr)
-        return 130
+        return stop.status
     except KeyboardInterrupt:
         if process_rank() == 0:
             print("Stopped.", file=sys.stderr)
-        return 130
+        return STOPPED
     except BrokenPipeError:  # the reader of our output left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -65,8 +73,12 @@ def train_tool(
     parser = _run_parser(argv, description, schema, recipe)
     parser.add_argument(
         "--resume",
-        action="store_true",
-        help="continue from the newest checkpoint in the work directory, by its config.yaml unless --config is given",
+        nargs="?",
+        choices=("auto",),
+        const=True,
+        default=False,
+        help="continue from the newest checkpoint in the work directory, by its config.yaml unless --config is given; auto: by "
+        "this same command, whatever it finds: it starts where there is nothing, and continues what it began",
     )
     parser.add_argument("--overwrite", action="store_true", help="remove an earlier run from the work directory first")
     parser.add_argument("--compile", action="store_true", help="same as --cfg-options runtime.compile=true")
@@ -83,14 +95,13 @@ def train_tool(
             return _run_config(args, schema, recipe, [*more, *["runtime.compile=true"] * args.compile])
 
         source = args.config or recipe
-        kept = kept_recipe(_work_dir(args, source)) if args.resume and not args.config else None
+        kept = kept_recipe(_work_dir(args, source)) if args.resume is True and not args.config else None
         config, notes = load(kept or source), list[str]()
         with reading_modules():
             train = read()
 
             from convmae.engine.commands.weights_size import by_weights
             from convmae.engine.machine.processes import start_processes
-            from convmae.engine.machine.restarts import goes_on
 
         if config.model.init and not kept:
             default = "" if args.config else recipe
@@ -99,29 +110,29 @@ def train_tool(
             config, chosen = read_fit()(config, args.cfg_options)
             notes += chosen
         work_dir = _work_dir(args, source)
-        start_processes(args.launcher, config.runtime.device)
+        start_processes(args.launcher, config.runtime)
         if goes_on(work_dir):  # began by this very job, whose options were for what it found before
             args.resume, args.overwrite = True, False
         notes = [f"continues with the options in {kept}"] if kept else notes
         start_run(config, work_dir, train, args.resume, args.overwrite, notes)
 
-    return run_tool(main)
+    with usr1_starts_again():
+        return run_tool(main)
 
 
 def start_run(
     config: Any,
     work_dir: Path,
     train: Callable[[Any, Path, bool], Any],
-    resume: bool = False,
+    resume: bool | Literal["auto"] = False,
     overwrite: bool = False,
     notes: Sequence[str] = (),
 ) -> None:
     """Prepares a work directory, starts its log with ``notes`` and calls ``train(config, work_dir, resume)``.
 
-    Raises UserError for a directory that can't be written or holds what the run would replace, and as ``train`` does.
+    Raises UserError for a directory that can't be written or holds what the run would replace, or another run than the one
+    that ``resume="auto"`` starts or continues, and as ``train`` does.
     """
-    from convmae.engine.machine.restarts import mark
-
     teachers = getattr(getattr(config, "teachers", None), "weights", {})
     given = {
         "model.init": config.model.init,
@@ -136,12 +147,15 @@ def start_run(
 
         check_compiler(resolve_device(config.runtime.device))
     with alone_in(work_dir):
-        prepare_work_dir(work_dir, resume, overwrite)
+        if resume == "auto":
+            check_same_run(work_dir, config)
+        prepare_work_dir(work_dir, bool(resume), overwrite)
         mark(work_dir)
         _start(config, work_dir)
         for note in notes:
             log.info(note)
-        train(config, work_dir, resume)
+        with end_noted(work_dir):
+            train(config, work_dir, bool(resume))
 
 
 def probe_tool(
@@ -165,7 +179,7 @@ def probe_tool(
 
             from convmae.engine.machine.processes import start_processes
 
-        start_processes(args.launcher, config.runtime.device)
+        start_processes(args.launcher, config.runtime)
         with alone_in(work_dir):
             prepare_report_dir(work_dir, args.overwrite)
             _start(config, work_dir)
@@ -264,7 +278,7 @@ def test_tool(
 
         config: Any = run_config(schema, args.checkpoint, args.config, args.cfg_options, default=recipe)
         _check_root(config.data)
-        start_processes(args.launcher, config.runtime.device)
+        start_processes(args.launcher, config.runtime)
         work_dir = args.work_dir or args.checkpoint.parent / "test"
         with alone_in(work_dir):
             prepare_report_dir(work_dir, args.overwrite)

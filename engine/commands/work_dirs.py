@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
+from convmae.engine.config import differing_options
 from convmae.engine.errors import UserError
 from convmae.engine.log import process_rank
 from convmae.engine.run_files import LIST, listed, matching, not_listed, only_one, remove_listed, start_list, sweep
@@ -31,6 +34,11 @@ _RUN = (
 )
 _MARKS = ("config.yaml", "metrics.json", "step_*.pth")  # a log alone is of a run that was refused before it began
 _WEIGHTS = (".pth", ".safetensors")
+# What says where and how a run is computed, watched and kept, and nothing of what it is.
+_CIRCUMSTANCES = (
+    r"data\.(workers|timeout)|schedule\.(save_every|save_minutes|keep_checkpoints)|"
+    r"runtime\.(device|timeout|compile|compile_mode|checkpoint_activations|log_every)"
+)
 
 
 def alone_in(work_dir: Path) -> AbstractContextManager[None]:
@@ -48,6 +56,22 @@ def kept_recipe(work_dir: Path) -> Path:
             "or its recipe by --config."
         )
     return recipe
+
+
+def check_same_run(work_dir: Path, config: Any) -> None:
+    """Raises UserError, from the first process, where a work directory holds a run by other options than ``config``."""
+    kept = work_dir / "config.yaml"
+    if process_rank() != 0 or not kept.is_file():
+        return
+    changes = [change for change in differing_options(kept, config) if re.fullmatch(_CIRCUMSTANCES, change[0]) is None]
+    if changes:
+        name, before, now = changes[0]
+        more = f" ({len(changes) - 1} more)" * (len(changes) > 1)
+        raise UserError(
+            f"{work_dir} holds another run: {name} is {before or 'empty'} there and {now or 'empty'} in this command{more}; "
+            "--resume auto continues what the same command began. Give another --work-dir, or start anew with --overwrite "
+            "alone; plain --resume continues that run, with --config and others of its options if need be."
+        )
 
 
 def prepare_work_dir(work_dir: Path, resume: bool, overwrite: bool) -> None:
@@ -74,6 +98,8 @@ def prepare_report_dir(work_dir: Path, overwrite: bool) -> None:
 
 
 def _make(work_dir: Path) -> None:
+    if process_rank() != 0:  # it writes nothing there; of many, the first says what is wrong
+        return
     try:
         str(work_dir).encode()
     except UnicodeEncodeError:

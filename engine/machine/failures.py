@@ -61,6 +61,11 @@ def explain(error: BaseException) -> str | None:
         return said.rpartition(f"{type(error).__name__}: ")[2].strip()
     if isinstance(error, OutOfMemoryError):
         return f"{said}\n{_LESS_MEMORY}"
+    if is_lost_process(error) and "Timed out" in said:
+        return (
+            f"Ended, because another process has not answered in time ({without_frames(error)}): it hangs, or works alone for "
+            f"longer than runtime.timeout, which is in seconds. {GO_ON}"
+        )
     if is_lost_process(error):
         reason = f" ({without_frames(error)})" if said else ""
         return f"Ended, because another process did or no longer answers; its message says why{reason}."
@@ -98,9 +103,11 @@ def is_lost_process(error: BaseException) -> bool:
 
 def tell(error: BaseException) -> bool:
     """Prints why a tool ends, once, and returns whether that is all; False: a defect, whose traceback is to follow."""
-    if is_lost_process(error):
-        time.sleep(3)  # the process that failed speaks first, and alone: torchrun ends the others meanwhile
     message, many = explain(error), int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if (
+        many
+    ):  # the process that failed speaks first, and alone, of several the first: torchrun ends the others meanwhile
+        time.sleep(6 if is_lost_process(error) else 3 if process_rank() else 0)
     said = visible(message or f"{type(error).__name__}: {error}")
     if message or many:
         print(f"error{f' in process {process_rank()}' if many else ''}: {said}", file=sys.stderr, flush=True)

@@ -28,6 +28,8 @@ _started: set[BaseProcess] = set()  # the loader processes of this process that 
 class LoadingError(UserError):
     """The loader processes gave no batch: they hang, or one died."""
 
+    passes = True
+
 
 class _NoBatchInTimeError(BaseException):
     """None that PyTorch's own code catches while it waits."""
@@ -197,7 +199,7 @@ def _start_worker(number: int) -> None:
 
     Ctrl-C in a terminal, torchrun and Slurm signal all processes of a group.
     """
-    for one in (signal.SIGINT, signal.SIGTERM):
+    for one in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(one, signal.SIG_IGN)
     torch.set_num_threads(1)
 

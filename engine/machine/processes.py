@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import subprocess
 from datetime import timedelta
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -16,17 +15,24 @@ from mmengine.dist import is_distributed, is_main_process
 from convmae.engine.errors import UserError
 from convmae.engine.machine.failures import without_frames
 from convmae.engine.machine.precision import resolve_device
+from convmae.engine.options import RuntimeOptions
 
-# How long processes wait for each other before the run ends: while the first one evaluates, or writes to a slow disk.
-PATIENCE = timedelta(hours=2)
+# How much longer GPUs wait for one another than their hosts, which end with a message: NCCL's watchdog aborts a process.
+WATCHDOG = timedelta(minutes=1)
 NEEDED = {  # in the environment, by launcher
     "pytorch": ("RANK", "LOCAL_RANK", "WORLD_SIZE"),
     "slurm": ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS", "SLURM_JOB_ID", "SLURM_STEP_NODELIST"),
 }
+# The group for messages between CPUs, so that no GPU has to wait for them; None: the one of all, which is of CPUs itself.
+_hosts: dist.ProcessGroup | None = None
 
 
-def start_processes(launcher: str, device: str) -> None:
-    """Joins the processes that torchrun or Slurm started; ``none`` is one process. Raises UserError where they can't meet."""
+def start_processes(launcher: str, runtime: RuntimeOptions) -> None:
+    """Joins the processes that torchrun or Slurm started; ``none`` is one process. Raises UserError where they can't meet.
+
+    From then on none waits for the others longer than ``runtime.timeout``.
+    """
+    global _hosts
     if launcher == "none":
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError("Several processes were started (WORLD_SIZE is set): add --launcher pytorch.")
@@ -40,15 +46,19 @@ def start_processes(launcher: str, device: str) -> None:
     if launcher == "slurm":
         for name, value in _from_slurm().items():
             os.environ.setdefault(name, value)
-    cuda = resolve_device(device).type == "cuda"
+    cuda = resolve_device(runtime.device).type == "cuda"
     if cuda:  # a task that was given GPUs of its own sees these alone
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     try:
-        store, rank, world = next(dist.rendezvous("env://"))
+        limit = timedelta(seconds=runtime.timeout)
+        store, rank, world = next(dist.rendezvous("env://", timeout=limit))
         # Torchrun keeps the store when it starts all again: what was left there leads to processes that are gone.
         store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-        backend = "nccl" if cuda else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
+        if cuda:
+            dist.init_process_group("nccl", store=store, rank=rank, world_size=world, timeout=limit + WATCHDOG)
+            _hosts = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=limit))  # all are in it
+        else:
+            dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=limit)
     except (RuntimeError, ValueError) as error:
         place = ":".join(os.environ.get(name, f"({name} is not set)") for name in ("MASTER_ADDR", "MASTER_PORT"))
         raise UserError(
@@ -63,7 +73,7 @@ def any_process(*flags: bool) -> list[bool]:
     if not is_distributed():
         return list(flags)
     told = torch.tensor(flags, dtype=torch.int)
-    dist.all_reduce(told, dist.ReduceOp.MAX, group=_hosts())
+    dist.all_reduce(told, dist.ReduceOp.MAX, group=_hosts)
     return told.bool().tolist()
 
 
@@ -76,7 +86,7 @@ def gather_samples(part: list[Any], size: int) -> list[Any]:
     if not is_distributed():
         return part[:size]
     parts: list[list[Any]] | None = [[] for _ in range(dist.get_world_size())] if is_main_process() else None
-    dist.gather_object(part, parts, group=_hosts())
+    dist.gather_object(part, parts, group=_hosts)
     return list(chain.from_iterable(zip(*parts, strict=True)))[:size] if parts else []
 
 
@@ -85,7 +95,7 @@ def from_all(value: Any) -> list[Any]:
     if not is_distributed():
         return [value]
     values = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value, group=_hosts())
+    dist.all_gather_object(values, value, group=_hosts)
     return values
 
 
@@ -94,7 +104,7 @@ def tell_all(value: Any) -> Any:
     if not is_distributed():
         return value
     box = [value]
-    dist.broadcast_object_list(box, group=_hosts())
+    dist.broadcast_object_list(box, group=_hosts)
     return box[0]
 
 
@@ -131,13 +141,3 @@ def _first_host(nodes: str) -> str:
             f"Slurm's scontrol can't tell the hosts of {nodes} ({error}); set MASTER_ADDR to the first one's name."
         ) from None
     return listed.stdout.split()[0]
-
-
-@functools.cache
-def _hosts() -> dist.ProcessGroup | None:
-    """The group for messages between CPUs, so that no GPU has to wait for them."""
-    if dist.get_backend() == "gloo":
-        return dist.group.WORLD
-    group = dist.new_group(backend="gloo", timeout=PATIENCE)
-    assert isinstance(group, dist.ProcessGroup)  # every process is in it
-    return group

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
@@ -14,11 +13,13 @@ from mmengine.dist import is_main_process
 from mmengine.runner import BaseLoop, ValLoop
 from torch import nn
 
-from convmae.engine.errors import Interrupted
+from convmae.engine.errors import START_AGAIN, STOPPED, Interrupted
+from convmae.engine.log import log
 from convmae.engine.machine.failures import EndedElsewhereError
 from convmae.engine.machine.precision import autocast
 from convmae.engine.machine.processes import any_process, tell_all
-from convmae.engine.machine.stop_signals import stop_signals
+from convmae.engine.machine.restarts import is_orphan
+from convmae.engine.machine.stop_signals import Stop, stop_signals
 from convmae.engine.seeding import STEP, StepSampler, seed_all
 from convmae.engine.training.checkpoints import checkpoint_path
 from convmae.engine.training.schedule import Schedule
@@ -76,7 +77,7 @@ class TrainLoop(BaseLoop):
                 raise
         return runner.model
 
-    def _go(self, stop: threading.Event) -> None:
+    def _go(self, stop: Stop) -> None:
         """Repeats: reads a step, agrees with the other processes on what is next, evaluates what is done, computes."""
         # Closed, as an error, whose frames hold it, would keep the loader processes.
         with closing(iter(self.dataloader)) as batches:
@@ -91,14 +92,18 @@ class TrainLoop(BaseLoop):
                     break
                 self.run_step(parts)
 
-    def _settle(self, failure: Exception | None, stop: threading.Event) -> None:
+    def _settle(self, failure: Exception | None, stop: Stop) -> None:
         """Has all processes write a checkpoint after the steps done if it is time for one, and end together if one has to."""
-        failed = stopping = late = news = False
+        failed = stopping = again = late = news = False
         if self._iter < self.schedule.total:
             limit = 60 * self.schedule.options.save_minutes
             late = 0 < limit <= time.monotonic() - self._kept_at
             news = bool(self.runner.unread.news)
-            failed, stopping, late, news = any_process(failure is not None, stop.is_set(), late, news)
+            if is_orphan():
+                log.error("torchrun is gone, which started this process: the run stops")
+                stop.set()
+            stopping, again = stop.is_set(), stop.status == START_AGAIN
+            failed, stopping, again, late, news = any_process(failure is not None, stopping, again, late, news)
         if news:
             refusal = self.runner.unread.tell()
             failed = failed or refusal is not None
@@ -113,7 +118,8 @@ class TrainLoop(BaseLoop):
             raise Interrupted(
                 f"Stopped after step {self._iter} of {self.schedule.total}; {path} continues with --resume."
                 if self._iter
-                else "Stopped before the first step."
+                else "Stopped before the first step.",
+                START_AGAIN if again else STOPPED,
             )
 
     def _keep(self) -> Path:

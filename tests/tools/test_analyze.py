@@ -77,3 +77,36 @@ def test_a_recipe_and_its_weights_say_which_model_it_is(tmp_path: Path, capsys: 
     assert "says what --size would" in capsys.readouterr().err
     assert tool.main(["nowhere"]) == 2
     assert "name one of" in capsys.readouterr().err
+
+
+def test_what_processes_send_is_their_gradients_twice_but_for_their_own_share(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = ["--processes", "2", "8", "--links", "10", "1000"]
+    assert tool.main(["convmae", "--size", "tiny", "small", "--img-size", "96", *words]) == 0
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    assert rows[0] == ["model", "gradients", "processes", "10 Gbit/s", "1000 Gbit/s"]
+    assert [row[0] for row in rows[2:]] == ["convmae, tiny"] * 2 + ["convmae, small"] * 2
+    model, _ = build("convmae", "tiny", 96, 96, 0.75)
+    size = sum(len(one.grad.flatten()) * 4 for one in gradients_of(model))
+    for row, processes in zip(rows[2:4], (2, 8), strict=True):
+        sent = 2 * size - 2 * size / processes  # to reduce, and to gather, all but one's own share
+        assert row[1:3] == [f"{size / 1e6:.0f} MB", str(processes)]
+        assert float(row[3].removesuffix(" ms")) == pytest.approx(sent * 8 / 10e9 * 1e3, abs=0.51)
+        assert float(row[4].removesuffix(" ms")) == pytest.approx(sent * 8 / 1000e9 * 1e3, abs=0.051)
+    assert tool.main(["convmae", "--processes", "1"]) == 2
+    assert "expected 2 or more" in capsys.readouterr().err
+
+
+def gradients_of(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """The parameters that a backward pass gives gradients."""
+    model(torch.rand(1, 3, 96, 96)).backward()
+    return [one for one in model.parameters() if one.grad is not None]
+
+
+def test_a_frozen_encoder_sends_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "frozen.yaml").write_text("_base_: finetune_tiny_96px.yaml\nmodel:\n  freeze: encoder\n")
+    assert tool.main([str(tmp_path / "frozen.yaml"), "--processes", "2", "--links", "1"]) == 0
+    head = 256 * 1000 + 1000 + 2 * 256  # the classifier's, and its norm's
+    milliseconds = float(capsys.readouterr().out.splitlines()[-1].split("|")[-2].removesuffix(" ms "))
+    assert milliseconds == pytest.approx(head * 4 * 8 / 1e9 * 1e3, rel=0.1)

@@ -1,6 +1,7 @@
 """Two processes equal one with the same global batch, and stop together."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +17,9 @@ from launch import forked, two_processes
 from PIL import Image
 
 from convmae.engine.errors import UserError
-from convmae.engine.machine.processes import PATIENCE, start_processes
+from convmae.engine.machine import processes
+from convmae.engine.machine.processes import start_processes
+from convmae.engine.options import RuntimeOptions
 from convmae.engine.training.checkpoints import latest_checkpoint
 from convmae.engine.training.scalars import read_scalars
 from convmae.tools import pretrain
@@ -102,11 +105,28 @@ def test_two_processes_equal_one_and_stop_together(options: list[str], tmp_path:
     assert stopped.stderr.count("Stopped after step 2 of 4") == 1, stopped.stderr[-3000:]
     assert stopped.returncode != 0
     assert latest_checkpoint(tmp_path / "two") == tmp_path / "two" / "step_2.pth"
+    shutil.copytree(tmp_path / "two", tmp_path / "fewer")
     done = two_processes("-m", "convmae.tools.pretrain", *options, "--work-dir", "two", "--resume", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert_same(tmp_path / "one" / "step_4.pth", tmp_path / "two" / "step_4.pth")
-    one, two = ([row["loss"] for row in read_scalars(tmp_path / name)] for name in ("one", "two"))
-    assert two == pytest.approx(one, abs=1e-5)  # of all pictures of a step, not of the first process's
+    assert pretrain.main([*options, "--work-dir", str(tmp_path / "fewer"), "--resume", "auto"]) == 0
+    one, *others = ([row["loss"] for row in read_scalars(tmp_path / name)] for name in ("one", "two", "fewer"))
+    for name, losses in zip(("two", "fewer"), others, strict=True):
+        assert_same(tmp_path / "one" / "step_4.pth", tmp_path / name / "step_4.pth")
+        assert losses == pytest.approx(one, abs=1e-5)  # of all pictures of a step, not of the first process's
+
+
+def test_a_run_of_one_process_goes_on_with_two(options: list[str], tmp_path: Path) -> None:
+    options += ["schedule.save_every=2"]
+    assert pretrain.main([*options, "--work-dir", str(tmp_path / "one")]) == 0
+    shutil.copytree(tmp_path / "one", tmp_path / "more")
+    (tmp_path / "more" / "step_4.pth").unlink()
+    words = [*options, "--work-dir", "more", "--resume", "auto"]
+    done = two_processes("-m", "convmae.tools.pretrain", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "continues from step_2.pth" in done.stdout
+    assert_same(tmp_path / "one" / "step_4.pth", tmp_path / "more" / "step_4.pth")
+    one, more = ([row["loss"] for row in read_scalars(tmp_path / name)] for name in ("one", "more"))
+    assert more == pytest.approx(one, abs=1e-5)
 
 
 def test_two_processes_skip_the_pictures_that_one_skips(options: list[str], tmp_path: Path) -> None:
@@ -139,7 +159,8 @@ def test_processes_that_slurm_started_find_each_other(tmp_path: Path) -> None:
     (tmp_path / "task.py").write_text(
         "import torch, torch.distributed as dist\n"
         "from convmae.engine.machine.processes import any_process, start_processes\n"
-        "start_processes('slurm', 'cpu')\n"
+        "from convmae.engine.options import RuntimeOptions\n"
+        "start_processes('slurm', RuntimeOptions(device='cpu'))\n"
         "print(dist.get_rank(), dist.get_world_size(), *any_process(dist.get_rank() == 1))\n"
     )
     tasks = [
@@ -201,15 +222,30 @@ def test_a_run_whose_loader_process_is_stopped_ends_with_one_message_and_a_check
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
 
 
-def test_processes_wait_for_each_other_as_long_as_an_evaluation_may_take(tmp_path: Path) -> None:
+def test_processes_wait_for_each_other_as_long_as_the_option_says(tmp_path: Path) -> None:
     def waits(rank: int) -> timedelta:
         dist.destroy_process_group()
         os.environ.update({"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"})
         os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(20_000 + os.getppid() % 10_000)})
-        start_processes("pytorch", "cpu")
+        start_processes("pytorch", RuntimeOptions(device="cpu", timeout=77))
         return dist.distributed_c10d._get_default_group()._get_backend(torch.device("cpu")).options._timeout
 
-    assert forked(waits, tmp_path) == [PATIENCE, PATIENCE]
+    assert forked(waits, tmp_path) == [timedelta(seconds=77)] * 2
+
+
+def test_hosts_give_up_before_their_gpus_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = {}
+    monkeypatch.setattr(processes, "resolve_device", lambda device: torch.device("cuda"))
+    monkeypatch.setattr(processes, "_hosts", None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(dist, "rendezvous", lambda place, timeout: iter([(dist.HashStore(), 0, 1)]))
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, timeout, **_: limits.update({backend: timeout}))
+    monkeypatch.setattr(dist, "new_group", lambda backend, timeout: limits.update({backend: timeout}))
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "0")
+    start_processes("pytorch", RuntimeOptions(timeout=100))
+    assert limits == {"gloo": timedelta(seconds=100), "nccl": timedelta(seconds=160)}
 
 
 @pytest.mark.parametrize(
@@ -232,6 +268,6 @@ def test_processes_that_cannot_meet_say_why(
         else:
             monkeypatch.setenv(name, str(taken.getsockname()[1]) if value == "in use" else value)
         with pytest.raises(UserError, match=reason) as raised:
-            start_processes("pytorch", "cpu")
+            start_processes("pytorch", RuntimeOptions(device="cpu"))
     assert "\n" not in str(raised.value)
     assert not dist.is_initialized()

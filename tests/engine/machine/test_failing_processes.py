@@ -23,6 +23,7 @@ import itertools
 import os
 import signal
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,15 +73,27 @@ class Metric(Mean):
         super().process(data_batch, data_samples)
 
 
-class Kill(Hook):
+class Harm(Hook):
     def before_train_iter(self, runner, batch_idx, data_batch=None):
-        if batch_idx == 4 and FAILS == "kill":
+        if batch_idx != 4:
+            return
+        if FAILS == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if FAILS == "make room":
+            os.kill(os.getpid(), signal.SIGUSR1)
+        if FAILS == "hang":
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # or torchrun would wait for half a minute
+            time.sleep(600)
+        if FAILS == "kill torchrun":
+            parent = os.getppid()
+            os.kill(parent, signal.SIGKILL)
+            while os.getppid() == parent:
+                time.sleep(0.01)
 
 
 def start(config, work_dir: Path, resume: bool) -> None:
     data = {"val_set": Noise(), "metrics": [Metric()]}
-    train(Regression(), Data(), config=config, work_dir=work_dir, resume=resume, hooks=[Kill()], **data)
+    train(Regression(), Data(), config=config, work_dir=work_dir, resume=resume, hooks=[Harm()], **data)
 
 
 sys.exit(train_tool(None, Config, lambda: start, description="", recipe="recipe.yaml"))
@@ -149,6 +162,60 @@ def test_a_job_that_torchrun_starts_again_continues_what_it_began_and_ends_equal
     done = start("kill", "--overwrite", restarts=1)
     assert done.returncode == 0, done.stderr
     assert "continues from step_4.pth" in done.stdout
+    whole = start("none", "--work-dir", "whole")
+    assert whole.returncode == 0, whole.stderr
+    assert_same(*(torch.load(tmp_path / name / "step_6.pth")["state_dict"] for name in ("run", "whole")))
+
+
+def test_what_was_asked_to_stop_is_not_started_again_by_torchrun(
+    start: Callable[..., subprocess.CompletedProcess], tmp_path: Path
+) -> None:
+    stopped = start("make room", restarts=1)
+    assert stopped.returncode != 0
+    assert stopped.stderr.count("error in process 0: Not started again: Stopped after step 5 of 6") == 1, stopped.stderr
+    assert list_checkpoints(tmp_path / "run")[-1].name == "step_5.pth"
+
+
+def test_a_mistake_of_input_is_not_tried_again(
+    start: Callable[..., subprocess.CompletedProcess], tmp_path: Path
+) -> None:
+    failed = start("read", restarts=2)
+    assert failed.returncode != 0
+    assert failed.stderr.count("error in process 1: 9.png is no picture") == 1, failed.stderr
+    again = "error in process 0: Not started again: 9.png is no picture"
+    assert failed.stderr.count(again) == 2, failed.stderr
+    assert "continues from" not in failed.stdout
+    assert list_checkpoints(tmp_path / "run")[-1].name == "step_4.pth"
+    done = start("none", "--resume")  # another job may have other input
+    assert "continues from step_4.pth" in done.stdout
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_process_that_hangs_ends_the_run_in_time_and_with_a_checkpoint(
+    start: Callable[..., subprocess.CompletedProcess], tmp_path: Path
+) -> None:
+    failed = start("hang", "--cfg-options", "runtime.timeout=15")
+    assert failed.returncode != 0
+    said = "error in process 0: Ended, because another process has not answered in time"
+    assert failed.stderr.count(said) == 1, failed.stderr
+    assert "Timed out waiting 15000ms" in failed.stderr
+    assert "runtime.timeout" in failed.stderr
+    assert list_checkpoints(tmp_path / "run")[-1].name == "step_4.pth"
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "reason"), [("kill torchrun", -9, "torchrun is gone"), ("make room", 1, "exitcode  : 75")]
+)
+def test_what_stops_after_its_step_is_continued_by_the_same_command_and_ends_equal(
+    fault: str, status: int, reason: str, start: Callable[..., subprocess.CompletedProcess], tmp_path: Path
+) -> None:
+    stopped = start(fault, "--resume", "auto")  # it returns once all that holds its output has ended
+    assert stopped.returncode == status, stopped.stderr
+    assert reason in stopped.stdout + stopped.stderr
+    assert "Stopped after step 5 of 6" in stopped.stderr
+    done = start("none", "--resume", "auto")
+    assert done.returncode == 0, done.stderr
+    assert "continues from step_5.pth" in done.stdout
     whole = start("none", "--work-dir", "whole")
     assert whole.returncode == 0, whole.stderr
     assert_same(*(torch.load(tmp_path / name / "step_6.pth")["state_dict"] for name in ("run", "whole")))
