@@ -60,7 +60,7 @@ class FinetuningConfig:
     """The tree that fine-tuning recipes fill."""
 
     model: ModelOptions = branch(ModelOptions)
-    data: FolderOptions = branch(FolderOptions, batch_size=1024, workers=8)
+    data: FolderOptions = branch(FolderOptions, batch_size=1024)
     augment: AugmentationOptions = branch(AugmentationOptions)
     optim: OptimOptions = branch(OptimOptions, lr=5e-4, lr_batch=256, weight_decay=0.05, layer_decay=0.65)
     schedule: ScheduleOptions = branch(
@@ -117,7 +117,7 @@ class ProbeConfig:
     """The tree of linear probes and k-NN: both read the same features."""
 
     model: EncoderOptions = branch(EncoderOptions)
-    data: FolderOptions = branch(FolderOptions, batch_size=64, workers=2)
+    data: FolderOptions = branch(FolderOptions, batch_size=64)
     linear: LinearProbeOptions = branch(LinearProbeOptions)
     knn: NeighbourOptions = branch(NeighbourOptions)
     runtime: RuntimeOptions = branch(RuntimeOptions)

@@ -45,7 +45,7 @@ def finetune(config: FinetuningConfig, work_dir: Path, resume: bool) -> Page | N
     check_pairs(config.augment, config.data, get_world_size())
     training, validation = read_splits(config.data, config.model.in_chans)
     options = config.model
-    train_set = TrainSet(training, config.augment, options.img_size)
+    train_set = TrainSet(training, config.augment, options.img_size, config.data.keep)
     seed_all(config.runtime.seed, INIT)
     model = build_model(config, len(training.classes))
     if options.init:

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, List, Optional, Tuple  # noqa: UP035  (the spelling that OmegaConf 2.3 reads on every Python)
+from typing import Any, List, Optional, Tuple, Union  # noqa: UP035  (the spelling that OmegaConf 2.3 reads on every Python)
 
 from convmae.engine.config import option
 from convmae.engine.errors import UserError
 from convmae.engine.faults import UNREADABLE, Effect, Fault
 from convmae.engine.pictures.reading import MAX_PIXELS, Reading
 
+AUTO = "auto"  # in place of a number
 SIZES = ("tiny", "small", "base", "large", "huge")  # of encoders
 MOST_SCALES = 16  # at which a picture is predicted
 
@@ -84,7 +85,18 @@ class DataOptions(ReadingOptions):
 
     batch_size: int = option(16, "pictures in one optimiser step, over all processes and accumulated parts", low=1)
     accumulate: int = option(1, "parts that a process splits its share of the batch into, to save memory", low=1)
-    workers: int = option(2, "loader processes beside each training process; 0 loads in the training process", low=0)
+    workers: Union[int, str] = option(  # noqa: UP007
+        AUTO,
+        "loader processes beside each training process; 0 loads in the training process, auto follows from its cores",
+        (AUTO,),
+        low=0,
+    )
+    keep: str = option(
+        "none",
+        "memory keeps the training pictures decoded, once for all loader processes, as they are read first: the same samples, "
+        "faster, for a set that fits in memory",
+        ("none", "memory"),
+    )
     timeout: float = option(
         600.0, "seconds to wait for a batch of the loader processes before the run ends, saying so; 0: no limit", low=0
     )

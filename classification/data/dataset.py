@@ -27,6 +27,7 @@ from convmae.classification.data.erasing import draw_erasing
 from convmae.classification.data.mixing import draw_mix
 from convmae.engine.errors import UserError
 from convmae.engine.faults import Fault, Remark, Tally, log_remarks, refuse_all
+from convmae.engine.feeding.pictures import Pictures
 from convmae.engine.log import log
 from convmae.engine.pictures.images import IMAGENET_MEAN, read_image, to_tensor
 from convmae.engine.pictures.limits import own_limits
@@ -127,8 +128,9 @@ def read_split(options: FolderOptions, part: str, channels: int = 3) -> ClassFol
 class TrainSet(Dataset):
     """Augmented crops: ``images``, bytes [C, S, S]; ``labels`` []; ``mix`` [4], what ``mixing.mix`` draws from; ``erased``."""
 
-    def __init__(self, split: ClassFolder, options: AugmentationOptions, img_size: int) -> None:
+    def __init__(self, split: ClassFolder, options: AugmentationOptions, img_size: int, keep: str = "none") -> None:
         self.split, self.options = split, options
+        self.pictures = Pictures([path for path, _ in split.pictures], split.reading, keep)
         steps: list[Any] = [
             v2.RandomResizedCrop(img_size, (options.crop_scale, 1.0), interpolation=BICUBIC, antialias=True),
             v2.RandomHorizontalFlip(options.flip),
@@ -161,9 +163,9 @@ class TrainSet(Dataset):
         return self.split.pictures[index][0]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        path, label = self.split.pictures[index]
+        _, label = self.split.pictures[index]
         with reading_picture():
-            picture = read_image(path, self.split.reading)
+            picture = self.pictures.read(index)
         with own_limits():  # Pillow's are for crops, too
             image = to_tensor(self.transform(picture))
         mix = draw_mix(self.options.mixup, self.options.cutmix)

@@ -17,10 +17,12 @@ from mmengine.hooks import Hook
 from tqdm import tqdm
 
 from convmae.engine.errors import UserError
+from convmae.engine.feeding.pace import Pace
 from convmae.engine.files import read_meta, save_weights, write_whole
 from convmae.engine.log import duration, log
 from convmae.engine.machine.processes import world_mean
 from convmae.engine.run_files import claim
+from convmae.engine.text import decimals
 from convmae.engine.training.checkpoints import BEST
 from convmae.engine.training.optim import AutocastOptimWrapper
 from convmae.engine.training.runner import Runner
@@ -99,20 +101,27 @@ class LogHook(Hook):
         row["lr"] = max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups)
         row["seconds_per_step"] = (now - self.since) / self.count
         left = (now - self.started) / (step - self.first) * (self.total - step)
-        memory = f"  memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if runner.device.type == "cuda" else ""
+        pace: Pace = runner.train_loop.pace
+        row |= pace.row(now - self.since, self.count)
         log.info(
-            f"step {step}/{self.total}  {losses}  lr {row['lr']:.2e}  {row['seconds_per_step']:.3f} s/step{memory}  "
-            f"to go {duration(left)}"
+            f"step {step}/{self.total}  {losses}  lr {row['lr']:.2e}  {row['seconds_per_step']:.3f} s/step  "
+            f"{decimals(row['pictures_per_second'], 1)} pictures/s  waiting {row['waiting']:.0%}  "
+            f"memory {row['memory_gib']:.1f} GiB  to go {duration(left)}"
         )
+        if advice := pace.advise(row["waiting"], step - self.count - self.first):
+            log.warning(advice)
         self.write(step, row)
         self.sums.clear()
         self.count, self.since = 0, now
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        self.paused = time.perf_counter()
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         if metrics and runner._train_loop is not None:
             log.info(f"step {runner.iter}/{self.total}  " + "  ".join(f"{k} {v:.4f}" for k, v in metrics.items()))
             self.write(runner.iter, metrics)
-        self.since = time.perf_counter()
+        self.since += time.perf_counter() - self.paused
 
     def after_train(self, runner: Runner) -> None:
         self.close()

@@ -15,6 +15,7 @@ from mmengine.runner import BaseLoop, ValLoop
 from torch import nn
 
 from convmae.engine.errors import Interrupted
+from convmae.engine.feeding.pace import Pace
 from convmae.engine.machine.failures import EndedElsewhereError
 from convmae.engine.machine.precision import autocast
 from convmae.engine.machine.processes import any_process, tell_all
@@ -32,9 +33,11 @@ if TYPE_CHECKING:
 class TrainLoop(BaseLoop):
     """A loop over optimiser steps, each the sum of its parts, under generators set from (seed, step)."""
 
-    def __init__(self, runner: Runner, dataloader: Any, schedule: Schedule, fixed_shapes: bool = False) -> None:
+    def __init__(
+        self, runner: Runner, dataloader: Any, schedule: Schedule, pace: Pace, fixed_shapes: bool = False
+    ) -> None:
         super().__init__(runner, dataloader)
-        self.schedule = schedule
+        self.schedule, self.pace = schedule, pace
         self.fixed_shapes = fixed_shapes
         self.sampler: StepSampler = self.dataloader.batch_sampler
         self._iter = 0
@@ -147,7 +150,8 @@ class TrainLoop(BaseLoop):
         pictures in the host's memory, no more than a run without parts holds.
         """
         try:
-            return [self.runner.unread.take(next(batches)) for _ in range(self.sampler.parts)], None
+            with self.pace.reading():
+                return [self.runner.unread.take(next(batches)) for _ in range(self.sampler.parts)], None
         except Exception as error:
             return [], error
 

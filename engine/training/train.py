@@ -18,7 +18,9 @@ from torch.utils.data import Dataset, default_collate
 
 from convmae.engine.config import differing_options, to_yaml
 from convmae.engine.errors import UserError
+from convmae.engine.feeding.pace import Pace
 from convmae.engine.log import log
+from convmae.engine.machine.allowance import own_cores
 from convmae.engine.machine.compilation import Method, check_compiler, compile_methods
 from convmae.engine.machine.loading import load
 from convmae.engine.machine.memory import check_memory
@@ -97,6 +99,7 @@ def train(
     batches = functools.partial(collate_drawn, collate)
     parts = config.data.accumulate
     loader = load(pictures, config.data, device, parts=parts, batch_sampler=sampler, collate_fn=batches)
+    pace = Pace(config.data, loader.num_workers, own_cores(), device)
     groups = param_groups(model, config.optim) if groups is None else groups
     recipe = to_yaml(config)
     start = find_whole(work_dir) if resume else None
@@ -108,7 +111,7 @@ def train(
         model=model,
         work_dir=str(work_dir),
         train_dataloader=loader,
-        train_cfg={"type": TrainLoop, "schedule": schedule, "fixed_shapes": fixed_shapes},
+        train_cfg={"type": TrainLoop, "schedule": schedule, "pace": pace, "fixed_shapes": fixed_shapes},
         optim_wrapper=build_optim_wrapper(groups, config.optim, config.data, device, dtype),
         custom_hooks=[
             RecipeHook(work_dir, recipe),
@@ -131,6 +134,7 @@ def train(
         if config.runtime.compile_mode == "reduce-overhead":
             runner.begin_part = torch.compiler.cudagraph_mark_step_begin
     announce_run(model, config, schedule, length, device, dtype, world)
+    log.info(pace.describe())
     if start:
         log.info(f"continues from {start.path.name}" if start.path else "no checkpoint yet: starts from step 0")
     if start and start.path:

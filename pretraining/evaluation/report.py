@@ -29,7 +29,7 @@ from convmae.pretraining.evaluation.reconstructions import (
 )
 from convmae.reports.drawing import column, row
 from convmae.reports.page import Number, Page, Panel, Picture, curves, environment
-from convmae.reports.run_page import add_remarks, add_unread
+from convmae.reports.run_page import add_feeding, add_remarks, add_unread
 
 SHOWN = 8
 
@@ -82,6 +82,7 @@ def write_report(
             "At 0 all tokens are the same: it has collapsed.",
         )
     page.figure("Learning rate", curves(rows, {"learning rate": "lr"}, "learning rate"))
+    add_feeding(page, rows)
     written = _add_pictures(page, model.eval().to(device), config, paths, work_dir)
     add_remarks(page, {"pretraining": remarks})
     metrics |= add_unread(page, unread or {})
