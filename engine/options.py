@@ -244,6 +244,25 @@ def _lengths(value: Any) -> str:
 
 
 @dataclass
+class LinearProbeOptions:
+    """A linear classifier on frozen features, by LARS."""
+
+    epochs: int = option(90, "passes over the training features", low=1)
+    batch_size: int = option(4096, "features a step; smaller sets take all of theirs", low=2)
+    lrs: List[float] = option(  # noqa: UP006
+        lambda: [0.03, 0.1, 0.3, 1.0, 3.0],
+        "learning rates at a batch of 256, each its own classifier; the best is reported",
+    )
+    warmup: int = option(10, "epochs of linear warm-up", low=0)
+    views: int = option(
+        0,
+        "random crops of each training picture, of which an epoch takes one by turns (all stay in memory); 0: the centre crop",
+        low=0,
+    )
+    crop_scale: float = option(0.08, "smallest part of a picture's area that a view covers", low=0, high=1)
+
+
+@dataclass
 class RuntimeOptions:
     """Where and how the run is computed."""
 
@@ -269,5 +288,10 @@ class RuntimeOptions:
     )
     bad_steps: int = option(
         10, "steps in a row with a gradient that is not finite, each skipped, after which the run stops", low=1
+    )
+    tracker: str = option(
+        "none",
+        "W&B or MLflow, which gets the curves, too: by its own library, if that is installed, set up by its own variables",
+        ("none", "wandb", "mlflow"),
     )
     log_every: int = option(0, "steps between two log lines; 0: about a hundred over the run", low=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from convmae.engine.machine.failures import EndedElsewhereError
 from convmae.engine.machine.precision import autocast
 from convmae.engine.machine.processes import any_process, tell_all
 from convmae.engine.machine.stop_signals import stop_signals
-from convmae.engine.seeding import STEP, StepSampler, seed_all
+from convmae.engine.seeding import STEP, StepSampler, kept_generators, seed_all
 from convmae.engine.training.checkpoints import checkpoint_path
 from convmae.engine.training.schedule import Schedule
 from convmae.engine.training.whole_steps import keep_whole_step
@@ -171,6 +171,24 @@ class TrainLoop(BaseLoop):
             runner.average.update()
         runner.call_hook("after_train_iter", batch_idx=self._iter, data_batch=batch, outputs=outputs)
         self._iter += 1
+
+
+class LookLoop(BaseLoop):
+    """An evaluation that a task does by itself, on all processes, and that leaves nothing changed in the model."""
+
+    def __init__(self, runner: Runner, look: Callable[[Runner], dict[str, float]]) -> None:
+        super().__init__(runner, None)
+        self.look = look
+
+    def run(self) -> dict[str, float]:
+        runner = self.runner
+        torch.backends.cudnn.benchmark = False
+        runner.call_hook("before_val_epoch")
+        with runner.average.in_place() if runner.average else nullcontext(), kept_generators():
+            runner.model.eval()
+            numbers = self.look(runner)
+            runner.call_hook("after_val_epoch", metrics=numbers)
+        return numbers
 
 
 class EvalLoop(ValLoop):
