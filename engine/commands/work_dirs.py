@@ -19,6 +19,8 @@ _RUN = (
     *(
         "step_*.pth",
         "best.pth",
+        "best_encoder.pth",
+        "best_encoder.safetensors",
         "model.pth",
         "encoder.pth",
         "encoder.safetensors",
@@ -26,6 +28,7 @@ _RUN = (
         "pretrained.safetensors",
         "reconstructions.png",
         "scalars.jsonl",
+        "tracker.json",
         "job.txt",
     ),
 )
