@@ -1,13 +1,15 @@
 """Time the loading of pretraining pictures against torchvision's ImageFolder with the same augmentation and workers.
 
-A pass over the folder each, in turn. The last three columns are a picture's cost in one process, in milliseconds: to read
-and decode it, to crop and resize it, and the rest, which is seeding, the mask's noise and the flip.
+A pass over the folder each, in turn; "kept" is the shipped loader with data.keep=memory, once all is in memory. The last four
+columns are a picture's cost in one process, in milliseconds: to read and decode it, to crop and resize it, and the rest, which
+is seeding, the mask's noise and the flip; and all of it where it is kept.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,7 @@ def measure(root: Path, args: argparse.Namespace) -> dict[str, Any]:
     options = PretrainingDataOptions(root=str(root))
     pictures = PictureFolder(options, args.img_size)
     seeded = SeededDataset(pictures, seed=0)
+    kept = SeededDataset(PictureFolder(replace(options, keep="memory"), args.img_size), seed=0)
     keys = [SampleKey(0, index) for index in torch.randperm(len(pictures)).tolist()]
     plain = ImageFolder(
         str(root),
@@ -68,7 +71,9 @@ def measure(root: Path, args: argparse.Namespace) -> dict[str, Any]:
     loaders = {
         "ImageFolder": DataLoader(plain, args.batch_size, shuffle=True, **workers),
         "shipped": DataLoader(seeded, batch_sampler=batches, **workers),
+        "kept": DataLoader(kept, batch_sampler=batches, **workers),
     }
+    exhaust(loaders["kept"])
     cpu = torch.device("cpu")
     seconds = alternate({name: partial(exhaust, loader) for name, loader in loaders.items()}, args.repeats, cpu)
 
@@ -78,6 +83,7 @@ def measure(root: Path, args: argparse.Namespace) -> dict[str, Any]:
             "decode": lambda: [read_crop(path, pictures.choose, args.img_size) for path in pictures.paths],
             "resize": lambda: [resize_crop(*decoded[key.index % len(decoded)], args.img_size) for key in keys],
             "whole": lambda: [seeded[key] for key in keys],
+            "kept": lambda: [kept[key] for key in keys],
         },
         args.repeats,
         cpu,
@@ -88,9 +94,12 @@ def measure(root: Path, args: argparse.Namespace) -> dict[str, Any]:
         "ImageFolder im/s": len(keys) / seconds["ImageFolder"],
         "shipped im/s": len(keys) / seconds["shipped"],
         "ratio": seconds["ImageFolder"] / seconds["shipped"],
+        "kept im/s": len(keys) / seconds["kept"],
+        "kept ratio": seconds["shipped"] / seconds["kept"],
         "decode ms": cost["decode"],
         "resize ms": cost["resize"],
         "rest ms": cost["whole"] - cost["decode"] - cost["resize"],
+        "kept ms": cost["kept"],
     }
 
 

@@ -6,6 +6,7 @@ from typing import List, Optional  # noqa: UP035  (the spelling that OmegaConf 2
 from convmae.engine.config import branch, option
 from convmae.engine.options import (
     LabelledDataOptions,
+    LinearProbeOptions,
     OptimOptions,
     RuntimeOptions,
     ScheduleOptions,
@@ -60,7 +61,7 @@ class FinetuningConfig:
     """The tree that fine-tuning recipes fill."""
 
     model: ModelOptions = branch(ModelOptions)
-    data: FolderOptions = branch(FolderOptions, batch_size=1024, workers=8)
+    data: FolderOptions = branch(FolderOptions, batch_size=1024)
     augment: AugmentationOptions = branch(AugmentationOptions)
     optim: OptimOptions = branch(OptimOptions, lr=5e-4, lr_batch=256, weight_decay=0.05, layer_decay=0.65)
     schedule: ScheduleOptions = branch(
@@ -86,25 +87,6 @@ class EncoderOptions:
 
 
 @dataclass
-class LinearProbeOptions:
-    """A linear classifier on frozen features, by LARS."""
-
-    epochs: int = option(90, "passes over the training features", low=1)
-    batch_size: int = option(4096, "features a step; smaller sets take all of theirs", low=2)
-    lrs: List[float] = option(  # noqa: UP006
-        lambda: [0.03, 0.1, 0.3, 1.0, 3.0],
-        "learning rates at a batch of 256, each its own classifier; the best is reported",
-    )
-    warmup: int = option(10, "epochs of linear warm-up", low=0)
-    views: int = option(
-        0,
-        "random crops of each training picture, of which an epoch takes one by turns (all stay in memory); 0: the centre crop",
-        low=0,
-    )
-    crop_scale: float = option(0.08, "smallest part of a picture's area that a view covers", low=0, high=1)
-
-
-@dataclass
 class NeighbourOptions:
     """Weighted k-nearest neighbours on frozen features."""
 
@@ -117,7 +99,7 @@ class ProbeConfig:
     """The tree of linear probes and k-NN: both read the same features."""
 
     model: EncoderOptions = branch(EncoderOptions)
-    data: FolderOptions = branch(FolderOptions, batch_size=64, workers=2)
+    data: FolderOptions = branch(FolderOptions, batch_size=64)
     linear: LinearProbeOptions = branch(LinearProbeOptions)
     knn: NeighbourOptions = branch(NeighbourOptions)
     runtime: RuntimeOptions = branch(RuntimeOptions)

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from convmae.backbones import load_checkpoint
 from convmae.backbones.weights.weight_files import read_weights
 from convmae.classification.config import FinetuningConfig
-from convmae.classification.data.dataset import centre_crop
 from convmae.classification.train import build_model
 from convmae.engine.class_lists import known_classes
 from convmae.engine.errors import UserError
@@ -24,6 +23,7 @@ from convmae.engine.machine.compilation import check_compiler, compile_methods
 from convmae.engine.machine.precision import autocast, set_up
 from convmae.engine.pictures.images import Picture, normalize, to_tensor
 from convmae.engine.pictures.limits import own_limits
+from convmae.engine.probes.splits import centre_crop
 from convmae.engine.whole_weights import check_filled
 
 

@@ -18,14 +18,14 @@ from convmae.classification.evaluation.accuracy import ClassificationMetric, Det
 from convmae.classification.evaluation.report import start_page, write_report
 from convmae.classification.model import ClassificationModel
 from convmae.classification.probes.features import Features, probed_encoder, read_features
-from convmae.classification.probes.knn import knn_scores
-from convmae.classification.probes.linear_probe import train_probes
 from convmae.engine.class_lists import check_classes, class_difference, known_classes
 from convmae.engine.config import save_config, to_yaml
 from convmae.engine.errors import UserError
 from convmae.engine.files import read_meta, save_weights
 from convmae.engine.log import log, log_done
 from convmae.engine.machine.precision import resolve_device
+from convmae.engine.probes.knn import knn_scores
+from convmae.engine.probes.linear import train_probes
 from convmae.engine.seeding import INIT, seed_all
 from convmae.engine.training.train import evaluate
 from convmae.engine.training.train import train as run_training
@@ -45,7 +45,7 @@ def finetune(config: FinetuningConfig, work_dir: Path, resume: bool) -> Page | N
     check_pairs(config.augment, config.data, get_world_size())
     training, validation = read_splits(config.data, config.model.in_chans)
     options = config.model
-    train_set = TrainSet(training, config.augment, options.img_size)
+    train_set = TrainSet(training, config.augment, options.img_size, config.data.keep)
     seed_all(config.runtime.seed, INIT)
     model = build_model(config, len(training.classes))
     if options.init:

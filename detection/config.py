@@ -168,7 +168,7 @@ class DetectionConfig:
     """The tree that detection recipes fill."""
 
     model: ModelOptions = branch(ModelOptions)
-    data: DetectionDataOptions = branch(DetectionDataOptions, batch_size=32, workers=4)
+    data: DetectionDataOptions = branch(DetectionDataOptions, batch_size=32)
     inference: InferenceOptions = branch(InferenceOptions)
     optim: OptimOptions = branch(OptimOptions, lr=8e-5, lr_batch=32, weight_decay=0.1, decay_biases=True)
     schedule: ScheduleOptions = branch(

@@ -10,7 +10,7 @@ import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, UnionNode
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from convmae.engine.errors import UserError
@@ -32,7 +32,8 @@ def option(
 ) -> Any:
     """Returns a dataclass field: default (a callable makes it anew), line shown by --help, choices, bounds, a list's length.
 
-    Bounds are inclusive, and those of each element of a list.
+    Bounds are inclusive, and those of each element of a list. Of a number or a word (``Union[int, str]``) the choices are the
+    words, and the bounds the number's.
     """
     metadata = {"doc": doc, "choices": choices, "low": low, "high": high, "length": length}
     if callable(default):
@@ -154,11 +155,14 @@ def _override(recipe: DictConfig, overrides: typing.Sequence[str], notes: dict[s
             raise UserError(f"--cfg-options takes key=value, found {override!r}: write for example optim.lr=1e-4.")
         source = f"--cfg-options {override}"
         names = key.split(".")
-        current: Any = tree
+        above, current = None, tree
         for name in names:
-            current = getattr(current, name, None)
+            above, current = current, getattr(current, name, None)
+        either = isinstance(above, DictConfig) and isinstance(
+            above._get_node(names[-1], validate_access=False), UnionNode
+        )  # a word or a number
         # In place of a text what is given is one, whatever YAML makes of it, but for quotes and null; so is nothing after =.
-        is_text = not text or (isinstance(current, str) and text != "null" and text[0] not in "'\"")
+        is_text = not text or (isinstance(current, str) and not either and text != "null" and text[0] not in "'\"")
         # Not OmegaConf.from_dotlist, whose YAML reader takes 1e-4 for a word.
         update: Any = text if is_text else parse_yaml(text, source)
         for name in reversed(names):
@@ -243,7 +247,8 @@ def _walk(node: Any, prefix: str) -> typing.Iterator[tuple[str, str, Any, str]]:
                 yield from _walk(item, f"{prefix}{field.name}[{number}].")
             continue
         choices = field.metadata.get("choices")
-        kind = "|".join(map(str, choices)) if choices else _kind(field.type)
+        either = ["int"] if typing.get_origin(field.type) is typing.Union and choices else []
+        kind = "|".join([*either, *map(str, choices)]) if choices else _kind(field.type)
         yield f"{prefix}{field.name}", kind, value, field.metadata.get("doc", "")
 
 
@@ -277,18 +282,19 @@ def _check_values(node: Any, prefix: str) -> None:
             for number, item in enumerate(value):
                 _check_values(item, f"{key}[{number}].")
             continue
-        choices = field.metadata.get("choices", ())
-        if choices and value not in choices:
+        choices, low, high = (field.metadata.get(name) for name in ("choices", "low", "high"))
+        is_number = low is not None and isinstance(value, int)  # in place of a word
+        if choices and value not in choices and not is_number:
             hint = nearest(str(value), [str(choice) for choice in choices])
             raise UserError(
-                f"{key} is {value!r}; expected one of {', '.join(map(str, choices))}."
+                f"{key} is {value!r}; expected one of {', '.join(map(str, choices))}"
+                + (f", or a whole number of at least {low:g}." if low is not None else ".")
                 + (f" Did you mean {hint!r}?" if hint else "")
             )
         length = field.metadata.get("length")
         if length is not None and value is not None and len(value) != length:
             raise UserError(f"{key} is {value}; expected {length} numbers.")
-        low, high = field.metadata.get("low"), field.metadata.get("high")
-        for number in value if isinstance(value, list) else [value]:
+        for number in value if isinstance(value, list) else [value] if value not in (choices or ()) else []:
             if isinstance(number, float) and not math.isfinite(number):
                 raise UserError(f"{key} is {value}; expected finite numbers.")
             if number is not None and ((low is not None and number < low) or (high is not None and number > high)):

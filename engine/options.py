@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, List, Optional, Tuple  # noqa: UP035  (the spelling that OmegaConf 2.3 reads on every Python)
+from typing import Any, List, Optional, Tuple, Union  # noqa: UP035  (the spelling that OmegaConf 2.3 reads on every Python)
 
 from convmae.engine.config import option
 from convmae.engine.errors import UserError
 from convmae.engine.faults import UNREADABLE, Effect, Fault
 from convmae.engine.pictures.reading import MAX_PIXELS, Reading
 
+AUTO = "auto"  # in place of a number
 SIZES = ("tiny", "small", "base", "large", "huge")  # of encoders
 MOST_SCALES = 16  # at which a picture is predicted
 
@@ -84,7 +85,18 @@ class DataOptions(ReadingOptions):
 
     batch_size: int = option(16, "pictures in one optimiser step, over all processes and accumulated parts", low=1)
     accumulate: int = option(1, "parts that a process splits its share of the batch into, to save memory", low=1)
-    workers: int = option(2, "loader processes beside each training process; 0 loads in the training process", low=0)
+    workers: Union[int, str] = option(  # noqa: UP007
+        AUTO,
+        "loader processes beside each training process; 0 loads in the training process, auto follows from its cores",
+        (AUTO,),
+        low=0,
+    )
+    keep: str = option(
+        "none",
+        "memory keeps the training pictures decoded, once for all loader processes, as they are read first: the same samples, "
+        "faster, for a set that fits in memory",
+        ("none", "memory"),
+    )
     timeout: float = option(
         600.0, "seconds to wait for a batch of the loader processes before the run ends, saying so; 0: no limit", low=0
     )
@@ -232,6 +244,25 @@ def _lengths(value: Any) -> str:
 
 
 @dataclass
+class LinearProbeOptions:
+    """A linear classifier on frozen features, by LARS."""
+
+    epochs: int = option(90, "passes over the training features", low=1)
+    batch_size: int = option(4096, "features a step; smaller sets take all of theirs", low=2)
+    lrs: List[float] = option(  # noqa: UP006
+        lambda: [0.03, 0.1, 0.3, 1.0, 3.0],
+        "learning rates at a batch of 256, each its own classifier; the best is reported",
+    )
+    warmup: int = option(10, "epochs of linear warm-up", low=0)
+    views: int = option(
+        0,
+        "random crops of each training picture, of which an epoch takes one by turns (all stay in memory); 0: the centre crop",
+        low=0,
+    )
+    crop_scale: float = option(0.08, "smallest part of a picture's area that a view covers", low=0, high=1)
+
+
+@dataclass
 class RuntimeOptions:
     """Where and how the run is computed."""
 
@@ -264,5 +295,10 @@ class RuntimeOptions:
         "or compile meanwhile",
         low=1,
         high=1e7,
+    )
+    tracker: str = option(
+        "none",
+        "W&B or MLflow, which gets the curves, too: by its own library, if that is installed, set up by its own variables",
+        ("none", "wandb", "mlflow"),
     )
     log_every: int = option(0, "steps between two log lines; 0: about a hundred over the run", low=0)

@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,18 @@ def seed_all(seed: int, *purpose: int) -> None:
     torch.default_generator.manual_seed(number)  # torch.manual_seed asks after every kind of device: 0.2 ms a sample
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(number)
+
+
+@contextmanager
+def kept_generators() -> Iterator[None]:
+    """Has the global generators go on after its block as if nothing had been drawn in it."""
+    own, numbers = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()):
+        try:
+            yield
+        finally:
+            random.setstate(own)
+            np.random.set_state(numbers)
 
 
 class SeededDataset(Dataset):

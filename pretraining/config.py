@@ -15,6 +15,7 @@ from convmae.engine.options import (
 
 METHOD_NAMES = ("fastconvmae", "convmae", "mae")
 PIXELS, EMA = "pixels", "ema"  # teachers that are no network of their own
+KNN, LINEAR, RANK = "knn_top1", "linear_top1", "rankme"  # what a look at the encoder gives
 
 
 @dataclass
@@ -107,6 +108,18 @@ class PretrainingDataOptions(DataOptions):
 
 
 @dataclass
+class ProbeOptions:
+    """What the encoder's features are worth as it is trained, on pictures in class folders beside the training pictures."""
+
+    every: int = option(0, "steps between two looks at the encoder, each after a checkpoint; 0: never", low=0)
+    root: str = option("", "folder with train and val, each with a folder of pictures a class")
+    pictures: int = option(0, "of each of the two at most so many pictures, spread over the classes; 0: all", low=0)
+    neighbours: int = option(20, "training pictures nearest to a validation picture that vote for its class", low=1)
+    temperature: float = option(0.07, "a neighbour of cosine similarity s votes with exp(s / temperature)", low=1e-4)
+    linear: bool = option(False, "train linear classifiers on the features, too, as tools/linear_probe.py does")
+
+
+@dataclass
 class PretrainingConfig:
     """A pretraining run."""
 
@@ -114,6 +127,7 @@ class PretrainingConfig:
     targets: List[Target] = option(lambda: [Target()], "what is predicted, each the sum's part")  # noqa: UP006
     teachers: TeacherOptions = branch(TeacherOptions)
     data: PretrainingDataOptions = branch(PretrainingDataOptions)
+    probe: ProbeOptions = branch(ProbeOptions)
     optim: OptimOptions = branch(OptimOptions, betas=(0.9, 0.95))
     schedule: ScheduleOptions = branch(ScheduleOptions)
     runtime: RuntimeOptions = branch(RuntimeOptions)

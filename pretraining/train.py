@@ -23,13 +23,15 @@ from convmae.engine.pictures.images import normalize
 from convmae.engine.training.runner import Runner
 from convmae.engine.training.train import train as run_training
 from convmae.pretraining import METHODS, MaskedAutoencoder
-from convmae.pretraining.config import EMA, PIXELS, PretrainingConfig, TeacherOptions
+from convmae.pretraining.config import EMA, KNN, PIXELS, PretrainingConfig, TeacherOptions
 from convmae.pretraining.data.dataset import PictureFolder
 from convmae.pretraining.evaluation.report import write_report
 from convmae.pretraining.patches import PATCH
+from convmae.pretraining.evaluation.probing import BestEncoderHook, Probe, best_files
 from convmae.pretraining.reconstructors import MixtureOfReconstructors
 from convmae.pretraining.targets import check_targets
 from convmae.pretraining.teachers import build_teacher
+from convmae.pretraining.weights import encoder_weights
 from convmae.reports.page import Page
 
 
@@ -121,6 +123,7 @@ def train(config: PretrainingConfig, work_dir: Path, resume: bool) -> Page | Non
     pictures = PictureFolder(config.data, config.model.img_size, config.model.in_chans)
     log.info(f"data: {len(pictures)} pictures below {config.data.root}")
     log_remarks("pretraining", pictures.remarks)
+    probe = Probe(config) if config.probe.every else None
     mixture = build_mixture(config)
     model = mixture.model
     try:
@@ -134,14 +137,16 @@ def train(config: PretrainingConfig, work_dir: Path, resume: bool) -> Page | Non
         pictures,
         config=config,
         work_dir=work_dir,
-        hooks=[MomentumHook(config.teachers)],
+        hooks=[MomentumHook(config.teachers), *([BestEncoderHook(KNN, to_yaml(config))] if probe else [])],
         compiled=mixture.static_methods(),
         resume=resume,
         fixed_shapes=True,
+        look=probe.look if probe else None,
+        look_every=config.probe.every,
     )
     if not is_main_process():
         return None
-    files = export(model, work_dir, to_yaml(config))
+    files = [*export(model, work_dir, to_yaml(config)), *(path for path in best_files(work_dir) if probe)]
     unread = runner.unread_pictures()
     page, written = write_report(model, config, pictures.paths, runner.device, work_dir, pictures.remarks, unread)
     log_done({}, [*files, *written], time.perf_counter() - started)
@@ -150,10 +155,8 @@ def train(config: PretrainingConfig, work_dir: Path, resume: bool) -> Page | Non
 
 def export(model: MaskedAutoencoder, work_dir: Path, config: str) -> list[Path]:
     """Writes ``pretrained`` (everything) and ``encoder`` (without decoder) as .pth and .safetensors; returns the paths."""
-    full = model.state_dict()
-    encoder = {name: value for name, value in full.items() if not name.startswith(("decoder_", "mask_token"))}
     return [
         save_weights(state, work_dir / f"{name}{suffix}", config)
-        for name, state in (("pretrained", full), ("encoder", encoder))
+        for name, state in (("pretrained", model.state_dict()), ("encoder", encoder_weights(model)))
         for suffix in (".pth", ".safetensors")
     ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from convmae.backbones import family_of
 from convmae.engine.config import from_tree
 from convmae.engine.errors import UserError
@@ -13,6 +15,13 @@ from convmae.engine.safe_yaml import parse_yaml
 from convmae.pretraining import METHODS, MaskedAutoencoder
 from convmae.pretraining.config import PretrainingConfig, PretrainingModelOptions
 from convmae.pretraining.decoder import decoder_dims
+
+_DECODER = ("decoder_", "mask_token")  # how the names of its weights begin
+
+
+def encoder_weights(model: MaskedAutoencoder) -> dict[str, Tensor]:
+    """Returns the weights of a model without its decoder."""
+    return {name: value for name, value in model.state_dict().items() if not name.startswith(_DECODER)}
 
 
 def load_pretrained(
@@ -44,7 +53,7 @@ def load_pretrained(
         dims = (options.decoder_dim, options.decoder_depth, options.decoder_heads)
         given["decoder_heads"] = decoder_dims(options.size, *dims).heads
     model = METHODS[options.method].from_checkpoint(path, **given)
-    lacking = [name for name in model.load_report.missing if name.startswith(("decoder_", "mask_token"))]
+    lacking = [name for name in model.load_report.missing if name.startswith(_DECODER)]
     if lacking:
         raise UserError(
             f"{path} holds no decoder of pixels ({lacking[0]} is missing), so it can't reconstruct; give the full checkpoint "

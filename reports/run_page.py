@@ -10,7 +10,7 @@ from convmae.engine.config import to_yaml
 from convmae.engine.faults import Remark
 from convmae.engine.log import duration
 from convmae.reports.data_report import LISTED
-from convmae.reports.page import Page, environment
+from convmae.reports.page import Page, curves, environment
 
 
 def add_remarks(page: Page, splits: Mapping[str, Sequence[Remark]]) -> None:
@@ -35,6 +35,24 @@ def add_unread(page: Page, unread: Mapping[str, str]) -> dict[str, Any]:
     shown = f"{min(len(rows), LISTED):,} of {len(rows):,}; metrics.json beside the report lists all."
     page.table("Training pictures that can't be read", ["picture", "reason"], rows[:LISTED], shown)
     return {"unreadable": {"count": len(unread), "pictures": dict(sorted(unread.items()))}}
+
+
+def add_feeding(page: Page, rows: Sequence[Mapping[str, float]]) -> None:
+    """Adds to a run's page how fast it was fed, by the rows of its scalars; nothing of runs that didn't count it."""
+    told = [row for row in rows if "waiting" in row]
+    if not told:
+        return
+    page.figure("Pictures a second", curves(told, {"pictures a second": "pictures_per_second"}, "pictures a second"))
+    later = told[1:] or told  # the first has the start of the loader processes
+    rate, waiting = (sum(row[name] for row in later) / len(later) for name in ("pictures_per_second", "waiting"))
+    page.facts(
+        "Feeding",
+        {
+            "pictures a second": f"{rate:,.1f}, of all processes",
+            "waiting for data": f"{waiting:.1%} of a step",
+            "peak memory": f"{max(row['memory_gib'] for row in told):.2f} GiB, of PyTorch on a GPU, else of the first process",
+        },
+    )
 
 
 def add_run(page: Page, config: Any, weights: Path, seconds: float, cost: Mapping[str, str] | None = None) -> None:

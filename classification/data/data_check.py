@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from convmae.classification.config import FolderOptions
-from convmae.classification.data.class_folders import (
+from convmae.engine.errors import UserError
+from convmae.engine.faults import Fault
+from convmae.engine.pictures.picture_check import PictureCheck, read_all
+from convmae.engine.probes.class_folders import (
     check_repeated_pictures,
     check_same_folders,
     check_shared_pictures,
@@ -15,9 +18,6 @@ from convmae.classification.data.class_folders import (
     class_names,
     find_labelled,
 )
-from convmae.engine.errors import UserError
-from convmae.engine.faults import Fault
-from convmae.engine.pictures.picture_check import PictureCheck, read_all
 from convmae.engine.text import distinct
 
 

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import random
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image, ImageOps
 from timm.data.auto_augment import rand_augment_transform
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from convmae.classification.config import AugmentationOptions, FolderOptions
-from convmae.classification.data.class_folders import (
+from convmae.classification.data.erasing import draw_erasing
+from convmae.classification.data.mixing import draw_mix
+from convmae.engine.errors import UserError
+from convmae.engine.faults import Fault, Tally, log_remarks, refuse_all
+from convmae.engine.feeding.pictures import Pictures
+from convmae.engine.log import log
+from convmae.engine.pictures.images import IMAGENET_MEAN, to_tensor
+from convmae.engine.pictures.limits import own_limits
+from convmae.engine.pictures.reading import reading_picture
+from convmae.engine.pictures.value_ranges import check_ranges
+from convmae.engine.probes.class_folders import (
     check_repeated_pictures,
     check_same_folders,
     check_shared_pictures,
@@ -23,42 +32,13 @@ from convmae.classification.data.class_folders import (
     class_names,
     find_labelled,
 )
-from convmae.classification.data.erasing import draw_erasing
-from convmae.classification.data.mixing import draw_mix
-from convmae.engine.errors import UserError
-from convmae.engine.faults import Fault, Remark, Tally, log_remarks, refuse_all
-from convmae.engine.log import log
-from convmae.engine.pictures.images import IMAGENET_MEAN, read_image, to_tensor
-from convmae.engine.pictures.limits import own_limits
-from convmae.engine.pictures.reading import RGB, Reading, reading_picture
-from convmae.engine.pictures.value_ranges import check_ranges
+from convmae.engine.probes.splits import BICUBIC, ClassFolder, EvalSet
 from convmae.engine.shares import log_share, take_share
-
-BICUBIC = v2.InterpolationMode.BICUBIC
 
 # timm passes over parts of a description that it does not know.
 _RAND_AUGMENT = re.compile(
     r"rand(-(m\d+|n[1-9]\d*|p(0(\.\d+)?|1)|mstd\d+(\.\d+)?|mmax[1-9]\d*|inc[01]|t(weights|3aw?)))*"
 )
-
-
-@dataclass
-class ClassFolder:
-    """One split: its class folders in order, each picture with its label, the classes' names, and how pictures are read.
-
-    ``remarks``: what of the folder is passed over, or may not be meant.
-    """
-
-    root: Path
-    folders: list[str]
-    pictures: list[tuple[Path, int]]
-    classes: list[str]
-    reading: Reading = RGB
-    remarks: list[Remark] = field(default_factory=list)
-
-    def describe(self) -> str:
-        """Returns one line for the log and the report."""
-        return f"{len(self.pictures)} pictures of {len(self.classes)} classes, in {self.root}"
 
 
 def read_splits(options: FolderOptions, channels: int = 3) -> tuple[ClassFolder, ClassFolder]:
@@ -127,8 +107,9 @@ def read_split(options: FolderOptions, part: str, channels: int = 3) -> ClassFol
 class TrainSet(Dataset):
     """Augmented crops: ``images``, bytes [C, S, S]; ``labels`` []; ``mix`` [4], what ``mixing.mix`` draws from; ``erased``."""
 
-    def __init__(self, split: ClassFolder, options: AugmentationOptions, img_size: int) -> None:
+    def __init__(self, split: ClassFolder, options: AugmentationOptions, img_size: int, keep: str = "none") -> None:
         self.split, self.options = split, options
+        self.pictures = Pictures([path for path, _ in split.pictures], split.reading, keep)
         steps: list[Any] = [
             v2.RandomResizedCrop(img_size, (options.crop_scale, 1.0), interpolation=BICUBIC, antialias=True),
             v2.RandomHorizontalFlip(options.flip),
@@ -161,9 +142,9 @@ class TrainSet(Dataset):
         return self.split.pictures[index][0]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        path, label = self.split.pictures[index]
+        _, label = self.split.pictures[index]
         with reading_picture():
-            picture = read_image(path, self.split.reading)
+            picture = self.pictures.read(index)
         with own_limits():  # Pillow's are for crops, too
             image = to_tensor(self.transform(picture))
         mix = draw_mix(self.options.mixup, self.options.cutmix)
@@ -173,27 +154,6 @@ class TrainSet(Dataset):
             "mix": mix,
             "erased": draw_erasing(self.options.erase, *image.shape),
         }
-
-
-def centre_crop(img_size: int, test_crop: float) -> v2.Compose:
-    """Returns what makes the square of a test picture: ``test_crop`` of its shorter side, at ``img_size`` pixels."""
-    return v2.Compose([v2.Resize(round(img_size / test_crop), BICUBIC, antialias=True), v2.CenterCrop(img_size)])
-
-
-class EvalSet(Dataset):
-    """Centre crops: ``images``, bytes [C, S, S]; ``labels`` [] and ``index`` [], the picture's place in the split."""
-
-    def __init__(self, split: ClassFolder, img_size: int, test_crop: float) -> None:
-        self.split, self.transform = split, centre_crop(img_size, test_crop)
-
-    def __len__(self) -> int:
-        return len(self.split.pictures)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        path, label = self.split.pictures[index]
-        with own_limits():  # Pillow's are for crops, too
-            image = to_tensor(self.transform(read_image(path, self.split.reading)))
-        return {"images": image, "labels": label, "index": torch.tensor(index)}
 
 
 class RandomViews(EvalSet):

@@ -17,7 +17,7 @@ from convmae.reports.gallery import ends_and_classes
 from convmae.reports.intervals import ANY_SCORE, ends, intervals, with_interval
 from convmae.reports.page import Number, Page, Picture, Share
 from convmae.reports.plots import curves, matrix
-from convmae.reports.run_page import add_remarks, add_run, add_unread
+from convmae.reports.run_page import add_feeding, add_remarks, add_run, add_unread
 
 PICTURES = 12  # of the surest mistakes and of the surest right predictions
 MOST = 60  # pictures on the page, with those of classes that these don't hold
@@ -70,6 +70,7 @@ def write_report(
         page.figure("Loss", curves(rows, {"loss": "loss"}, "cross-entropy"))
         kinds = {"top-1": "top1", "top-5": "top5"} if top5_tells(details.classes) else {"top-1": "top1"}
         page.validation(rows, kinds, "accuracy")
+        add_feeding(page, rows)
     _add_confusion(page, details)
     _add_pictures(page, details, splits[-1])
     page.facts("Data", {split.root.name: split.describe() for split in splits})

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import NamedTuple
 
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from convmae.backbones import Classifier, load_encoder
@@ -20,20 +18,9 @@ from convmae.engine.errors import UserError
 from convmae.engine.files import check_is_file, save_atomically
 from convmae.engine.log import log
 from convmae.engine.machine.loading import load
-from convmae.engine.machine.precision import autocast, set_up
-from convmae.engine.pictures.images import normalize
+from convmae.engine.machine.precision import set_up
+from convmae.engine.probes.features import Features, mean_tokens
 from convmae.engine.seeding import SampleKey, SeededDataset
-
-
-class Features(NamedTuple):
-    """The last stage's tokens of each picture, averaged: ``values`` [N, C]; ``labels`` [N]; ``contents`` [N], of its pixels.
-
-    Two pictures of which the encoder saw the same pixels have the same number in ``contents``.
-    """
-
-    values: Tensor
-    labels: Tensor
-    contents: Tensor
 
 
 def probed_encoder(path: str, in_chans: int | None = None) -> Classifier:
@@ -77,7 +64,6 @@ def read_features(config: ProbeConfig, split: ClassFolder, encoder: Classifier, 
     return features
 
 
-@torch.inference_mode()
 def extract(
     encoder: Classifier,
     split: ClassFolder,
@@ -94,21 +80,11 @@ def extract(
     dataset = SeededDataset(pictures, config.runtime.seed)
     keys = [SampleKey(view, index) for index in range(len(dataset))]
     loader = load(dataset, config.data, device, batch_size=config.data.batch_size, sampler=keys)
-    values, labels, contents = [], [], []
-    for batch in tqdm(loader, desc=f"features of {split.root}", leave=False, disable=None):
-        with autocast(device, dtype):
-            tokens = encoder.forward_features(normalize(batch["images"].to(device, non_blocking=True)))
-        values.append(tokens.float().mean(1))
-        labels.append(batch["labels"])
-        contents += [_content(image) for image in batch["images"]]
+    features = mean_tokens(
+        encoder, tqdm(loader, desc=f"features of {split.root}", leave=False, disable=None), device, dtype
+    )
     log.info(f"features of {split.root}: {len(dataset)} pictures at {config.model.img_size} px")
-    return Features(torch.cat(values).cpu(), torch.cat(labels), torch.tensor(contents))
-
-
-def _content(image: Tensor) -> int:
-    """Returns a number of 64 bits, with a sign, that follows from a picture's bytes."""
-    digest = hashlib.blake2b(image.numpy().tobytes(), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True)
+    return features
 
 
 def _stamps(split: ClassFolder) -> list[tuple[str, int, int, int]]:

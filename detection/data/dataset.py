@@ -11,8 +11,9 @@ from torch import stack
 from torch.utils.data import Dataset
 
 from convmae.detection.config import DetectionDataOptions
-from convmae.detection.data.coco import CocoData, ImageRecord, check_size
+from convmae.detection.data.coco import CocoData, check_size
 from convmae.detection.data.transforms import Geometry, fit, large_scale_jitter, place_objects
+from convmae.engine.feeding.pictures import Pictures
 from convmae.engine.pictures.images import Picture, read_image, size_of
 from convmae.engine.pictures.reading import reading_picture
 
@@ -38,6 +39,7 @@ class TrainSet(Dataset):
     def __init__(self, data: CocoData, options: DetectionDataOptions, masks: bool) -> None:
         self.data, self.options, self.masks = data, options, masks
         self.images = data.images if options.keep_empty else data.with_objects()
+        self.pictures = Pictures([data.path(image) for image in self.images], data.reading, options.keep)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -50,7 +52,10 @@ class TrainSet(Dataset):
         record, options = self.images[index], self.options
         scales = (options.jitter[0], options.jitter[1])
         geometry = large_scale_jitter(record.width, record.height, options.img_size, scales, options.flip)
-        image = geometry.image(_read(self.data, record), options.padding)
+        with reading_picture():
+            picture = self.pictures.read(index)
+        check_size(size_of(picture), record, self.data)
+        image = geometry.image(picture, options.padding)
         return {"image": image, "target": place_objects(geometry, self.data.training_objects(record), self.masks)}
 
 
@@ -65,7 +70,10 @@ class EvalSet(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self.data.images[index]
-        return fitted(_read(self.data, record), record.id, self.sides, self.padding)
+        with reading_picture():
+            picture = read_image(self.data.path(record), self.data.reading)
+        check_size(size_of(picture), record, self.data)
+        return fitted(picture, record.id, self.sides, self.padding)
 
 
 def fitted(image: Picture, image_id: int, sides: Sequence[int], padding: str) -> dict[str, Any]:
@@ -86,10 +94,3 @@ def collate_test(batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Returns ``images``, [B, C, side, side] of each side, and ``samples``, one a picture."""
     images = [stack(squares) for squares in zip(*(found["images"] for found in batch), strict=True)]
     return {"images": images, "samples": [found["sample"] for found in batch]}
-
-
-def _read(data: CocoData, record: ImageRecord) -> Picture:
-    with reading_picture():
-        image = read_image(data.path(record), data.reading)
-    check_size(size_of(image), record, data)
-    return image

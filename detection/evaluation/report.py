@@ -25,7 +25,7 @@ from convmae.engine.training.scalars import read_scalars
 from convmae.reports.intervals import MEANING, Interval, ends, intervals
 from convmae.reports.page import Gain, Number, Page, Picture, Share, Threshold
 from convmae.reports.plots import curves, lines, matrix
-from convmae.reports.run_page import add_remarks, add_run, add_unread
+from convmae.reports.run_page import add_feeding, add_remarks, add_run, add_unread
 
 PICTURES = 12  # of the worst, and as many of the best
 MOST = 40  # pictures on the page, with those of classes that the worst and the best don't hold
@@ -86,6 +86,7 @@ def write_report(
         page.figure("Loss", curves(rows, {"sum": "loss", **known}, "loss"))
         headline = {f"{KINDS[kind]} AP": f"{kind}_mAP" for kind in metric.details}
         page.validation(rows, headline, "AP")
+        add_feeding(page, rows)
     _add_confidences(page, marked)
     for kind, seen in pictures.items():
         _add_errors(page, kind, seen, marked.confidence)

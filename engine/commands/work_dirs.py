@@ -22,6 +22,8 @@ _RUN = (
     *(
         "step_*.pth",
         "best.pth",
+        "best_encoder.pth",
+        "best_encoder.safetensors",
         "model.pth",
         "encoder.pth",
         "encoder.safetensors",
@@ -29,6 +31,7 @@ _RUN = (
         "pretrained.safetensors",
         "reconstructions.png",
         "scalars.jsonl",
+        "tracker.json",
         "job.txt",
     ),
 )
@@ -36,8 +39,8 @@ _MARKS = ("config.yaml", "metrics.json", "step_*.pth")  # a log alone is of a ru
 _WEIGHTS = (".pth", ".safetensors")
 # What says where and how a run is computed, watched and kept, and nothing of what it is.
 _CIRCUMSTANCES = (
-    r"data\.(workers|timeout)|schedule\.(save_every|save_minutes|keep_checkpoints)|"
-    r"runtime\.(device|timeout|compile|compile_mode|checkpoint_activations|log_every)"
+    r"data\.(workers|timeout|keep)|schedule\.(save_every|save_minutes|keep_checkpoints)|"
+    r"runtime\.(device|timeout|tracker|shard|compile|compile_mode|checkpoint_activations|log_every)"
 )
 
 

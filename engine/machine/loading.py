@@ -17,9 +17,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from convmae.engine.errors import UserError
+from convmae.engine.machine.allowance import own_cores
 from convmae.engine.machine.failures import GO_ON
 from convmae.engine.options import DataOptions
 
+MOST_WORKERS = 16  # that auto starts beside a training process: each holds batches, and more read little faster
+_CORES_A_WORKER = 4  # of a CPU that computes the model, too
 GRACE = 5.0  # seconds in which loader processes end by themselves once they are asked to
 _TICKS = 10  # parts of the time limit
 _started: set[BaseProcess] = set()  # the loader processes of this process that are not ended
@@ -110,12 +113,25 @@ class Loader(DataLoader):
 def load(dataset: Dataset, data: DataOptions, device: torch.device, *, parts: int = 1, **options: Any) -> Loader:
     """Returns the loader of a data set in as many processes, and with the time limit, as the options say.
 
-    ``parts`` are the batches that are read at once: as many are made while what was read is computed.
+    ``parts`` are the batches that are read at once: as many are made while what was read is computed. All processes of a run
+    call it together.
     """
-    if data.workers:
-        ahead = max(2, -(-parts // data.workers))
-        options |= {"num_workers": data.workers, "worker_init_fn": _start_worker, "prefetch_factor": ahead}
+    if workers := count_workers(data, device):
+        ahead = max(2, -(-parts // workers))
+        options |= {"num_workers": workers, "worker_init_fn": _start_worker, "prefetch_factor": ahead}
     return Loader(dataset, seconds=data.timeout, pin_memory=device.type == "cuda", **options)
+
+
+def count_workers(data: DataOptions, device: torch.device) -> int:
+    """Returns how many loader processes the options ask for; all processes of a run ask together.
+
+    ``auto`` on a GPU: as many as this process has cores but the one that it runs on. On a CPU, whose cores the model takes, one
+    for every four, and so none on a laptop's two, where none is as fast as one or two (docs/results.md, Fed).
+    """
+    if isinstance(data.workers, int):
+        return data.workers
+    cores = own_cores()
+    return min(MOST_WORKERS, cores - 1 if device.type == "cuda" else cores // _CORES_A_WORKER)
 
 
 def _epitaph(pid: int | None, code: int | None) -> str:

@@ -30,6 +30,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # What Pillow raises on damaged files, the last of them on metadata of the wrong kinds.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, zlib.error, TypeError, IndexError, struct.error)
 _ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # last bytes of a whole file
+REDUCTIONS = (1, 2, 4, 8)  # by which a JPEG file can be decoded smaller
 Picture = Union[Image.Image, "torch.Tensor"]  # in RGB, or of other channels bytes [C, H, W]
 
 
@@ -117,31 +118,51 @@ def read_crop(
         kind = kind_of(image, path)
         width, height = upright_size(image)
         crop = choose(height, width)
-        shrink = max(1, min(crop.height, crop.width) // (2 * size))
-        image.draft(None, (image.width // shrink, image.height // shrink))
+        by = reduction(min(crop.height, crop.width), size)
+        image.draft(None, (image.width // by, image.height // by))
         picture = _decode(image, path, kind, reading)
-        reduced = size_of(picture)
-        across, down = reduced[0] / width, reduced[1] / height
-        top, left = round(crop.top * down), round(crop.left * across)
-        bottom, right = round((crop.top + crop.height) * down), round((crop.left + crop.width) * across)
-        return picture, Box(top, left, bottom - top, right - left)
+        return picture, in_reduced(crop, (width, height), size_of(picture))
+
+
+def measure(path: str | Path, reading: Reading = RGB) -> tuple[tuple[int, int], bool]:
+    """Returns a picture's width and height upright, and whether it can be decoded smaller; raises as `read_image` does."""
+    path = Path(path)
+    if (bands := stored_bands(path, reading)) is not None:
+        return bands.size, False
+    with open_image(path, reading.max_pixels) as image:
+        return upright_size(image), image.draft(None, (1, 1)) is not None
+
+
+def reduction(side: int, size: int) -> int:
+    """Returns by what a picture is reduced as it is decoded, for a crop of that shorter side and `size` pixels at last."""
+    return max(by for by in REDUCTIONS if by == 1 or side >= 2 * size * by)
+
+
+def in_reduced(crop: Box, whole: tuple[int, int], reduced: tuple[int, int]) -> Box:
+    """Returns a crop of a picture of that width and height in the pixels of the reduced one."""
+    across, down = reduced[0] / whole[0], reduced[1] / whole[1]
+    top, left = round(crop.top * down), round(crop.left * across)
+    bottom, right = round((crop.top + crop.height) * down), round((crop.left + crop.width) * across)
+    return Box(top, left, bottom - top, right - left)
 
 
 def resize_crop(image: Picture, crop: Box, size: int) -> torch.Tensor:
     """Returns a crop of a picture at `size` x `size` pixels as bytes [C, size, size]; bicubic, antialiased."""
     import torch
     from torchvision.transforms.v2 import InterpolationMode
-    from torchvision.transforms.v2.functional import resize
+    from torchvision.transforms.v2.functional import resize_image
 
     bottom, right = crop.top + crop.height, crop.left + crop.width
     if not isinstance(image, Image.Image):
         tensor = image[:, crop.top : bottom, crop.left : right]
+        if image.stride(0) == 1:  # its channels are last in memory, and stay so
+            tensor = tensor[None].contiguous(memory_format=torch.channels_last)[0]
     else:
         with own_limits():
             pixels = image.crop((crop.left, crop.top, right, bottom))
         # As bytes and channels last, as they are: PyTorch's kernel for these is several times as fast as Pillow's.
         tensor = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
-    return resize(tensor, [size, size], InterpolationMode.BICUBIC, antialias=True)
+    return resize_image(tensor, [size, size], InterpolationMode.BICUBIC, antialias=True)
 
 
 def size_of(image: Picture) -> tuple[int, int]:

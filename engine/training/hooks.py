@@ -16,17 +16,20 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from tqdm import tqdm
 
+from convmae.engine.curves.tensorboard import Curves
+from convmae.engine.curves.trackers import Tracker
 from convmae.engine.errors import UserError
+from convmae.engine.feeding.pace import Pace
 from convmae.engine.files import read_meta, save_weights, write_whole
 from convmae.engine.log import duration, log
 from convmae.engine.machine.processes import world_mean
 from convmae.engine.run_files import claim
+from convmae.engine.text import decimals
 from convmae.engine.training.checkpoints import BEST
 from convmae.engine.training.optim import AutocastOptimWrapper
 from convmae.engine.training.runner import Runner
 from convmae.engine.training.scalars import SCALARS, append_row, cut_scalars
 from convmae.engine.training.schedule import Schedule
-from convmae.engine.training.tensorboard import Curves
 
 
 class RecipeHook(Hook):
@@ -53,16 +56,21 @@ class LearningRateHook(Hook):
 
 
 class LogHook(Hook):
-    """Writes means of each loss, over steps and processes, to log, ``scalars.jsonl`` and TensorBoard; a bar on a terminal."""
+    """Writes means of each loss, over steps and processes, to log, ``scalars.jsonl`` and TensorBoard; a bar on a terminal.
+
+    ``tracker``: one that gets them, too, with the ``recipe``; "none" for none.
+    """
 
     priority = "VERY_LOW"
 
-    def __init__(self, work_dir: Path, every: int, total: int) -> None:
+    def __init__(self, work_dir: Path, every: int, total: int, tracker: str = "none", recipe: str = "") -> None:
         self.work_dir, self.every, self.total = work_dir, every, total
+        self.kind, self.recipe = tracker, recipe
         self.sums: dict[tuple[str, ...], torch.Tensor] = {}  # [2, losses] by their names: finite values, and how many
         self.count = 0
         self.bar: tqdm | None = None
         self.writer: Curves | None = None
+        self.tracker: Tracker | None = None
 
     def before_train(self, runner: Runner) -> None:
         self.started = self.since = time.perf_counter()
@@ -76,6 +84,8 @@ class LogHook(Hook):
         self.writer = Curves(folder, self.first + 1)
         for path in [self.work_dir / SCALARS, *set(folder.glob("*")) - before]:
             claim(path)
+        if self.kind != "none":
+            self.tracker = Tracker(self.kind, self.work_dir, self.recipe)
         if sys.stderr.isatty():
             self.bar = tqdm(total=self.total, initial=self.first, unit="step", dynamic_ncols=True, leave=False)
 
@@ -99,20 +109,27 @@ class LogHook(Hook):
         row["lr"] = max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups)
         row["seconds_per_step"] = (now - self.since) / self.count
         left = (now - self.started) / (step - self.first) * (self.total - step)
-        memory = f"  memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if runner.device.type == "cuda" else ""
+        pace: Pace = runner.train_loop.pace
+        row |= pace.row(now - self.since, self.count)
         log.info(
-            f"step {step}/{self.total}  {losses}  lr {row['lr']:.2e}  {row['seconds_per_step']:.3f} s/step{memory}  "
-            f"to go {duration(left)}"
+            f"step {step}/{self.total}  {losses}  lr {row['lr']:.2e}  {row['seconds_per_step']:.3f} s/step  "
+            f"{decimals(row['pictures_per_second'], 1)} pictures/s  waiting {row['waiting']:.0%}  "
+            f"memory {row['memory_gib']:.1f} GiB  to go {duration(left)}"
         )
+        if advice := pace.advise(row["waiting"], step - self.count - self.first):
+            log.warning(advice)
         self.write(step, row)
         self.sums.clear()
         self.count, self.since = 0, now
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        self.paused = time.perf_counter()
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         if metrics and runner._train_loop is not None:
             log.info(f"step {runner.iter}/{self.total}  " + "  ".join(f"{k} {v:.4f}" for k, v in metrics.items()))
             self.write(runner.iter, metrics)
-        self.since = time.perf_counter()
+        self.since += time.perf_counter() - self.paused
 
     def after_train(self, runner: Runner) -> None:
         self.close()
@@ -122,9 +139,11 @@ class LogHook(Hook):
             self.close()
 
     def close(self) -> None:
-        """Ends the bar and the TensorBoard file."""
+        """Ends the bar, the TensorBoard file and what a tracker gets."""
         if self.bar is not None:
             self.bar.close()
+        if self.tracker is not None:
+            self.tracker.close()
         if self.writer is not None:
             self.writer.close()
 
@@ -146,6 +165,8 @@ class LogHook(Hook):
             return
         append_row(self.work_dir, step, row)
         self.writer.add(step, row)
+        if self.tracker is not None:
+            self.tracker.add(step, row)
 
 
 class SkippedStepHook(Hook):
@@ -203,6 +224,8 @@ class SkippedStepHook(Hook):
 class BestHook(Hook):
     """Keeps the weights that are best by a metric beside the checkpoints."""
 
+    FILE = BEST
+
     def __init__(self, best: str | None, recipe: str) -> None:
         self.best, self.recipe = best, recipe
         self.best_value = float("-inf")
@@ -211,15 +234,18 @@ class BestHook(Hook):
         value = (metrics or {}).get(self.best or "")
         if value is not None and value > self.best_value and is_main_process():
             self.best_value = value
-            meta = {**runner.model_meta, "step": runner.iter, "metric": self.best, "value": value}
-            save_weights(runner.bare_model.state_dict(), Path(runner.work_dir) / BEST, self.recipe, meta)
+            self.write(runner, {**runner.model_meta, "step": runner.iter, "metric": self.best, "value": value})
+
+    def write(self, runner: Runner, meta: dict[str, Any]) -> None:
+        """Writes what is best so far, with what is to be said of it."""
+        save_weights(runner.bare_model.state_dict(), Path(runner.work_dir) / self.FILE, self.recipe, meta)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        best = Path(runner.work_dir) / BEST  # later than the checkpoint, if the run was ended between the two
+        best = Path(runner.work_dir) / self.FILE  # later than the checkpoint, if the run was ended between the two
         if not best.is_file():
             return
         value = read_meta(best).get("value")
         if isinstance(value, (int, float)) and math.isfinite(value):
             self.best_value = value
         else:
-            log.warning(f"{BEST} tells no {self.best}, so the next evaluation replaces it")
+            log.warning(f"{self.FILE} tells no {self.best}, so the next evaluation replaces it")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +14,14 @@ from mmengine.runner import BaseLoop, ValLoop
 from torch import nn
 
 from convmae.engine.errors import START_AGAIN, STOPPED, Interrupted
+from convmae.engine.feeding.pace import Pace
 from convmae.engine.log import log
 from convmae.engine.machine.failures import EndedElsewhereError
 from convmae.engine.machine.precision import autocast
 from convmae.engine.machine.processes import any_process, tell_all
 from convmae.engine.machine.restarts import is_orphan
 from convmae.engine.machine.stop_signals import Stop, stop_signals
-from convmae.engine.seeding import STEP, StepSampler, seed_all
+from convmae.engine.seeding import STEP, StepSampler, kept_generators, seed_all
 from convmae.engine.training.checkpoints import checkpoint_path
 from convmae.engine.training.schedule import Schedule
 from convmae.engine.training.whole_steps import keep_whole_step
@@ -33,9 +34,11 @@ if TYPE_CHECKING:
 class TrainLoop(BaseLoop):
     """A loop over optimiser steps, each the sum of its parts, under generators set from (seed, step)."""
 
-    def __init__(self, runner: Runner, dataloader: Any, schedule: Schedule, fixed_shapes: bool = False) -> None:
+    def __init__(
+        self, runner: Runner, dataloader: Any, schedule: Schedule, pace: Pace, fixed_shapes: bool = False
+    ) -> None:
         super().__init__(runner, dataloader)
-        self.schedule = schedule
+        self.schedule, self.pace = schedule, pace
         self.fixed_shapes = fixed_shapes
         self.sampler: StepSampler = self.dataloader.batch_sampler
         self._iter = 0
@@ -153,7 +156,8 @@ class TrainLoop(BaseLoop):
         pictures in the host's memory, no more than a run without parts holds.
         """
         try:
-            return [self.runner.unread.take(next(batches)) for _ in range(self.sampler.parts)], None
+            with self.pace.reading():
+                return [self.runner.unread.take(next(batches)) for _ in range(self.sampler.parts)], None
         except Exception as error:
             return [], error
 
@@ -173,6 +177,24 @@ class TrainLoop(BaseLoop):
             runner.average.update()
         runner.call_hook("after_train_iter", batch_idx=self._iter, data_batch=batch, outputs=outputs)
         self._iter += 1
+
+
+class LookLoop(BaseLoop):
+    """An evaluation that a task does by itself, on all processes, and that leaves nothing changed in the model."""
+
+    def __init__(self, runner: Runner, look: Callable[[Runner], dict[str, float]]) -> None:
+        super().__init__(runner, None)
+        self.look = look
+
+    def run(self) -> dict[str, float]:
+        runner = self.runner
+        torch.backends.cudnn.benchmark = False
+        runner.call_hook("before_val_epoch")
+        with runner.average.in_place() if runner.average else nullcontext(), kept_generators():
+            runner.model.eval()
+            numbers = self.look(runner)
+            runner.call_hook("after_val_epoch", metrics=numbers)
+        return numbers
 
 
 class EvalLoop(ValLoop):

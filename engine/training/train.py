@@ -17,8 +17,11 @@ from mmengine.model import BaseModel
 from torch.utils.data import Dataset, default_collate
 
 from convmae.engine.config import differing_options, to_yaml
+from convmae.engine.curves.trackers import check_tracker
 from convmae.engine.errors import UserError
+from convmae.engine.feeding.pace import Pace
 from convmae.engine.log import log
+from convmae.engine.machine.allowance import own_cores
 from convmae.engine.machine.compilation import Method, check_compiler, compile_methods
 from convmae.engine.machine.loading import load
 from convmae.engine.machine.memory import check_memory
@@ -27,7 +30,7 @@ from convmae.engine.options import OptimOptions, RuntimeOptions, ScheduleOptions
 from convmae.engine.seeding import StepSampler
 from convmae.engine.training.checkpoints import find_whole
 from convmae.engine.training.hooks import BestHook, LearningRateHook, LogHook, RecipeHook, SkippedStepHook
-from convmae.engine.training.loops import EvalLoop, TrainLoop
+from convmae.engine.training.loops import EvalLoop, LookLoop, TrainLoop
 from convmae.engine.training.optim import build_optim_wrapper, param_groups, scaled_lr
 from convmae.engine.training.runner import Runner
 from convmae.engine.training.schedule import Schedule
@@ -60,12 +63,16 @@ def train(
     resume: bool = False,
     best: str | None = None,
     fixed_shapes: bool = False,
+    look: Callable[[Runner], dict[str, float]] | None = None,
+    look_every: int = 0,
 ) -> Runner:
     """Trains ``model`` as the tree says and returns the finished runner; where weights are averaged, the model has the average.
 
     ``groups`` are AdamW's parameter groups (default: ``engine.optim.param_groups``); ``compiled`` are the methods of the
     model's modules that ``runtime.compile`` compiles; ``best`` names the metric whose best weights are kept as ``best.pth``.
     With ``resume`` it continues from the newest whole checkpoint in ``work_dir``, if there is one.
+    ``look`` is the task's own evaluation in place of one on ``val_set``, every so many steps and at the end; all processes
+    make it together, the model's modes being those of evaluation.
     ``fixed_shapes``: every step's tensors have the same shapes, so that cuDNN's fastest convolutions are worth a search.
     Raises UserError for what can't be trained, Interrupted after a signal.
     """
@@ -74,6 +81,7 @@ def train(
             f"runtime.compile_mode is reduce-overhead and data.accumulate {config.data.accumulate}; expected 1 part, as a CUDA "
             "graph writes each part's gradients over those of the one before. Take runtime.compile_mode=default."
         )
+    check_tracker(config.runtime.tracker)
     device, dtype = set_up(config.runtime)
     check_memory(model, config.optim.average > 0, device)
     rank, world = get_dist_info()
@@ -91,12 +99,13 @@ def train(
         raise UserError(f"{error}: change data.batch_size, data.accumulate or the number of processes.") from None
     schedule = Schedule.build(config.schedule, length, config.data.batch_size)
     if val_set is None:
-        schedule = dataclasses.replace(schedule, eval_every=0)
+        schedule = dataclasses.replace(schedule, eval_every=look_every)
     pictures = SkippingDataset(train_set, config.runtime.seed, config.data.on_bad_image == "skip")
     unread = UnreadHook(pictures, config.data)
     batches = functools.partial(collate_drawn, collate)
     parts = config.data.accumulate
     loader = load(pictures, config.data, device, parts=parts, batch_sampler=sampler, collate_fn=batches)
+    pace = Pace(config.data, loader.num_workers, own_cores(), device)
     groups = param_groups(model, config.optim) if groups is None else groups
     recipe = to_yaml(config)
     start = find_whole(work_dir) if resume else None
@@ -108,12 +117,12 @@ def train(
         model=model,
         work_dir=str(work_dir),
         train_dataloader=loader,
-        train_cfg={"type": TrainLoop, "schedule": schedule, "fixed_shapes": fixed_shapes},
+        train_cfg={"type": TrainLoop, "schedule": schedule, "pace": pace, "fixed_shapes": fixed_shapes},
         optim_wrapper=build_optim_wrapper(groups, config.optim, config.data, device, dtype),
         custom_hooks=[
             RecipeHook(work_dir, recipe),
             LearningRateHook(schedule, scaled_lr(config.optim, config.data)),
-            LogHook(work_dir, every, schedule.total),
+            LogHook(work_dir, every, schedule.total, config.runtime.tracker, recipe),
             SkippedStepHook(config.runtime.bad_steps),
             unread,
             BestHook(best, recipe),
@@ -125,12 +134,15 @@ def train(
         randomness={"seed": config.runtime.seed},
         **_evaluation(val_set, metrics, config, val_collate or collate, val_batch_size),
     )
+    if look:
+        runner._val_loop = LookLoop(runner, look)
     if config.runtime.compile:
         check_compiler(device)
         compile_methods(compiled, config.runtime.compile_mode)
         if config.runtime.compile_mode == "reduce-overhead":
             runner.begin_part = torch.compiler.cudagraph_mark_step_begin
     announce_run(model, config, schedule, length, device, dtype, world)
+    log.info(pace.describe())
     if start:
         log.info(f"continues from {start.path.name}" if start.path else "no checkpoint yet: starts from step 0")
     if start and start.path:

@@ -10,8 +10,9 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from convmae.engine.faults import Fault, Tally, refuse_all
+from convmae.engine.feeding.pictures import Crops, Pictures
 from convmae.engine.pictures.folders import list_images
-from convmae.engine.pictures.images import Box, read_crop, resize_crop
+from convmae.engine.pictures.images import Box, resize_crop
 from convmae.engine.pictures.reading import reading_picture
 from convmae.engine.pictures.value_ranges import check_ranges
 from convmae.pretraining.config import PretrainingDataOptions
@@ -35,8 +36,9 @@ class PictureFolder(Dataset):
         self.remarks = Tally(faults).remarks
         self.tokens = (-(-img_size // 16)) ** 2
         self.img_size = img_size
+        self.pictures = Pictures(self.paths, self.reading, options.keep, Crops(img_size, options.crop_scale))
         self.crop = v2.RandomResizedCrop(img_size, (options.crop_scale, 1.0))
-        self.flip = v2.RandomHorizontalFlip(0.5 if options.flip else 0.0)
+        self.flip = 0.5 if options.flip else 0.0  # how often
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -47,9 +49,11 @@ class PictureFolder(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         with reading_picture():
-            image, crop = read_crop(self.paths[index], self.choose, self.img_size, self.reading)
+            image, crop = self.pictures.read_crop(index, self.choose, self.img_size)
         picture = resize_crop(image, crop, self.img_size)
-        return {"images": self.flip(picture), "noise": torch.rand(self.tokens)}
+        if torch.rand(1).item() < self.flip:
+            picture = picture.flip(-1)
+        return {"images": picture, "noise": torch.rand(self.tokens)}
 
     def choose(self, height: int, width: int) -> Box:
         """Draws a crop of a picture of that size."""

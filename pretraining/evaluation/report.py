@@ -19,7 +19,7 @@ from convmae.engine.log import duration
 from convmae.engine.text import decimals
 from convmae.engine.training.scalars import read_scalars
 from convmae.pretraining.autoencoder import MaskedAutoencoder
-from convmae.pretraining.config import EMA, PretrainingConfig
+from convmae.pretraining.config import EMA, KNN, LINEAR, RANK, PretrainingConfig
 from convmae.pretraining.evaluation.features import feature_maps, feature_panels
 from convmae.pretraining.evaluation.reconstructions import (
     group_panels,
@@ -29,7 +29,7 @@ from convmae.pretraining.evaluation.reconstructions import (
 )
 from convmae.reports.drawing import column, row
 from convmae.reports.page import Number, Page, Panel, Picture, curves, environment
-from convmae.reports.run_page import add_remarks, add_unread
+from convmae.reports.run_page import add_feeding, add_remarks, add_unread
 
 SHOWN = 8
 
@@ -47,7 +47,8 @@ def write_report(
 
     Returns the page and the files' paths.
     """
-    rows = [row for row in read_scalars(work_dir) if "loss" in row]
+    scalars = read_scalars(work_dir)
+    rows = [row for row in scalars if "loss" in row]
     if not rows:
         raise UserError(
             f"No step of this run had a finite loss ({work_dir / 'log.txt'}); its weights are those it began with."
@@ -81,13 +82,36 @@ def write_report(
             curves(rows, {"spread": f"{EMA}_spread"}, "deviation over tokens"),
             "At 0 all tokens are the same: it has collapsed.",
         )
+    metrics |= _add_probe(page, [row for row in scalars if KNN in row])
     page.figure("Learning rate", curves(rows, {"learning rate": "lr"}, "learning rate"))
+    add_feeding(page, rows)
     written = _add_pictures(page, model.eval().to(device), config, paths, work_dir)
     add_remarks(page, {"pretraining": remarks})
     metrics |= add_unread(page, unread or {})
     page.facts("Environment", environment())
     page.code("Configuration", to_yaml(config))
     return page, [*page.save(metrics, work_dir), *written]
+
+
+def _add_probe(page: Page, looks: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Adds what the looks at the encoder found; returns what ``metrics.json`` holds of them."""
+    if not looks:
+        return {}
+    best = max(looks, key=lambda row: row[KNN])
+    kinds = {"k-NN": KNN, "linear probe": LINEAR} if LINEAR in looks[-1] else {"k-NN": KNN}
+    page.figure(
+        "Accuracy of the encoder's features",
+        curves(looks, kinds, "top-1"),
+        f"Of probe.root. The best by k-NN, {best[KNN]:.2%} after step {int(best['step'])}, is best_encoder.pth.",
+    )
+    page.figure(
+        "Rank of the encoder's features",
+        curves(looks, {"RankMe": RANK}, "RankMe"),
+        "How many directions the features take up, by the entropy of their singular values; 1: they are all alike.",
+    )
+    return {"best_knn_top1": best[KNN], "best_step": int(best["step"])} | {
+        name: looks[-1][name] for name in (KNN, LINEAR, RANK) if name in looks[-1]
+    }
 
 
 def _add_pictures(

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from convmae.engine.pictures.images import Picture, read_image
+from convmae.engine.feeding.pictures import Pictures
+from convmae.engine.pictures.images import Picture
 from convmae.engine.pictures.reading import reading_picture
 from convmae.segmentation.config import SegmentationDataOptions
 from convmae.segmentation.data.layout import IGNORE, Pair, check_size, read_label
@@ -36,6 +37,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         self.classes = classes
         self.options = options
         self.reading = options.reading(channels)
+        self.pictures = Pictures([pair.image for pair in pairs], self.reading, options.keep if train else "none")
         self.metainfo = {"classes": classes}  # mmengine hands it to the metrics
         self._transforms = _training_transforms(options) if train else []
         self._pack = PackSegInputs()
@@ -51,7 +53,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         pair = self.pairs[index]
         # Hue and saturation are distorted alike whether the channels are RGB or BGR, so mmseg's transforms serve RGB.
         with reading_picture():
-            image = _pixels(read_image(pair.image, self.reading))
+            image = _pixels(self.pictures.read(index))
         label = read_label(pair.label, len(self.classes), self.options.reduce_zero_label, self.reading.max_pixels)
         check_size(pair, label.shape[::-1], image.shape[1::-1])
         results: dict[str, Any] = {

@@ -14,7 +14,7 @@ from convmae.reports.gallery import ends_and_classes
 from convmae.reports.intervals import ANY_SCORE, ends, intervals, with_interval
 from convmae.reports.page import Number, Page, Share
 from convmae.reports.plots import curves, matrix
-from convmae.reports.run_page import add_remarks, add_run, add_unread
+from convmae.reports.run_page import add_feeding, add_remarks, add_run, add_unread
 from convmae.segmentation.config import SegmentationConfig
 from convmae.segmentation.data.found import Found
 from convmae.segmentation.data.layout import Pair
@@ -75,6 +75,7 @@ def write_report(
             "Loss", curves(rows, {"UPerNet": "decode.loss_ce", "auxiliary head": "aux.loss_ce"}, "cross-entropy")
         )
         page.validation(rows, {name: name for name in metric.numbers}, "score")
+        add_feeding(page, rows)
     _add_confusion(page, details)
     _add_pictures(page, metric, config, found[-1].pairs)
     page.facts("Data", {split.name: f"{split.describe()}, in {split.images}" for split in found})

@@ -17,13 +17,13 @@ from convmae.backbones import ConvViT, ViT
 from convmae.classification.config import FinetuningConfig, LinearProbeOptions, ProbeConfig
 from convmae.classification.data.dataset import EvalSet, TrainSet, read_splits
 from convmae.classification.probes.features import Features, extract, probed_encoder, read_features
-from convmae.classification.probes.linear_probe import train_probes
 from convmae.classification.train import finetune
 from convmae.classification.train import knn as run_knn
 from convmae.engine.config import load_config
 from convmae.engine.errors import UserError
 from convmae.engine.machine.precision import resolve_precision
 from convmae.engine.pictures.images import normalize
+from convmae.engine.probes.linear import train_probes
 from convmae.engine.recipes import shipped_recipes
 from convmae.engine.seeding import SampleKey, SeededDataset
 from convmae.pretraining import MAE

@@ -11,7 +11,7 @@ from names import NASTY
 from convmae.engine.config import describe, differing_options, load_config, option, run_config, save_config
 from convmae.engine.errors import UserError
 from convmae.engine.files import save_weights
-from convmae.engine.options import OptimOptions, ScheduleOptions
+from convmae.engine.options import DataOptions, OptimOptions, ScheduleOptions
 from convmae.engine.recipes import find_recipe, shipped_recipes
 
 
@@ -248,3 +248,36 @@ def test_a_path_of_any_name_is_kept_by_a_runs_recipe(tmp_path: Path, name: str) 
     config.init = name
     save_config(config, tmp_path / "config.yaml")
     assert load_config(Small, tmp_path / "config.yaml").init == name
+
+
+@dataclass
+class Loading:
+    data: DataOptions = field(default_factory=DataOptions)
+
+
+@pytest.mark.parametrize(("given", "found"), [("auto", "auto"), ("0", 0), ("3", 3), ("'auto'", "auto")])
+def test_a_number_or_a_word(given: str, found: int | str, tmp_path: Path) -> None:
+    config = load_config(Loading, None, [f"data.workers={given}"])
+    assert config.data.workers == found
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(Loading, tmp_path / "config.yaml") == config
+    assert load_config(Loading, tmp_path / "config.yaml", ["data.workers=7"]).data.workers == 7
+    assert "data.workers=auto (int|auto)" in describe(Loading())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("-1", "data.workers is -1; expected at least 0"),
+        ("two", "data.workers is 'two'; expected one of auto, or a whole number of at least 0"),
+        ("aut", "Did you mean 'auto'"),
+        ("2.5", "Value '2.5' of type 'float' is incompatible"),
+        ("null", "Value 'None' is incompatible"),
+        ("true", "Value 'True' of type 'bool' is incompatible"),
+        ("", "data.workers is ''; expected one of auto"),
+    ],
+)
+def test_neither_the_word_nor_a_number(given: str, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_config(Loading, None, [f"data.workers={given}"])
+    assert message in str(error.value)

@@ -12,7 +12,8 @@ from safetensors import safe_open
 
 from convmae.engine.training.checkpoints import list_checkpoints
 
-OF_THE_MOMENT = {"seconds", "seconds_per_step"}  # among the numbers of metrics.json and scalars.jsonl
+# Among the numbers of metrics.json and scalars.jsonl.
+OF_THE_MOMENT = {"seconds", "seconds_per_step", "pictures_per_second", "waiting", "memory_gib"}
 
 
 def differences(left: Path, right: Path) -> list[str]:

@@ -248,3 +248,19 @@ def test_real_data(data_dir: Path) -> None:
         pairs = find_pairs(root / "images/validation", root / "annotations/validation")
         found = check_split("validation", SegmentationDataOptions(root=str(root)), len(names), 100)
         assert (len(names), len(pairs), found.faults) == (classes, pictures, [])
+
+
+def test_pictures_kept_in_memory_give_the_same_samples(ade_root: Path) -> None:
+    pairs = training_pairs(ade_root)
+    plain, kept = (
+        SegmentationDataset(pairs, CLASSES, options(ade_root, keep=keep), True) for keep in ("none", "memory")
+    )
+    for seed in range(3):
+        for index in range(len(pairs)):
+            samples = []
+            for data in (plain, kept):
+                seed_all(seed, index)
+                samples.append(data[index])
+            one, other = samples
+            assert torch.equal(one["inputs"], other["inputs"])
+            assert torch.equal(one["data_samples"].gt_sem_seg.data, other["data_samples"].gt_sem_seg.data)

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from timm.optim import Lars
 from torch import Tensor, nn
 
-from convmae.classification.config import LinearProbeOptions
-from convmae.classification.probes.features import Features
+from convmae.engine.options import LinearProbeOptions
+from convmae.engine.probes.features import Features
 from convmae.engine.seeding import STEP, seed_all
 
 

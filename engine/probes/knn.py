@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convmae.classification.probes.features import Features
+from convmae.engine.probes.features import Features
 
 SIMILARITIES = 2**28  # looked at a time: a gigabyte
 

@@ -7,9 +7,9 @@ import torch
 
 from convmae.classification.config import LinearProbeOptions
 from convmae.classification.evaluation.accuracy import Prediction, score
-from convmae.classification.probes.features import Features
-from convmae.classification.probes.knn import knn_scores, standardize
-from convmae.classification.probes.linear_probe import ProbeHead, build_lars, lr_factor, train_probes
+from convmae.engine.probes.features import Features
+from convmae.engine.probes.knn import knn_scores, standardize
+from convmae.engine.probes.linear import ProbeHead, build_lars, lr_factor, train_probes
 
 CPU = torch.device("cpu")
 
@@ -44,7 +44,7 @@ def test_votes_are_those_of_a_plain_count() -> None:
 def test_a_few_similarities_at_a_time_count_the_same_votes(monkeypatch: pytest.MonkeyPatch) -> None:
     train, val = blobs(40, 0), blobs(7, 1)
     whole = knn_scores(train, val, 3, [5], 0.1, CPU)
-    monkeypatch.setattr("convmae.classification.probes.knn.SIMILARITIES", 100)
+    monkeypatch.setattr("convmae.engine.probes.knn.SIMILARITIES", 100)
     torch.testing.assert_close(knn_scores(train, val, 3, [5], 0.1, CPU)[5], whole[5])
 
 
