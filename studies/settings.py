@@ -22,6 +22,7 @@ from convmae.engine.machine.precision import resolve_device
 from convmae.engine.pictures.duplicates import same_files
 from convmae.engine.pictures.folders import list_images
 from convmae.engine.pictures.images import look_at
+from convmae.engine.shards.places import place
 from convmae.engine.training.schedule import Schedule
 from convmae.pretraining.config import PretrainingConfig
 from convmae.studies.labelled import Labelled, Task
@@ -128,7 +129,7 @@ def check_request(request: Request) -> dict[str, str]:
             if key in OWN:
                 raise UserError(f"{option} has {word}, but {key} is {OWN[key]}.")
     for folder in (request.root, request.pictures):
-        if folder is not None and not os.path.isdir(folder):
+        if folder is not None and not place(folder).is_dir():
             raise UserError(f"There is no folder {folder}; expected one of pictures.")
     return encoders
 

@@ -32,6 +32,7 @@ from convmae.engine.pictures.images import IMAGENET_MEAN, read_image, to_tensor
 from convmae.engine.pictures.limits import own_limits
 from convmae.engine.pictures.reading import RGB, Reading, reading_picture
 from convmae.engine.pictures.value_ranges import check_ranges
+from convmae.engine.shards.places import place
 from convmae.engine.shares import log_share, take_share
 
 BICUBIC = v2.InterpolationMode.BICUBIC
@@ -99,8 +100,8 @@ def few_labels(split: ClassFolder, per_class: int) -> ClassFolder:
 
 def read_split(options: FolderOptions, part: str, channels: int = 3) -> ClassFolder:
     """Returns a split and logs what was found. Raises UserError unless it has two classes or more, each with pictures."""
-    root = Path(options.root)
-    folder = root / part
+    root = place(options.root)
+    folder = place(root / part)
     if not root.is_dir():
         raise UserError(f"There is no data folder {root}; expected one with a folder a class in each split.")
     faults: list[Fault] = []

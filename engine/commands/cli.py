@@ -19,6 +19,7 @@ from convmae.engine.files import check_is_file, file_of
 from convmae.engine.log import log, process_rank, start_log
 from convmae.engine.machine.failures import tell
 from convmae.engine.machine.interrupts import ctrl_c_raises, reading_modules
+from convmae.engine.shards.places import place
 
 
 def run_tool(main: Callable[[], None]) -> int:
@@ -200,7 +201,7 @@ def _check_root(data: Any) -> None:
     elsewhere = any(
         isinstance(value, str) and os.path.isabs(value) for name, value in vars(data).items() if name != "root"
     )
-    if not os.path.isdir(data.root) and not elsewhere:
+    if not elsewhere and not (data.root and place(data.root).is_dir()):
         raise UserError(f"There is no folder {data.root}; expected the data folder: name it by data.root.")
 
 
