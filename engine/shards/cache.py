@@ -42,7 +42,7 @@ def cache_bytes() -> int:
         size = -1.0
     if not 0 <= size < 1e9:
         raise UserError(f"{SIZE} is {given!r}; expected how many GB of shards to keep, or 0 for none.")
-    return int(size * 1e9)
+    return round(size * 1e9)
 
 
 class BlockCache:

@@ -107,6 +107,11 @@ class InShards(PosixPath):
             raise io.UnsupportedOperation(f"{self} lies in shards, which are read as bytes alone; found mode {mode!r}")
         return io.BytesIO(self.read_bytes())
 
+    def digest(self) -> str:
+        """Returns what tells a picture's bytes from all others. Raises FileNotFoundError where there is none."""
+        found = self._found()
+        return found.shards.index.entry(found.number()).digest
+
     def pictures(self, once: bool) -> list[Path]:
         """Returns the pictures in this folder and those below it, in order; ``once``: without second links to one file.
 

@@ -45,7 +45,7 @@ class LocalStore:
         return os.stat(self.folder / file).st_size
 
     def read(self, file: str, start: int, stop: int) -> bytes:
-        opened = self._opened(os.fspath(self.folder / file))  # held here, it is not closed by another thread's reading
+        opened = self._opened(f"{self.name}/{file}")  # held here, it is not closed by another thread's reading
         parts = []
         while start < stop and (part := os.pread(opened.descriptor, stop - start, start)):
             parts.append(part)
