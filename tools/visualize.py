@@ -112,7 +112,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         if args.size is not None and args.size < PATCH:
             raise UserError(f"--size is {args.size}; expected at least {PATCH}, the side of a patch.")
-        paths = [path for given in map(place, args.pictures) for path in (list_images(given, say) if given.is_dir() else [given])]
+        paths = [
+            path
+            for given in map(place, args.pictures)
+            for path in (list_images(given, say) if given.is_dir() else [given])
+        ]
         draw, usual_size, channels = {"reconstructions": reconstructions, "features": features, "attention": attention}[
             args.kind
         ](args)

@@ -91,7 +91,9 @@ def _sources(root: Path, paths: Sequence[Path]) -> Iterator[Source]:
         try:
             state = path.stat()
         except OSError as error:
-            raise UserError(f"{path} can't be read ({error.strerror}); restore it, or remove what leads to it.") from None
+            raise UserError(
+                f"{path} can't be read ({error.strerror}); restore it, or remove what leads to it."
+            ) from None
         yield Source(path, inside, member, state.st_size, state.st_mtime_ns)
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from tqdm import tqdm
 from convmae.engine.errors import UserError
 from convmae.engine.files import save_atomically
 from convmae.engine.packing.plan import Plan, ShardPlan
-from convmae.engine.packing.shrinking import Done, pack_picture
+from convmae.engine.packing.shrinking import pack_picture
 from convmae.engine.shards.index import INDEX, Index, Shard, digest_of, read_index
 
 NOTES = "packing"  # folder of what is known of the shards until all are there
@@ -60,7 +61,7 @@ def pack(root: Path, plan: Plan, output: Path, processes: int) -> Written:
     for name in CARRIED:
         with contextlib.suppress(FileNotFoundError):
             content = (root / name).read_bytes()
-            save_atomically(lambda file, content=content: file.write(content), output / name)
+            save_atomically(partial(_put, content), output / name)
     columns: list[Any] = [notes[shard.name] for shard in plan.shards]
     index = Index(
         [Shard(shard.name, note["size"], len(shard.sources)) for shard, note in zip(plan.shards, columns, strict=True)],
@@ -72,15 +73,19 @@ def pack(root: Path, plan: Plan, output: Path, processes: int) -> Written:
         plan.folders,
         plan.source,
     )
-    save_atomically(lambda file: file.write(index.dump()), output / INDEX)
+    save_atomically(partial(_put, index.dump()), output / INDEX)
     shutil.rmtree(output / NOTES)
     done = sum((Counter(note["done"]) for note in columns), Counter[str]())
     unread = next((note["unread"] for note in columns if note["unread"]), "")
     return Written(sum(note["size"] for note in columns), done, unread, found)
 
 
+def _put(content: bytes, file: Any) -> None:
+    file.write(content)
+
+
 def packed_source(output: Path) -> str | None:
-    """Returns what an index tells of the tree that it was made of, or None where there is no index; "" of one that is broken."""
+    """Returns what an index tells of the tree that it was made of, or None where there is none; "" of one that is broken."""
     try:
         return read_index((output / INDEX).read_bytes(), str(output / INDEX)).source
     except FileNotFoundError:
@@ -136,7 +141,7 @@ def _write(shard: ShardPlan, output: Path) -> dict[str, Any]:
     save_atomically(write, path)
     columns = {"starts": starts, "sizes": sizes, "digests": "".join(digests), "done": done, "unread": unread}
     note = {"stamp": shard.stamp, "size": path.stat().st_size, **columns}
-    save_atomically(lambda file: file.write(json.dumps(note).encode()), output / NOTES / f"{shard.name}.json")
+    save_atomically(partial(_put, json.dumps(note).encode()), output / NOTES / f"{shard.name}.json")
     return note
 
 
@@ -164,8 +169,8 @@ def _writers(processes: int, output: Path) -> Iterator[ProcessPoolExecutor]:
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         for folder in (output, output / NOTES):
-            for partial in folder.glob(".*.part"):
-                partial.unlink(missing_ok=True)
+            for begun in folder.glob(".*.part"):
+                begun.unlink(missing_ok=True)
 
 
 def _start_writer(stop: Any, parent: int) -> None:

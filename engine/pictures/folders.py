@@ -75,7 +75,7 @@ def is_hidden(name: str) -> bool:
 
 
 def list_images(folder: str | Path, report: Report = refuse, once: bool = False) -> list[Path]:
-    """Returns the pictures in a folder and the folders below it, sorted; of shards those that lay in the tree they were made of.
+    """Returns the pictures in a folder and the folders below it, sorted; of shards those of the tree that was packed.
 
     Links are followed, but for those that lead back to a folder above them. With ``once``, of several paths that lead to one
     file by links, the others are left out. What is passed over is reported. Raises UserError if there is no such folder, or no

@@ -6,7 +6,6 @@ import bisect
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
@@ -165,7 +164,7 @@ def _inside(path: str) -> bool:
     return path not in ("", ".") and str(pure) == path and not pure.is_absolute() and ".." not in pure.parts
 
 
-def _parts(path: str) -> Sequence[str]:
+def _parts(path: str) -> list[str]:
     return path.split("/")
 
 

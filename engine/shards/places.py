@@ -121,7 +121,9 @@ class InShards(PosixPath):
         index = found.shards.index
         numbers = index.below(found.inside)
         if not numbers:
-            raise UserError(f"There is no folder {self}: expected one of the tree that is packed in {found.shards.store.name}.")
+            raise UserError(
+                f"There is no folder {self}: expected one of the tree that is packed in {found.shards.store.name}."
+            )
         top = InShards(found.shards.store.name)
         return [top / index.paths[number] for number in (index.once(numbers) if once else numbers)]
 
@@ -194,4 +196,3 @@ def _status(kind: int, device: int, inode: int, size: int, nanoseconds: int) -> 
     seconds = nanoseconds // 10**9
     times = {f"st_{one}time_ns": nanoseconds for one in "amc"}
     return os.stat_result((kind | 0o444, inode, device, 1, 0, 0, size, seconds, seconds, seconds), times)
-

@@ -99,8 +99,8 @@ class Shards:
     def _gone(self, shard: Shard, reason: str) -> Fault:
         return Fault(
             GONE,
-            f"{self.store.name}/{shard.name} can't be read ({reason}); expected it beside its {INDEX}, to the end of a run. Put "
-            "it back; a run that it ended goes on with --resume.",
+            f"{self.store.name}/{shard.name} can't be read ({reason}); expected it beside its {INDEX}, to the end of a run. "
+            "Put it back; a run that it ended goes on with --resume.",
         )
 
 
@@ -116,4 +116,3 @@ def open_store(store: Store) -> Shards | None:
 
 def _key(name: str, index: bytes) -> str:
     return hashlib.blake2b(name.encode("utf-8", "surrogateescape") + b"\0" + index, digest_size=12).hexdigest()
-

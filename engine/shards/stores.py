@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from functools import lru_cache
@@ -97,7 +98,7 @@ class FarStore:
         return content
 
     def _ask(self, question: Any) -> Any:
-        for tried in range(1, TRIES + 1):
+        for tried in itertools.count(1):
             try:
                 return question(*self._system())
             except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
@@ -105,9 +106,10 @@ class FarStore:
             except UserError:
                 raise
             except Exception as error:  # each package has its own
-                if tried == TRIES or _is_final(error):
+                if tried >= TRIES or _is_final(error):
                     raise UserError(self._said(error)) from None
                 time.sleep(_PAUSE * 4 ** (tried - 1))
+        raise AssertionError
 
     def _system(self) -> tuple[Any, str]:
         """Returns fsspec's file system and the folder in it; a forked process has its own, as threads don't go along."""
@@ -129,8 +131,8 @@ class FarStore:
             return f"{self.name}: {reason}. Expected a folder, or an address such as s3://, gs://, hf:// or https://."
         if _lacks_credentials(error):
             return (
-                f"{self.name} can't be read: {type(error).__name__}: {reason}. Give the credentials as the package of {protocol}:// "
-                "takes them, in its variables or files, or ask for access."
+                f"{self.name} can't be read: {type(error).__name__}: {reason}. Give the credentials as the package of "
+                f"{protocol}:// takes them, in its variables or files, or ask for access."
             )
         return f"{self.name} can't be read: {type(error).__name__}: {reason}. See that the address and the network are right."
 

@@ -27,7 +27,7 @@ def picture() -> Callable[..., Image.Image]:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A folder of JPEG, PNG (8 and 16 bits, palette), TIFF of three floats and of a turned picture, a broken file, odd names."""
+    """A folder of JPEG, PNG (8 and 16 bits, palette) and TIFF files, one turned and one broken, under odd names."""
     root = tmp_path / "tree"
     for folder in ("a", "a.b", "a b", "c/deep", "ü"):
         (root / folder).mkdir(parents=True)

@@ -80,7 +80,9 @@ def test_long_names_and_names_that_are_no_utf8(tmp_path: Path, packed: Pack, pic
     assert [one.read_bytes() for one in there] == [one.read_bytes() for one in here]
 
 
-def test_pictures_are_cut_and_stand_upright(tree: Path, tmp_path: Path, packed: Pack, capsys: pytest.CaptureFixture) -> None:
+def test_pictures_are_cut_and_stand_upright(
+    tree: Path, tmp_path: Path, packed: Pack, capsys: pytest.CaptureFixture
+) -> None:
     shards = packed(tree, tmp_path / "shards", "--long-side", "30")
     said = capsys.readouterr()
     told = "4 as they are, for no JPEG or PNG of 8 bits in grey or RGB, 1 as they are, for they can't be read, 14 cut"
@@ -158,7 +160,12 @@ def test_what_others_packed_is_replaced_only_if_asked(
     ],
 )
 def test_what_can_not_be_packed(
-    options: list[str], said: str, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    options: list[str],
+    said: str,
+    tree: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
@@ -174,7 +181,9 @@ def many(tmp_path: Path, picture: Callable, count: int = 60) -> Path:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_interrupted_and_run_again_it_goes_on(how: signal.Signals, tmp_path: Path, packed: Pack, picture: Callable) -> None:
+def test_interrupted_and_run_again_it_goes_on(
+    how: signal.Signals, tmp_path: Path, packed: Pack, picture: Callable
+) -> None:
     root = many(tmp_path, picture)
     options = ["--long-side", "200", "--per-shard", "2"]
     whole = contents(packed(root, tmp_path / "whole", *options))

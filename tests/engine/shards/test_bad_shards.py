@@ -31,7 +31,9 @@ def change(shards: Path, edit: Callable[[dict[str, Any]], None]) -> None:
 def test_a_shard_that_is_cut_off(shards: Path) -> None:
     whole = (shards / "shard-000001.tar").read_bytes()
     (shards / "shard-000001.tar").write_bytes(whole[:-700])
-    with pytest.raises(UserError, match=rf"shard-000001\.tar is cut off: found [\d,]+ bytes, expected {len(whole):,} by "):
+    with pytest.raises(
+        UserError, match=rf"shard-000001\.tar is cut off: found [\d,]+ bytes, expected {len(whole):,} by "
+    ):
         list_images(shards)
 
 
@@ -53,9 +55,11 @@ def test_other_bytes_than_were_packed_stop_a_run_that_skips_unreadable_pictures(
     content[place + 200] ^= 1
     (shards / "shard-000001.tar").write_bytes(content)
     paths = list_images(shards)
-    with pytest.raises(Fault, match=r"does not hold a/.* where .* says: found other bytes") as caught, reading_picture():
-        for path in paths[5:10]:
-            read_image(path)
+    with (
+        pytest.raises(Fault, match=r"does not hold a/.* where .* says: found other bytes") as caught,
+        reading_picture(),
+    ):
+        list(map(read_image, paths[5:10]))
     assert not isinstance(caught.value, Unreadable)
     assert caught.value.kind != UNREADABLE
     read_image(paths[0])

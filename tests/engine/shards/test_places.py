@@ -180,6 +180,8 @@ def test_a_shard_that_vanishes_is_said_and_skipped_by_none(tree: Path, tmp_path:
     shards = packed(tree, tmp_path / "shards", "--per-shard", "1")
     paths = list_images(shards)
     (shards / "shard-000003.tar").unlink()
-    with pytest.raises(Fault, match=r"shard-000003\.tar can't be read \(it is not there any more\).*--resume") as caught:
+    with pytest.raises(
+        Fault, match=r"shard-000003\.tar can't be read \(it is not there any more\).*--resume"
+    ) as caught:
         read_image(paths[3])
     assert caught.value.kind != "unreadable pictures"
