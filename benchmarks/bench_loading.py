@@ -1,9 +1,10 @@
 """Time the loading of pretraining pictures against torchvision's ImageFolder with the same augmentation and workers.
 
-A pass over the folder each, in turn. With --shards, the folder against shards of it, which are packed first into a scratch
-folder; "read" is what one process reads of files' bytes alone. Files are in the system's memory then: on a disk or a network
-that is slow to open them shards gain more. Without, the last three columns are a picture's cost in one process, in milliseconds: to read
+A pass over the folder each, in turn. The last three columns are a picture's cost in one process, in milliseconds: to read
 and decode it, to crop and resize it, and the rest, which is seeding, the mask's noise and the flip.
+
+With --shards, the folder against shards of it, which are packed first into a scratch folder; "read" is what one process reads
+of files' bytes alone. Files are in the system's memory then: on a disk or a network that is slow to open them shards gain more.
 """
 
 from __future__ import annotations

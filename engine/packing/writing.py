@@ -34,7 +34,7 @@ CARRIED = ("classes.txt",)  # what is read beside class folders
 
 
 class Written(NamedTuple):
-    """What was packed: the bytes of all shards, what became of the pictures, the first that can't be read, shards found there."""
+    """The bytes of all shards, what became of the pictures, why the first can't be read, and how many shards were there."""
 
     size: int
     done: Counter[str]

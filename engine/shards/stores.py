@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import time
 from functools import lru_cache
@@ -98,7 +97,9 @@ class FarStore:
         return content
 
     def _ask(self, question: Any) -> Any:
-        for tried in itertools.count(1):
+        tried = 0
+        while True:
+            tried += 1
             try:
                 return question(*self._system())
             except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
@@ -109,7 +110,6 @@ class FarStore:
                 if tried >= TRIES or _is_final(error):
                     raise UserError(self._said(error)) from None
                 time.sleep(_PAUSE * 4 ** (tried - 1))
-        raise AssertionError
 
     def _system(self) -> tuple[Any, str]:
         """Returns fsspec's file system and the folder in it; a forked process has its own, as threads don't go along."""
