@@ -13,6 +13,7 @@ from equality import assert_processes_equal_one
 from PIL import Image
 
 from convmae.engine.config import load_config
+from convmae.engine.pictures import scenes
 from convmae.engine.shards import cache, places, stores
 from convmae.engine.shards.index import INDEX
 from convmae.pretraining.config import PretrainingConfig
@@ -217,3 +218,23 @@ def test_tools_that_take_a_folder_of_pictures_take_shards(
         found.append((output / "classes.json").read_text().replace(str(root), "ROOT"))
     assert found[0] == found[1]
     assert "ROOT/one/0.jpg" in found[0] or "one/0.jpg" in found[0]
+
+
+def test_detection_and_segmentation_take_packed_pictures(
+    tmp_path: Path, packed: Pack, capsys: pytest.CaptureFixture
+) -> None:
+    made = scenes.generate(tmp_path / "made", train=4, val=2, size=64)
+    annotations = [
+        f"data.{split}_annotations={made.coco / 'annotations' / f'instances_{split}2017.json'}"
+        for split in ("train", "val")
+    ]
+    for kind, folder, options in (("coco", made.coco, annotations), ("seg", made.ade20k, [])):
+        said = []
+        shards = packed(folder, tmp_path / f"{kind}_shards")
+        capsys.readouterr()
+        for root in (folder, shards):
+            argv = [kind, str(root), "--work-dir", str(tmp_path / kind), "--overwrite", "--cfg-options", *options]
+            assert check_data.main(argv) == 0
+            said.append(capsys.readouterr().out.replace(str(root), "ROOT").replace(str(folder), "ROOT"))
+        assert said[0] == said[1]
+        assert "6 pictures" in said[0] or "4 pictures" in said[0]
