@@ -184,7 +184,7 @@ def test_tools_that_take_a_folder_of_pictures_take_shards(
         assert f"data.root={root}" in out
         said.append(out.replace(str(root), "ROOT"))
     assert said[0] == said[1] == said[2]
-    run(pictures, tmp_path / "run")
+    run(pictures, tmp_path / "run", "schedule.steps=2")
     for number, root in enumerate((pictures, memory)):
         (pictures / "a" / "broken.jpg").unlink(missing_ok=True)
         drawn = tmp_path / f"drawn{number}.png"
@@ -210,7 +210,7 @@ def test_tools_that_take_a_folder_of_pictures_take_shards(
         "--cfg-options",
         f"data.root={split}",
     ]
-    assert finetune.main([*argv, "data.workers=0", "schedule.steps=1", *OPTIONS[:1], *OPTIONS[2:]]) == 0
+    assert finetune.main([*argv, "data.workers=0", *OPTIONS, "schedule.steps=2"]) == 0
     found = []
     for root in (classes / "val", split / "val"):
         output = tmp_path / f"predicted_{root.parent.name}"
@@ -233,7 +233,16 @@ def test_detection_and_segmentation_take_packed_pictures(
         shards = packed(folder, tmp_path / f"{kind}_shards")
         capsys.readouterr()
         for root in (folder, shards):
-            argv = [kind, str(root), "--work-dir", str(tmp_path / kind), "--overwrite", "--cfg-options", *options]
+            argv = [
+                kind,
+                str(root),
+                "--work-dir",
+                str(tmp_path / kind),
+                "--overwrite",
+                "--cfg-options",
+                "data.workers=0",
+                *options,
+            ]
             assert check_data.main(argv) == 0
             said.append(capsys.readouterr().out.replace(str(root), "ROOT").replace(str(folder), "ROOT"))
         assert said[0] == said[1]
