@@ -207,7 +207,7 @@ def check_files(data: CocoData, report: Report) -> None:
 
     def exists(image: ImageRecord) -> bool:
         parent, name = os.path.split(folder / image.file_name)
-        return name in listed(parent) or (folder / image.file_name).is_file()
+        return name in listed(parent) or os.path.isfile(folder / image.file_name)
 
     missing = [image for image in images if not exists(image)]
     if not missing:
