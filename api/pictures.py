@@ -19,6 +19,7 @@ from convmae.engine.log import log
 from convmae.engine.pictures.folders import list_images
 from convmae.engine.pictures.images import Picture, read_image
 from convmae.engine.pictures.reading import Reading
+from convmae.engine.shards.places import place
 
 One: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[Any] | torch.Tensor"
 Given: TypeAlias = "One | Iterable[One]"
@@ -41,7 +42,7 @@ class Source:
     @property
     def path(self) -> Path | None:
         """The picture's file, if it is one."""
-        return Path(self.given) if isinstance(self.given, (str, os.PathLike)) else None
+        return self.given if isinstance(self.given, Path) else None
 
     def read(self) -> Picture:
         """Returns the picture. Raises UserError naming one that can't be read, or is of the wrong kind, shape or range."""
@@ -132,7 +133,8 @@ def sources(pictures: Given, reading: Reading, channels: str = "rgb") -> Iterato
         if not _is_one(one):
             raise UserError(f"{name} is a {type(one).__name__}; expected {_EXPECTED}.")
         if isinstance(one, (str, os.PathLike)):
-            files = list_images(os.fspath(one), _say) if os.path.isdir(one) else [Path(one)]
+            path = place(os.fspath(one))
+            files = list_images(path, _say) if path.is_dir() else [path]
             yield from (Source(str(file), file, reading) for file in files)
         else:
             yield Source(name, one, reading, channels == "bgr")

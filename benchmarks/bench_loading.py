@@ -3,12 +3,16 @@
 A pass over the folder each, in turn; "kept" is the shipped loader with data.keep=memory, once all is in memory. The last four
 columns are a picture's cost in one process, in milliseconds: to read and decode it, to crop and resize it, and the rest, which
 is seeding, the mask's noise and the flip; and all of it where it is kept.
+
+With --shards, the folder against shards of it, which are packed first into a scratch folder; "read" is what one process reads
+of files' bytes alone. Files are in the system's memory then: on a disk or a network that is slow to open them shards gain more.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,19 +27,22 @@ from torchvision.datasets import ImageFolder
 
 from convmae.benchmarks.timing import alternate
 from convmae.engine.errors import UserError
+from convmae.engine.packing.plan import make_plan
+from convmae.engine.packing.writing import pack
 from convmae.engine.pictures.images import IMAGENET_MEAN, IMAGENET_STD, read_crop, resize_crop
 from convmae.engine.seeding import SampleKey, SeededDataset
 from convmae.pretraining.config import PretrainingDataOptions
 from convmae.pretraining.data.dataset import PictureFolder
 
 GENERATED = (500, 375)  # width and height, ImageNet's most frequent
+PER_SHARD = 4096  # pictures, as tools/pack.py has by default
 CACHED = 100  # decoded pictures that are kept to time the resizing alone
 
 
 def run(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Returns one row. Raises UserError for a folder without pictures."""
-    if min(args.pictures, args.img_size, args.batch_size) < 1 or args.workers < 0:
-        raise UserError("--pictures, --img-size and --batch-size must be 1 or more, --workers 0 or more.")
+    """Returns one row, or one a place with shards. Raises UserError for a folder without pictures."""
+    if min(args.pictures, args.img_size, args.batch_size) < 1 or min(args.workers, *args.shards, 0) < 0:
+        raise UserError("--pictures, --img-size and --batch-size must be 1 or more, --workers and --shards 0 or more.")
     with tempfile.TemporaryDirectory() as scratch:
         if args.folder is None:
             generate(Path(scratch, "pictures"), args.pictures)
@@ -43,7 +50,14 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
             raise UserError(f"There is no folder {args.folder}: expected one that holds pictures.")
         else:  # ImageFolder wants class folders
             Path(scratch, "pictures").symlink_to(args.folder.resolve())
-        return [measure(Path(scratch), args)]
+        if not args.shards:
+            return [measure(Path(scratch), args)]
+        places = {"folder": Path(scratch, "pictures")}
+        for side in args.shards:
+            places[f"shards, {side} px" if side else "shards"] = output = Path(scratch, f"shards_{side}")
+            plan = make_plan(places["folder"], side, PER_SHARD, lambda fault: None)
+            pack(places["folder"], plan, output, max(1, args.workers))
+        return measure_shards(places, args)
 
 
 def measure(root: Path, args: argparse.Namespace) -> dict[str, Any]:
@@ -101,6 +115,41 @@ def measure(root: Path, args: argparse.Namespace) -> dict[str, Any]:
         "rest ms": cost["whole"] - cost["decode"] - cost["resize"],
         "kept ms": cost["kept"],
     }
+
+
+def measure_shards(places: dict[str, Path], args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Returns a row a place: pictures a second, as training takes them and read alone, and how many times the first place's."""
+    loaders, reads, sizes = {}, {}, {}
+    for name, root in places.items():
+        pictures = PictureFolder(PretrainingDataOptions(root=str(root)), args.img_size)
+        order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(0)).tolist()
+        keys = [SampleKey(0, index) for index in order]
+        batches = [keys[first : first + args.batch_size] for first in range(0, len(keys), args.batch_size)]
+        workers = {"num_workers": args.workers, "persistent_workers": args.workers > 0}
+        loaders[name] = DataLoader(SeededDataset(pictures, seed=0), batch_sampler=batches, **workers)
+        paths = [pictures.paths[index] for index in order]
+        reads[name] = partial(_read, paths)
+        sizes[name] = sum(path.stat().st_size for path in paths)
+    cpu, first = torch.device("cpu"), next(iter(places))
+    seconds = alternate({name: partial(exhaust, loader) for name, loader in loaders.items()}, args.repeats, cpu)
+    read = alternate(reads, args.repeats, cpu)
+    return [
+        {
+            "from": name,
+            "pictures": len(order),
+            "MB": sizes[name] / 1e6,
+            "im/s": len(order) / seconds[name],
+            "ratio": seconds[first] / seconds[name],
+            "read im/s": len(order) / read[name],
+            "read ratio": read[first] / read[name],
+        }
+        for name in places
+    ]
+
+
+def _read(paths: Sequence[Path]) -> None:
+    for path in paths:
+        path.read_bytes()
 
 
 def exhaust(loader: DataLoader) -> None:

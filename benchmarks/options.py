@@ -130,6 +130,14 @@ def loading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--img-size", type=int, default=224, help="side of the crops in pixels (default 224)")
     parser.add_argument("--batch-size", type=int, default=32, help="pictures a batch (default 32)")
     parser.add_argument("--workers", type=int, default=2, help="loader processes (default 2)")
+    parser.add_argument(
+        "--shards",
+        nargs="+",
+        type=int,
+        default=[],
+        metavar="PIXELS",
+        help="time shards against the folder in place of that, pictures cut to a long side of so many pixels (0: as they are)",
+    )
 
 
 def predict(parser: argparse.ArgumentParser) -> None:

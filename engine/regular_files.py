@@ -23,7 +23,7 @@ def kind_of_file(path: str | Path) -> str:
     Raises OSError where nothing is there, and UserError for what can't be a path.
     """
     try:
-        mode = os.stat(path).st_mode
+        mode = (path.stat() if isinstance(path, Path) else os.stat(path)).st_mode  # a picture in shards has its own
     except ValueError as error:
         raise UserError(f"{str(path)!r} is no name of a file ({error}); give another path.") from None
     return next((name for test, name in _KINDS if test(mode)), "")

@@ -77,7 +77,7 @@ def sweep(folder: Path) -> None:
 
 
 @contextmanager
-def only_one(folder: Path) -> Iterator[None]:
+def only_one(folder: Path, option: str = "--work-dir") -> Iterator[None]:
     """Keeps a folder for this process. Raises UserError if another run has it for some seconds more."""
     place = os.open(folder, os.O_RDONLY)
     until = time.monotonic() + _PATIENCE
@@ -89,7 +89,7 @@ def only_one(folder: Path) -> Iterator[None]:
             except BlockingIOError:
                 if time.monotonic() > until:
                     raise UserError(
-                        f"Another run is writing to {folder}. Wait for its end, or give another --work-dir."
+                        f"Another run is writing to {folder}. Wait for its end, or give another {option}."
                     ) from None
                 time.sleep(0.2)
             except OSError:  # a file system without locks

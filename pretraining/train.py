@@ -25,9 +25,9 @@ from convmae.engine.training.train import train as run_training
 from convmae.pretraining import METHODS, MaskedAutoencoder
 from convmae.pretraining.config import EMA, KNN, PIXELS, PretrainingConfig, TeacherOptions
 from convmae.pretraining.data.dataset import PictureFolder
+from convmae.pretraining.evaluation.probing import BestEncoderHook, Probe, best_files
 from convmae.pretraining.evaluation.report import write_report
 from convmae.pretraining.patches import PATCH
-from convmae.pretraining.evaluation.probing import BestEncoderHook, Probe, best_files
 from convmae.pretraining.reconstructors import MixtureOfReconstructors
 from convmae.pretraining.targets import check_targets
 from convmae.pretraining.teachers import build_teacher

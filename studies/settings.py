@@ -17,6 +17,7 @@ from convmae.engine.errors import UserError
 from convmae.engine.files import check_is_file
 from convmae.engine.pictures.duplicates import same_files
 from convmae.engine.pictures.folders import list_images
+from convmae.engine.shards.places import place
 from convmae.engine.training.schedule import Schedule
 from convmae.pretraining.auto import choose as fit
 from convmae.pretraining.auto import median_side
@@ -125,7 +126,7 @@ def check_request(request: Request) -> dict[str, str]:
             if key in OWN:
                 raise UserError(f"{option} has {word}, but {key} is {OWN[key]}.")
     for folder in (request.root, request.pictures):
-        if folder is not None and not os.path.isdir(folder):
+        if folder is not None and not place(folder).is_dir():
             raise UserError(f"There is no folder {folder}; expected one of pictures.")
     return encoders
 

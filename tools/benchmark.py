@@ -5,6 +5,7 @@ python tools/benchmark.py detection --threads 2 --output detection.json
 python tools/benchmark.py segmentation --threads 2 --output segmentation.json
 python tools/benchmark.py views path/to/pictures --threads 1
 python tools/benchmark.py loading path/to/pictures --workers 2
+python tools/benchmark.py loading path/to/pictures --shards 0 256
 python tools/benchmark.py evaluation --pictures 2000
 python tools/benchmark.py frameworks work_dirs/det/model.pth
 python tools/benchmark.py onnx work_dirs/det/model.pth --threads 2
@@ -44,7 +45,7 @@ COMPARISONS = {
     "frameworks": "one detector here, in detectron2 and in mmdet: AP on the same image tensors",
     "views": "FastConvMAE's views against as many steps of ConvMAE",
     "start": "what each tool's --help takes",
-    "loading": "the loading of pretraining pictures against torchvision's ImageFolder",
+    "loading": "the loading of pretraining pictures against torchvision's ImageFolder, or from shards against the folder",
     "predict": "predict against torchvision's Mask R-CNN, from files to masks",
     "onnx": "a detector's or segmenter's graph in onnxruntime against PyTorch",
     "gpu": "all of the project on a GPU: is it right, and how fast, within a time",

@@ -16,6 +16,7 @@ TOOLS = {
     "train_det": "train Mask R-CNN on COCO-format data",
     "test_det": "evaluate Mask R-CNN and write a report",
     "predict": "draw what a model finds on pictures, and write it as JSON",
+    "pack": "pack a folder of pictures as tar shards with an index",
     "check_data": "look for all that is wrong with a data set",
     "train_seg": "train UPerNet on ADE20K-format data",
     "test_seg": "evaluate UPerNet and write a report",

@@ -176,11 +176,12 @@ def _options(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
 def _det_pictures(args: argparse.Namespace, model: Any) -> Any:
     from convmae.detection.predict import Given, Listed
     from convmae.engine.commands.given_pictures import find_pictures
+    from convmae.engine.shards.places import place
 
     categories = list(model.categories)
     if not args.annotations:
         return Given(find_pictures(args.pictures), categories, model.reading)
-    given = args.pictures
+    given = [place(one) for one in args.pictures]
     if len(given) != 1 or not given[0].is_dir():
         raise UserError(
             f"With --annotations, {given[0]} should be the folder that holds the pictures; expected one folder."

@@ -105,13 +105,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         with reading_modules():
             from convmae.engine.commands.given_pictures import kept_reading, save_picture, say
             from convmae.engine.pictures.folders import list_images
+            from convmae.engine.shards.places import place
             from convmae.pretraining.evaluation.reconstructions import load_picture
             from convmae.pretraining.patches import PATCH
             from convmae.reports.drawing import column
 
         if args.size is not None and args.size < PATCH:
             raise UserError(f"--size is {args.size}; expected at least {PATCH}, the side of a patch.")
-        paths = [path for given in args.pictures for path in (list_images(given, say) if given.is_dir() else [given])]
+        paths = [
+            path
+            for given in map(place, args.pictures)
+            for path in (list_images(given, say) if given.is_dir() else [given])
+        ]
         draw, usual_size, channels = {"reconstructions": reconstructions, "features": features, "attention": attention}[
             args.kind
         ](args)

@@ -18,6 +18,7 @@ from convmae.engine.probes.class_folders import (
     class_names,
     find_labelled,
 )
+from convmae.engine.shards.places import place
 from convmae.engine.text import distinct
 
 
@@ -47,8 +48,8 @@ def check_data(options: FolderOptions, count: int = 0, channels: int = 3) -> lis
 
 
 def _check_split(name: str, options: FolderOptions, part: str, count: int, channels: int) -> ClassCheck:
-    root = Path(options.root)
-    split = ClassCheck(name, root / part, options.reading(channels))
+    root = place(options.root)
+    split = ClassCheck(name, place(root / part), options.reading(channels))
     report = split.faults.append
     try:
         split.folders = class_folders(split.folder)

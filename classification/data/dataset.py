@@ -33,6 +33,7 @@ from convmae.engine.probes.class_folders import (
     find_labelled,
 )
 from convmae.engine.probes.splits import BICUBIC, ClassFolder, EvalSet
+from convmae.engine.shards.places import place
 from convmae.engine.shares import log_share, take_share
 
 # timm passes over parts of a description that it does not know.
@@ -79,8 +80,8 @@ def few_labels(split: ClassFolder, per_class: int) -> ClassFolder:
 
 def read_split(options: FolderOptions, part: str, channels: int = 3) -> ClassFolder:
     """Returns a split and logs what was found. Raises UserError unless it has two classes or more, each with pictures."""
-    root = Path(options.root)
-    folder = root / part
+    root = place(options.root)
+    folder = place(root / part)
     if not root.is_dir():
         raise UserError(f"There is no data folder {root}; expected one with a folder a class in each split.")
     faults: list[Fault] = []

@@ -34,6 +34,7 @@ from convmae.engine.faults import Effect, Fault, Remark, Report, Tally, refuse
 from convmae.engine.log import process_rank
 from convmae.engine.machine.garbage import collector_paused
 from convmae.engine.pictures.reading import RGB, Reading
+from convmae.engine.shards.places import InShards, place
 
 _LARGE = 5_000_000  # bytes; smaller files are read in less than a second, without a cache
 
@@ -53,6 +54,9 @@ class CocoData:
     remarks: list[Remark] = field(default_factory=list)
     groups: frozenset[str] = frozenset()
     reading: Reading = RGB
+
+    def __post_init__(self) -> None:
+        self.folder = place(self.folder)
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -280,6 +284,9 @@ def check_same_classes(first: CocoData, second: CocoData, report: Report) -> Non
 
 
 def _files(folder: str) -> set[str]:
+    packed = place(folder)
+    if isinstance(packed, InShards):
+        return {path.name for path in packed.iterdir()}
     try:
         with os.scandir(folder) as found:
             return {entry.name for entry in found if entry.is_file()}

@@ -27,6 +27,7 @@ from convmae.engine.machine.failures import tell
 from convmae.engine.machine.interrupts import ctrl_c_raises, reading_modules
 from convmae.engine.machine.restarts import end_noted, goes_on, mark
 from convmae.engine.machine.stop_signals import usr1_starts_again
+from convmae.engine.shards.places import place
 
 
 def run_tool(main: Callable[[], None]) -> int:
@@ -226,7 +227,7 @@ def _check_root(data: Any) -> None:
     elsewhere = any(
         isinstance(value, str) and os.path.isabs(value) for name, value in vars(data).items() if name != "root"
     )
-    if not os.path.isdir(data.root) and not elsewhere:
+    if not elsewhere and not (data.root and place(data.root).is_dir()):
         raise UserError(f"There is no folder {data.root}; expected the data folder: name it by data.root.")
 
 

@@ -20,6 +20,7 @@ from convmae.engine.pictures.folders import list_images
 from convmae.engine.pictures.images import Picture, read_image
 from convmae.engine.pictures.reading import Reading
 from convmae.engine.safe_yaml import parse_yaml
+from convmae.engine.shards.places import place
 
 
 @dataclass
@@ -49,7 +50,7 @@ def say(fault: Fault) -> None:
 def find_pictures(given: Sequence[Path]) -> dict[Path, Path]:
     """Returns for each picture given, or in a folder given, its name: the file's, or its place in that folder."""
     found: dict[Path, Path] = {}
-    for top in given:
+    for top in map(place, given):
         for path in list_images(top, say) if top.is_dir() else [top]:
             found.setdefault(path, path.relative_to(top) if top.is_dir() else Path(path.name))
     return found

@@ -16,6 +16,7 @@ from convmae.engine.pictures.folders import list_images
 from convmae.engine.pictures.images import read_image, to_tensor
 from convmae.engine.pictures.reading import Reading
 from convmae.engine.pictures.scenes import draw_scene
+from convmae.engine.shards.places import place
 
 MOST = 16  # pictures that int8 is calibrated on
 
@@ -31,7 +32,7 @@ def example_pictures(
         drawn = [draw_scene(0, "export", number).image for number in range(len(sizes))]
         pictures = [_with_channels(one, reading.channels) for one in drawn]
     else:
-        if not folder.is_dir():
+        if not place(folder).is_dir():
             raise UserError(f"There is no folder {folder}; expected pictures for --pictures.")
         paths = list_images(folder, refuse)
         count = min(len(paths), len(sizes) or MOST)

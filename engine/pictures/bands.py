@@ -23,6 +23,7 @@ from convmae.engine.pictures.orientation import turned
 from convmae.engine.pictures.reading import Reading
 from convmae.engine.pictures.tiff_codecs import bound_codecs
 from convmae.engine.regular_files import check_regular
+from convmae.engine.shards.places import openable
 
 ARRAYS, TIFFS = (".npy",), (".tif", ".tiff")
 OTHER_BANDS = "pictures of other bands than the model has channels"
@@ -112,7 +113,8 @@ def count_bands(count: int) -> str:
 
 def _array(path: Path, channels: int) -> Bands:
     try:
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
+        file = openable(path)
+        values = np.load(file, mmap_mode="r" if file is path else None, allow_pickle=False)
     except _DAMAGED as error:
         raise UserError(f"{path} can't be read as an array ({error}); replace or remove the file.") from None
     expected = f"expected numbers of shape [H, W, {channels}] or [{channels}, H, W]" + ", or [H, W]" * (channels == 1)
@@ -135,7 +137,7 @@ def _array(path: Path, channels: int) -> Bands:
 
 def _tiff(path: Path, channels: int) -> Bands | None:
     try:
-        with tifffile.TiffFile(path) as file:
+        with tifffile.TiffFile(openable(path)) as file:
             page, plain = file.pages.first, channels in (1, 3) and _is_plain(file.pages.first)
             if plain and not (file.is_imagej or file.is_ome):
                 return None
@@ -189,13 +191,13 @@ def _is_plain(page: Any) -> bool:
 def _decode(path: Path, premultiplied: bool) -> NDArray[Any]:
     """The values of a file's first series; by Pillow where tifffile lacks the codec and Pillow gives them unchanged."""
     try:
-        with tifffile.TiffFile(path) as file:
+        with tifffile.TiffFile(openable(path)) as file:
             return file.series[0].asarray()
     except _DAMAGED as error:
         if "imagecodecs" not in str(error):
             raise UserError(f"{path} can't be read as a picture ({error}); replace or remove the file.") from None
         reason = str(error)
-    with Image.open(path) as image:
+    with Image.open(openable(path)) as image:
         depths = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
         if image.mode in ("RGBA", "RGBX", "CMYK") and set(depths) == {8} and not premultiplied:
             return np.asarray(image)

@@ -119,7 +119,7 @@ def samples(image: ImageFile.ImageFile, name: Path, kind: Kind) -> NDArray:
         )
     image.load()  # raises for a file that is cut off, of which OpenCV gives a part
     try:
-        found = cv2.imdecode(np.fromfile(name, np.uint8), cv2.IMREAD_UNCHANGED)
+        found = cv2.imdecode(np.frombuffer(name.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:  # as of more pixels than OpenCV takes
         found = None
     if found is None:

@@ -18,6 +18,7 @@ from convmae.engine.faults import Effect, Fault, Report, refuse, spread
 from convmae.engine.pictures.bands import ARRAYS
 from convmae.engine.pictures.images import open_image
 from convmae.engine.regular_files import kind_of_file
+from convmae.engine.shards.places import InShards, place
 
 # What Pillow opens, but never decodes (MPEG), or only by running Ghostscript (EPS).
 _NOT_DECODED = {"EPS", "MPEG"}
@@ -74,13 +75,15 @@ def is_hidden(name: str) -> bool:
 
 
 def list_images(folder: str | Path, report: Report = refuse, once: bool = False) -> list[Path]:
-    """Returns the pictures in a folder and the folders below it, sorted.
+    """Returns the pictures in a folder and the folders below it, sorted; of shards those of the tree that was packed.
 
     Links are followed, but for those that lead back to a folder above them. With ``once``, of several paths that lead to one
     file by links, the others are left out. What is passed over is reported. Raises UserError if there is no such folder, or no
     picture in it.
     """
-    folder = Path(folder)
+    folder = place(folder)
+    if isinstance(folder, InShards):
+        return folder.pictures(once)
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}: expected one that holds pictures.")
     found = _Contents()

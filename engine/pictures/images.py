@@ -21,6 +21,7 @@ from convmae.engine.pictures.orientation import orientation, upright, upright_si
 from convmae.engine.pictures.png import pixels_alone
 from convmae.engine.pictures.reading import MAX_PIXELS, RGB, Reading
 from convmae.engine.regular_files import check_regular
+from convmae.engine.shards.places import as_path, openable
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +60,7 @@ def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image
     """
     try:
         check_regular(path)
-        with own_limits(), _open(Path(path)) as image:
+        with own_limits(), _open(as_path(path)) as image:
             check_pixels(path, image.size, max_pixels)
             yield image
     except FileNotFoundError:
@@ -76,7 +77,7 @@ def read_image(path: str | Path, reading: Reading = RGB) -> Picture:
 
     Raises UserError naming a file that is none, is cut off, or has other bands than the model has channels.
     """
-    path = Path(path)
+    path = as_path(path)
     if (bands := stored_bands(path, reading)) is not None:
         return _from_pixels(read_bands(path, bands, reading), reading)
     with open_image(path, reading.max_pixels) as image:
@@ -85,7 +86,7 @@ def read_image(path: str | Path, reading: Reading = RGB) -> Picture:
 
 def look_at(path: str | Path, reading: Reading = RGB) -> Look:
     """Looks at a picture, decoding it only where its last bytes don't say that it is whole; raises as `read_image` does."""
-    path = Path(path)
+    path = as_path(path)
     if (bands := stored_bands(path, reading)) is not None:
         return Look(f"with {count_bands(bands.number)} of {bands.kind}", bands.size, bands.turned)
     with open_image(path, reading.max_pixels) as image:
@@ -110,7 +111,7 @@ def read_crop(
     Returns:
         The picture, and the crop in its pixels: of a smaller picture rounded, by a quarter of a resized pixel at most.
     """
-    path = Path(path)
+    path = as_path(path)
     if (bands := stored_bands(path, reading)) is not None:
         width, height = bands.size
         return _from_pixels(read_bands(path, bands, reading), reading), choose(height, width)
@@ -206,7 +207,7 @@ def normalize(images: torch.Tensor) -> torch.Tensor:
 
 def _open(path: Path) -> ImageFile.ImageFile:
     try:
-        return Image.open(path)
+        return Image.open(openable(path))
     except FileNotFoundError:
         raise
     except _DAMAGED:  # of a PNG perhaps its profile or a text alone, which no other reader minds

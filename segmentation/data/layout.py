@@ -14,6 +14,7 @@ from convmae.engine.pictures.folders import list_images
 from convmae.engine.pictures.images import open_image
 from convmae.engine.pictures.orientation import upright
 from convmae.engine.pictures.reading import MAX_PIXELS
+from convmae.engine.shards.places import place
 from convmae.segmentation.config import SegmentationDataOptions
 
 IGNORE = 255  # the label of a pixel that neither trains nor counts
@@ -30,10 +31,10 @@ class Pair(NamedTuple):
 
 def split_folders(options: SegmentationDataOptions, split: str) -> Pair:
     """Returns the folders of pictures and of label maps of a split, "training" or "validation"."""
-    root = Path(options.root)
+    root = place(options.root)
     if split == "training":
-        return Pair(root / options.train_images, root / options.train_labels)
-    return Pair(root / options.val_images, root / options.val_labels)
+        return Pair(place(root / options.train_images), place(root / options.train_labels))
+    return Pair(place(root / options.val_images), place(root / options.val_labels))
 
 
 def find_pairs(images: Path, labels: Path, report: Report = refuse) -> list[Pair]:
