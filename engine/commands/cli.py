@@ -70,6 +70,7 @@ def train_tool(
     )
     parser.add_argument("--overwrite", action="store_true", help="remove an earlier run from the work directory first")
     parser.add_argument("--compile", action="store_true", help="same as --cfg-options runtime.compile=true")
+    parser.add_argument("--shard", action="store_true", help="same as --cfg-options runtime.shard=true")
     if read_fit:
         parser.add_argument(
             "--auto",
@@ -80,7 +81,8 @@ def train_tool(
 
     def main() -> None:
         def load(recipe: str | Path, more: Sequence[str] = ()) -> Any:
-            return _run_config(args, schema, recipe, [*more, *["runtime.compile=true"] * args.compile])
+            flags = ["runtime.compile=true"] * args.compile + ["runtime.shard=true"] * args.shard
+            return _run_config(args, schema, recipe, [*more, *flags])
 
         source = args.config or recipe
         kept = kept_recipe(_work_dir(args, source)) if args.resume and not args.config else None

@@ -19,7 +19,8 @@ from tqdm import tqdm
 from convmae.engine.errors import UserError
 from convmae.engine.files import read_meta, save_weights, write_whole
 from convmae.engine.log import duration, log
-from convmae.engine.machine.processes import world_mean
+from convmae.engine.machine.processes import tell_all, world_mean
+from convmae.engine.machine.sharding import gathered
 from convmae.engine.run_files import claim
 from convmae.engine.training.checkpoints import BEST
 from convmae.engine.training.optim import AutocastOptimWrapper
@@ -209,10 +210,13 @@ class BestHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         value = (metrics or {}).get(self.best or "")
-        if value is not None and value > self.best_value and is_main_process():
-            self.best_value = value
+        if value is None or not tell_all(value > self.best_value):
+            return
+        self.best_value = value
+        weights = gathered(runner.bare_model.state_dict(), is_main_process())
+        if is_main_process():
             meta = {**runner.model_meta, "step": runner.iter, "metric": self.best, "value": value}
-            save_weights(runner.bare_model.state_dict(), Path(runner.work_dir) / BEST, self.recipe, meta)
+            save_weights(weights, Path(runner.work_dir) / BEST, self.recipe, meta)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         best = Path(runner.work_dir) / BEST  # later than the checkpoint, if the run was ended between the two
