@@ -54,9 +54,12 @@ class Sharding:
             module: (type(module), {name: getattr(module, name).copy() for name in _HOOKS})
             for module in (*blocks(model), model)
         }
+        for parameter in model.parameters():  # FSDP2 knows no other order of memory, such as channels last
+            parameter.data = parameter.data.contiguous()
         mesh = init_device_mesh(device.type, (get_world_size(),))
         for module in self.before:
-            fully_shard(module, mesh=mesh)
+            # Of the root, too, nothing more is held than a part once it has computed: what averages weights finds parts alone.
+            fully_shard(module, mesh=mesh, reshard_after_forward=True)
 
     @torch.no_grad()
     def undo(self) -> None:
@@ -72,7 +75,7 @@ class Sharding:
                         gathered[id(parameter)] = nn.Parameter(whole(parameter.detach()), parameter.requires_grad)
                     module._parameters[name] = gathered[id(parameter)]
         for module, (kind, hooks) in self.before.items():
-            module.__class__ = kind  # type: ignore[assignment]  # FSDP2 derives a class of its own for each
+            module.__class__ = kind  # FSDP2 derives a class of its own for each
             for name, known in hooks.items():
                 getattr(module, name).clear()
                 getattr(module, name).update(known)
@@ -112,5 +115,3 @@ def gathered(state: Mapping[str, Any], kept: bool) -> dict[str, Any]:
 
     found: dict[str, Any] = taken(state)
     return found
-
-

@@ -149,7 +149,9 @@ class Runner(mmengine.runner.Runner):
         path = checkpoint_path(Path(self.work_dir), step)
         split = isinstance(self.model, FSDPModule)
         if alone and split:
-            raise UserError("the other processes have parts of the weights (runtime.shard), and can't be asked any more")
+            raise UserError(
+                "the other processes have parts of the weights (runtime.shard), and can't be asked any more"
+            )
         if not alone:
             self.average_norms()
         content = self.checkpoint(step) if split or self.rank == 0 else {}

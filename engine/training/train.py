@@ -149,9 +149,7 @@ def train(
     return runner
 
 
-def _shard(
-    model: BaseModel, groups: list[dict[str, Any]], device: torch.device, dtype: torch.dtype | None
-) -> Sharding:
+def _shard(model: BaseModel, groups: list[dict[str, Any]], device: torch.device, dtype: torch.dtype | None) -> Sharding:
     """Splits a model over the processes, and has the optimiser's groups name its new parameters."""
     check_sharding(dtype)
     names = {id(parameter): name for name, parameter in model.named_parameters()}

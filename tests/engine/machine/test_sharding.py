@@ -141,7 +141,13 @@ def test_a_model_is_split_by_blocks_and_made_whole_again(tmp_path: Path) -> None
 
 
 def test_what_cannot_be_split_is_told(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    options = [f"data.root={pictures}", "data.workers=0", "data.batch_size=2", "model.img_size=32", "runtime.device=cpu"]
+    options = [
+        f"data.root={pictures}",
+        "data.workers=0",
+        "data.batch_size=2",
+        "model.img_size=32",
+        "runtime.device=cpu",
+    ]
     argv = ["--config", "convmae_tiny_96px.yaml", "--work-dir", str(tmp_path / "run"), "--shard"]
     assert pretrain.main([*argv, "--cfg-options", *options]) == 2
     assert "runtime.shard splits a model over several processes, and this is one" in capsys.readouterr().err
