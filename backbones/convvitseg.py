@@ -30,6 +30,10 @@ class BiasedAttention(Attention):
         """Returns the table for `grid`, [heads, 2 rows - 1, 2 columns - 1]; see `bias_at_grid`."""
         return bias_at_grid(self.relative_position_bias_table, self.window, grid)
 
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, grid: Grid) -> Tensor:
+        """Attends among the tokens of `grid` with the table's biases; see `biased_attention`."""
+        return biased_attention(query, key, value, self.bias(grid), grid)
+
 
 class SyncBatchNorm2d(nn.SyncBatchNorm):
     """Batch normalisation over all processes on GPUs; on a CPU, where PyTorch's own refuses, over this process alone."""
@@ -106,6 +110,5 @@ class ConvViTSeg(ConvViTEncoder):
 
     def forward_blocks3(self, x: Tensor, grid: Grid) -> Tensor:
         for block in self.blocks3:
-            table = cast(BiasedAttention, block.attn).bias(grid)
-            x = self.run_block(block, x, partial(biased_attention, table=table, grid=grid))
+            x = self.run_block(block, x, partial(cast(BiasedAttention, block.attn).attend, grid=grid))
         return x

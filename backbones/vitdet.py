@@ -127,11 +127,7 @@ class ConvViTDet(ConvViTEncoder):
         """A block's attention over a grid or in its windows, with the relative positions of either."""
         size = window or grid
         if self.position == "decomposed":
-            attn = self._attention(index)
-            rows, columns = (
-                resample_offsets(x, n) for x, n in zip((attn.rel_pos_h, attn.rel_pos_w), size, strict=True)
-            )
-            return partial(decomposed_attention, rel_pos_h=rows, rel_pos_w=columns, grid=grid, window=window)
+            return partial(_attend_decomposed, self._attention(index), size, grid, window)
         shared = self.global_rel_pos_bias if index in self.global_blocks else self.windowed_rel_pos_bias
         return partial(biased_attention, table=shared.bias(size), grid=grid, window=window)
 
@@ -139,6 +135,14 @@ class ConvViTDet(ConvViTEncoder):
 def _padded(grid: Grid, window: Grid) -> Grid:
     rows, columns = (side + -side % length for side, length in zip(grid, window, strict=True))
     return rows, columns
+
+
+def _attend_decomposed(
+    attn: Attention, size: Grid, grid: Grid, window: Grid | None, query: Tensor, key: Tensor, value: Tensor
+) -> Tensor:
+    """Attends with a block's own positions, which are read when it computes: of a split model they are there then alone."""
+    rows, columns = (resample_offsets(x, n) for x, n in zip((attn.rel_pos_h, attn.rel_pos_w), size, strict=True))
+    return decomposed_attention(query, key, value, rel_pos_h=rows, rel_pos_w=columns, grid=grid, window=window)
 
 
 def _attend_padded(

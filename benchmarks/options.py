@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from convmae.benchmarks.bench_start import TOOLS
-from convmae.engine.commands.cli import add_overrides
+from convmae.engine.commands.parsers import add_overrides
 from convmae.engine.options import SIZES
 
 # What each comparison has, by name; `tests/benchmarks/test_options.py` holds that it is what its module has.

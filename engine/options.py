@@ -283,6 +283,9 @@ class RuntimeOptions:
         "reduce-overhead captures CUDA graphs, for tiny and small models on a GPU",
         ("default", "reduce-overhead"),
     )
+    shard: bool = option(
+        False, "split weights, gradients and moments over the processes (FSDP2), where DDP has all of them in each"
+    )
     checkpoint_activations: bool = option(
         False, "recompute activations in backward: less memory, about a third more time"
     )

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from convmae.backbones.position import Grid
 from convmae.backbones.weights.checkpoint import load_checkpoint
 from convmae.engine.errors import UserError
+from convmae.engine.machine.sharding import local
 from convmae.engine.pictures.images import IMAGENET_MEAN, IMAGENET_STD
 from convmae.pretraining.autoencoder import MaskedAutoencoder
 from convmae.pretraining.config import EMA, PIXELS
@@ -66,7 +67,9 @@ class EmaTeacher(Teacher):
         """Moves each weight to ``momentum`` of its own and the rest of the student's."""
         live = dict(student.named_parameters())
         own = dict(self.encoder.named_parameters())
-        torch._foreach_lerp_(list(own.values()), [live[name] for name in own], 1 - momentum)
+        torch._foreach_lerp_(
+            [local(value) for value in own.values()], [local(live[name]) for name in own], 1 - momentum
+        )
 
 
 class TimmTeacher(Teacher):

@@ -155,8 +155,9 @@ def train(config: PretrainingConfig, work_dir: Path, resume: bool) -> Page | Non
 
 def export(model: MaskedAutoencoder, work_dir: Path, config: str) -> list[Path]:
     """Writes ``pretrained`` (everything) and ``encoder`` (without decoder) as .pth and .safetensors; returns the paths."""
+    full = model.state_dict()
     return [
         save_weights(state, work_dir / f"{name}{suffix}", config)
-        for name, state in (("pretrained", model.state_dict()), ("encoder", encoder_weights(model)))
+        for name, state in (("pretrained", full), ("encoder", encoder_weights(full)))
         for suffix in (".pth", ".safetensors")
     ]

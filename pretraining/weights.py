@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from convmae.pretraining.decoder import decoder_dims
 _DECODER = ("decoder_", "mask_token")  # how the names of its weights begin
 
 
-def encoder_weights(model: MaskedAutoencoder) -> dict[str, Tensor]:
-    """Returns the weights of a model without its decoder."""
-    return {name: value for name, value in model.state_dict().items() if not name.startswith(_DECODER)}
+def encoder_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the weights of a whole model without its decoder's."""
+    return {name: value for name, value in state.items() if not name.startswith(_DECODER)}
 
 
 def load_pretrained(

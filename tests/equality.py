@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,37 @@ def assert_processes_equal_one(train: Callable[[Path], Any], folder: Path, world
     for name, value in left.items():
         apart = (right[name].double() - value.double()).abs()
         assert apart.mean() <= 0.02 * length + 1e-3 * value.abs().double().mean(), (name, apart.mean(), length)
+
+
+def assert_split_equals_whole(train: Callable[[Path, bool], Any], folder: Path) -> None:
+    """Calls ``train(work_dir, shard)`` in two processes, whose model is split or not: all are to be equal within 1e-6.
+
+    But for biases that the next layer takes out again, keys' by softmax, and that before a batch norm: their gradient is
+    rounding, of which AdamW makes whole steps.
+    """
+    for name in ("whole", "split"):
+        (folder / name).mkdir()
+
+    def run(rank: int, name: str) -> None:
+        seed_all(0, INIT)
+        train(folder / name, name == "split")
+
+    for name in ("whole", "split"):
+        forked(partial(run, name=name), folder)
+    rows, others = (read_scalars(folder / name) for name in ("whole", "split"))
+    for row, other in zip(rows, others, strict=True):
+        timed = ("seconds", "memory", "waiting", "pictures")
+        numbers = {name: value for name, value in row.items() if not name.startswith(timed)}
+        assert {name: other[name] for name in numbers} == pytest.approx(numbers, abs=1e-6), (row, other)
+    left, right = (
+        torch.load(latest_checkpoint(folder / name), weights_only=True)["state_dict"] for name in ("whole", "split")
+    )
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        if name.endswith("fpn.0.bias"):
+            continue
+        parts = [one.view(3, -1)[::2] if name.endswith("qkv.bias") else one for one in (value, right[name])]
+        torch.testing.assert_close(*parts, rtol=1e-6, atol=1e-6, msg=lambda said, name=name: f"{name}: {said}")
 
 
 def assert_frozen(

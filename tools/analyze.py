@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 from convmae.classification.config import FinetuningConfig
 from convmae.detection.config import DetectionConfig
-from convmae.engine.commands.cli import read_size, run_tool
+from convmae.engine.commands.cli import run_tool
+from convmae.engine.commands.parsers import read_size
 from convmae.engine.config import load_config, run_config
 from convmae.engine.errors import UserError
 from convmae.engine.files import check_is_file, read_meta

@@ -22,8 +22,9 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from convmae.engine.commands.cli import add_overrides, run_tool
+from convmae.engine.commands.cli import run_tool
 from convmae.engine.commands.next_command import next_command
+from convmae.engine.commands.parsers import add_overrides
 from convmae.engine.commands.work_dirs import prepare_report_dir
 from convmae.engine.config import load_config
 from convmae.engine.errors import UserError

@@ -20,7 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from convmae.detection.config import MMDET, PORT, PUBLISHED
-from convmae.engine.commands.cli import add_overrides, run_tool
+from convmae.engine.commands.cli import run_tool
+from convmae.engine.commands.parsers import add_overrides
 from convmae.engine.errors import UserError
 from convmae.engine.files import check_is_file, file_of
 from convmae.engine.machine.interrupts import reading_modules

@@ -37,7 +37,7 @@ MEASURED = ("mAP", "AP50", "mIoU")  # whose loss is said
 
 def plan_encoder(args: argparse.Namespace, part: str | None) -> Plan:
     """Returns the plan for an encoder or a classifier. Raises UserError for options that neither has."""
-    from convmae.engine.commands.cli import read_size
+    from convmae.engine.commands.parsers import read_size
     from convmae.engine.errors import UserError
     from convmae.engine.export import encoders
     from convmae.engine.export.graphs import common_meta
@@ -156,7 +156,8 @@ def _headline(numbers: dict[str, float], digits: int = 1) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the tool and returns its exit status."""
-    from convmae.engine.commands.cli import add_overrides, run_tool
+    from convmae.engine.commands.cli import run_tool
+    from convmae.engine.commands.parsers import add_overrides
 
     parser = argparse.ArgumentParser(
         description=inspect.cleandoc(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter

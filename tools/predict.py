@@ -31,7 +31,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convmae.engine.commands.cli import add_overrides, run_tool
+from convmae.engine.commands.cli import run_tool
+from convmae.engine.commands.parsers import add_overrides
 from convmae.engine.errors import UserError
 from convmae.engine.machine.interrupts import reading_modules
 

@@ -18,7 +18,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from convmae.engine.commands.cli import add_overrides, run_tool
+from convmae.engine.commands.cli import run_tool
+from convmae.engine.commands.parsers import add_overrides
 from convmae.engine.errors import UserError
 from convmae.engine.files import check_is_file
 from convmae.engine.machine.interrupts import reading_modules

@@ -19,7 +19,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from convmae.engine.commands.cli import add_overrides, run_tool
+from convmae.engine.commands.cli import run_tool
+from convmae.engine.commands.parsers import add_overrides
 from convmae.engine.commands.work_dirs import alone_in
 from convmae.engine.errors import Interrupted, UserError
 from convmae.engine.log import log, start_log

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import io
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from convmae.engine.commands.parsers import parser_of, run_parser
 from convmae.engine.commands.work_dirs import (
     alone_in,
     check_same_run,
@@ -19,7 +18,7 @@ from convmae.engine.commands.work_dirs import (
     prepare_report_dir,
     prepare_work_dir,
 )
-from convmae.engine.config import describe, load_config, run_config
+from convmae.engine.config import load_config, run_config
 from convmae.engine.errors import STOPPED, Interrupted, UserError
 from convmae.engine.files import check_is_file, file_of
 from convmae.engine.log import log, process_rank, start_log
@@ -71,7 +70,7 @@ def train_tool(
     its recipe to the data, ``--auto`` has ``fit(config, given)`` do it, which ``read_fit`` imports: it returns the tree, and
     what it chose in words.
     """
-    parser = _run_parser(argv, description, schema, recipe)
+    parser = run_parser(argv, description, schema, recipe)
     parser.add_argument(
         "--resume",
         nargs="?",
@@ -83,6 +82,7 @@ def train_tool(
     )
     parser.add_argument("--overwrite", action="store_true", help="remove an earlier run from the work directory first")
     parser.add_argument("--compile", action="store_true", help="same as --cfg-options runtime.compile=true")
+    parser.add_argument("--shard", action="store_true", help="same as --cfg-options runtime.shard=true")
     if read_fit:
         parser.add_argument(
             "--auto",
@@ -93,7 +93,8 @@ def train_tool(
 
     def main() -> None:
         def load(recipe: str | Path, more: Sequence[str] = ()) -> Any:
-            return _run_config(args, schema, recipe, [*more, *["runtime.compile=true"] * args.compile])
+            flags = ["runtime.compile=true"] * args.compile + ["runtime.shard=true"] * args.shard
+            return _run_config(args, schema, recipe, [*more, *flags])
 
         source = args.config or recipe
         kept = kept_recipe(_work_dir(args, source)) if args.resume is True and not args.config else None
@@ -168,7 +169,7 @@ def probe_tool(
     recipe: str,
 ) -> int:
     """Parses the options of a tool that trains no model and calls ``probe(config, work_dir)``, which ``read`` imports."""
-    parser = _run_parser(argv, description, schema, recipe)
+    parser = run_parser(argv, description, schema, recipe)
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier report in the work directory")
     args = parser.parse_args(argv)
 
@@ -187,16 +188,6 @@ def probe_tool(
             probe(config, work_dir)
 
     return run_tool(main)
-
-
-def _run_parser(argv: Sequence[str] | None, description: str, schema: type, recipe: str) -> argparse.ArgumentParser:
-    parser = _parser(argv, description, schema, recipe)
-    parser.add_argument("--config", help=f"a recipe: a file or a shipped name (default {recipe})")
-    parser.add_argument("--work-dir", type=Path, help="where the run is written (default work_dirs/<recipe>)")
-    parser.add_argument(
-        "--amp", action="store_true", help="compute in bf16 (the recipe's `auto` takes it where it is fast)"
-    )
-    return parser
 
 
 def _work_dir(args: argparse.Namespace, recipe: str) -> Path:
@@ -244,7 +235,7 @@ def test_tool(
 
     Where the task can compare, the option of that name calls ``compare(runs, overrides, work_dir)`` instead.
     """
-    parser = _parser(argv, description, schema, recipe)
+    parser = parser_of(argv, description, schema, recipe)
     parser.add_argument("checkpoint", type=Path, nargs="?" if read_compare else None, help="the weights to test")
     if read_compare:
         parser.add_argument(
@@ -299,49 +290,6 @@ def test_tool(
             compare(runs, args.cfg_options, work_dir)
 
     return run_tool(side_by_side if runs else main)
-
-
-def read_size(text: str) -> tuple[int, int]:
-    """Returns height and width of 224 or 480x640. Raises UserError for anything else."""
-    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
-    if match is None:
-        raise UserError(f"--img-size is {text!r}; expected pixels, as 224 or 480x640 (height x width).")
-    return int(match[1]), int(match[2] or match[1])
-
-
-def _parser(argv: Sequence[str] | None, description: str, schema: type, recipe: str) -> argparse.ArgumentParser:
-    """Returns a parser whose help shows the values of the recipe that ``argv`` names, with what it sets of them."""
-    parser = argparse.ArgumentParser(
-        description=inspect.cleandoc(description), formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--config", default=recipe)
-    early.add_argument("-h", "--help", action="store_true")
-    add_overrides(early)
-    given, _ = early.parse_known_args(argv)
-    if given.help:
-        try:
-            options = describe(load_config(schema, given.config, given.cfg_options))
-        except UserError as error:
-            parser.error(str(error))
-        parser.epilog = f"options as {given.config} has them, set by --cfg-options key=value:\n{options}"
-    parser.add_argument(
-        "--launcher", choices=("none", "pytorch", "slurm"), default="none", help="who started the processes"
-    )
-    add_overrides(parser)
-    return parser
-
-
-def add_overrides(parser: argparse.ArgumentParser, example: str = "a.b=c") -> None:
-    """Adds ``--cfg-options``."""
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help=f"values that replace the recipe's, as {example}",
-    )
 
 
 def _start(config: Any, work_dir: Path) -> None:

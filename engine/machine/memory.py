@@ -50,11 +50,11 @@ def training_bytes(model: nn.Module, averaged: bool) -> int:
     return held + trained * (4 if averaged else 3)
 
 
-def check_memory(model: nn.Module, averaged: bool, device: torch.device) -> None:
-    """Raises UserError for a GPU that can't hold what training needs before any picture."""
+def check_memory(model: nn.Module, averaged: bool, device: torch.device, split: int = 1) -> None:
+    """Raises UserError for a GPU that can't hold what training needs before any picture, ``split`` over so many processes."""
     if device.type != "cuda":
         return
-    needed = training_bytes(model, averaged)
+    needed = training_bytes(model, averaged) // split
     free, total = torch.cuda.mem_get_info(device)
     free += torch.cuda.memory_reserved(device)  # by this process, the model perhaps
     if needed > free:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from convmae.engine.machine.sharding import local, split_like
+
 
 class WeightAverage:
     """An exponential moving average of a model's parameters; what batch norms keep is a running mean already.
@@ -30,7 +32,9 @@ class WeightAverage:
         """Takes the weights after one more step in."""
         self.steps += 1
         decay = min(self.decay, self.steps / (self.steps + 9))
-        torch._foreach_lerp_(list(self.values.values()), list(self._live().values()), 1 - decay)
+        torch._foreach_lerp_(
+            [local(value) for value in self.values.values()], [local(one) for one in self._live().values()], 1 - decay
+        )
 
     @torch.no_grad()
     def swap(self) -> None:
@@ -51,10 +55,10 @@ class WeightAverage:
 
     def state_dict(self) -> dict[str, object]:
         """Returns what continuing needs."""
-        return {"steps": self.steps, "values": {name: value.cpu() for name, value in self.values.items()}}
+        return {"steps": self.steps, "values": dict(self.values)}
 
     def load_state_dict(self, state: dict) -> None:
         """Goes on from what ``state_dict`` gave. Raises KeyError for another model's."""
         self.steps = state["steps"]
         for name, value in self.values.items():
-            value.copy_(state["values"][name])
+            value.copy_(split_like(state["values"][name], value))

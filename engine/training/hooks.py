@@ -22,7 +22,8 @@ from convmae.engine.errors import UserError
 from convmae.engine.feeding.pace import Pace
 from convmae.engine.files import read_meta, save_weights, write_whole
 from convmae.engine.log import duration, log
-from convmae.engine.machine.processes import world_mean
+from convmae.engine.machine.processes import tell_all, world_mean
+from convmae.engine.machine.sharding import gathered
 from convmae.engine.run_files import claim
 from convmae.engine.text import decimals
 from convmae.engine.training.checkpoints import BEST
@@ -232,13 +233,16 @@ class BestHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         value = (metrics or {}).get(self.best or "")
-        if value is not None and value > self.best_value and is_main_process():
-            self.best_value = value
-            self.write(runner, {**runner.model_meta, "step": runner.iter, "metric": self.best, "value": value})
+        if value is None or not tell_all(value > self.best_value):
+            return
+        self.best_value = value
+        weights = gathered(runner.bare_model.state_dict(), is_main_process())
+        if is_main_process():
+            self.write(runner, weights, {**runner.model_meta, "step": runner.iter, "metric": self.best, "value": value})
 
-    def write(self, runner: Runner, meta: dict[str, Any]) -> None:
-        """Writes what is best so far, with what is to be said of it."""
-        save_weights(runner.bare_model.state_dict(), Path(runner.work_dir) / self.FILE, self.recipe, meta)
+    def write(self, runner: Runner, weights: dict[str, Any], meta: dict[str, Any]) -> None:
+        """Writes what is best so far, of the model's whole weights, with what is to be said of it."""
+        save_weights(weights, Path(runner.work_dir) / self.FILE, self.recipe, meta)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         best = Path(runner.work_dir) / self.FILE  # later than the checkpoint, if the run was ended between the two

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.utils import get_total_norm
 
 from convmae.engine.machine.precision import autocast
+from convmae.engine.machine.sharding import local, whole
 from convmae.engine.options import DataOptions, OptimOptions
 
 
@@ -119,9 +120,11 @@ class AutocastOptimWrapper(OptimWrapper):
         self.scaler.unscale_(self.optimizer)
         groups = self.optimizer.param_groups
         gradients = [found.grad for group in groups for found in group["params"] if found.grad is not None]
-        norm = get_total_norm(gradients)
+        norm = whole(get_total_norm(gradients))
         if self.clip_grad_kwargs:  # mmengine's own would wait for the GPU to log the norm
-            torch._foreach_mul_(gradients, (self.clip_grad_kwargs["max_norm"] / (norm + 1e-6)).clamp(max=1.0))
+            torch._foreach_mul_(
+                [local(one) for one in gradients], (self.clip_grad_kwargs["max_norm"] / (norm + 1e-6)).clamp(max=1.0)
+            )
         self.skipped = (~norm.isfinite()).float()
         self.optimizer.found_inf = self.skipped  # AdamW's fused kernel reads it, without a wait
         self.optimizer.step(**kwargs)

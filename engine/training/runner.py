@@ -14,11 +14,13 @@ from mmengine.dist import all_reduce_params, get_world_size
 from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper, revert_sync_batchnorm
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 from convmae.engine.class_lists import check_classes, known_classes
 from convmae.engine.errors import UserError, unwritable
 from convmae.engine.files import save_atomically
 from convmae.engine.log import log
+from convmae.engine.machine.sharding import gathered, split_like
 from convmae.engine.training.average import WeightAverage
 from convmae.engine.training.batch_norm import running_statistics, synchronise_on_cpu
 from convmae.engine.training.checkpoints import (
@@ -94,7 +96,7 @@ class Runner(mmengine.runner.Runner):
         model = model.to(self.device)
         if get_world_size() == 1:
             model = revert_sync_batchnorm(model)
-        if not self.distributed:
+        if not self.distributed or isinstance(model, FSDPModule):
             return model
         shared: dict[str, Any] = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
         if self.device.type == "cpu":
@@ -127,13 +129,14 @@ class Runner(mmengine.runner.Runner):
 
     def checkpoint(self, step: int) -> dict[str, Any]:
         """Returns all that continuing after ``step`` steps needs, in plain containers and tensors."""
+        kept = self.rank == 0
         content = {
-            "state_dict": {name: tensor.detach().cpu() for name, tensor in self.bare_model.state_dict().items()},
-            "optimizer": self.optim_wrapper.state_dict(),
+            "state_dict": gathered(self.bare_model.state_dict(), kept),
+            "optimizer": gathered(self.optim_wrapper.state_dict(), kept),
             "meta": {"step": step, "seed": self._seed, "samples": self._samples(), **self.model_meta},
         }
         if self.average:
-            content["average"] = self.average.state_dict()
+            content["average"] = gathered(self.average.state_dict(), kept)
         self.call_hook("before_save_checkpoint", checkpoint=content)
         return content
 
@@ -141,14 +144,20 @@ class Runner(mmengine.runner.Runner):
         """Writes ``step_N.pth`` from the main process, removes those that are too old, and returns its path.
 
         ``alone``: without the other processes, which may be gone. Raises UserError for weights that aren't finite, and where
-        it can't be written.
+        it can't be written, as none can alone of a model that is split.
         """
         path = checkpoint_path(Path(self.work_dir), step)
+        split = isinstance(self.model, FSDPModule)
+        if alone and split:
+            raise UserError(
+                "the other processes have parts of the weights (runtime.shard), and can't be asked any more"
+            )
         if not alone:
             self.average_norms()
+        content = self.checkpoint(step) if split or self.rank == 0 else {}
         last = latest_checkpoint(path.parent)
         check_finite(
-            self.bare_model.state_dict(),
+            content["state_dict"] if self.rank == 0 else {} if split else self.bare_model.state_dict(),
             f"After step {step} the weights can't be used, and none were written",
             "Lower optim.lr, set optim.clip_grad or take runtime.precision=fp32"
             + (f"; {last} holds the last checkpoint." if last else "."),
@@ -156,7 +165,6 @@ class Runner(mmengine.runner.Runner):
         if self.rank == 0:
             if not path.parent.is_dir():  # a new folder would hold a part of the run
                 raise unwritable(path, FileNotFoundError())
-            content = self.checkpoint(step)
             save_atomically(lambda file: torch.save(content, file), path)
             self._remove_old()
         return path
@@ -198,6 +206,18 @@ class Runner(mmengine.runner.Runner):
         if self.average:
             check_average(content.get("average"), self.average.values, path)
 
+    def _own_moments(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Returns an optimiser's state with this process's parts of the moments, where the model is split."""
+        parameters = [one for group in self.optim_wrapper.optimizer.param_groups for one in group["params"]]
+        moments = {
+            number: {
+                name: split_like(value, parameters[number]) if value.shape == parameters[number].shape else value
+                for name, value in kept.items()
+            }
+            for number, kept in state["state"].items()
+        }
+        return {**state, "state": moments}
+
     def load_or_resume(self) -> None:
         if self.start is None or self.start.path is None:
             return
@@ -210,8 +230,10 @@ class Runner(mmengine.runner.Runner):
             check_finite(
                 content["state_dict"], f"{path} can't be continued", "Move it, and --resume takes the one before."
             )
-            self.bare_model.load_state_dict(content["state_dict"])
-            self.optim_wrapper.load_state_dict(content["optimizer"])
+            own = self.bare_model.state_dict()
+            state = {name: split_like(value, own[name]) for name, value in content["state_dict"].items()}
+            self.bare_model.load_state_dict(state)
+            self.optim_wrapper.load_state_dict(self._own_moments(content["optimizer"]))
             self.train_loop._iter = content["meta"]["step"]
             if self.average:
                 self.average.load_state_dict(content["average"])

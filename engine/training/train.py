@@ -26,8 +26,10 @@ from convmae.engine.machine.compilation import Method, check_compiler, compile_m
 from convmae.engine.machine.loading import load
 from convmae.engine.machine.memory import check_memory
 from convmae.engine.machine.precision import precision_name, resolve_device, set_up
+from convmae.engine.machine.sharding import Sharding, blocks, check_sharding
 from convmae.engine.options import OptimOptions, RuntimeOptions, ScheduleOptions
 from convmae.engine.seeding import StepSampler
+from convmae.engine.training.batch_norm import synchronise_on_cpu
 from convmae.engine.training.checkpoints import find_whole
 from convmae.engine.training.hooks import BestHook, LearningRateHook, LogHook, RecipeHook, SkippedStepHook
 from convmae.engine.training.loops import EvalLoop, LookLoop, TrainLoop
@@ -83,8 +85,8 @@ def train(
         )
     check_tracker(config.runtime.tracker)
     device, dtype = set_up(config.runtime)
-    check_memory(model, config.optim.average > 0, device)
     rank, world = get_dist_info()
+    check_memory(model, config.optim.average > 0, device, world if config.runtime.shard else 1)
     length = len(train_set)  # type: ignore[arg-type]
     try:
         sampler = StepSampler(
@@ -107,6 +109,7 @@ def train(
     loader = load(pictures, config.data, device, parts=parts, batch_sampler=sampler, collate_fn=batches)
     pace = Pace(config.data, loader.num_workers, own_cores(), device)
     groups = param_groups(model, config.optim) if groups is None else groups
+    sharding = _shard(model, groups, device, dtype) if config.runtime.shard else None
     recipe = to_yaml(config)
     start = find_whole(work_dir) if resume else None
     every = config.runtime.log_every or max(1, schedule.total // 100)
@@ -138,11 +141,14 @@ def train(
         runner._val_loop = LookLoop(runner, look)
     if config.runtime.compile:
         check_compiler(device)
-        compile_methods(compiled, config.runtime.compile_mode)
+        whole_blocks = [block.forward for block in blocks(model)]  # FSDP2 gathers weights between them
+        compile_methods(whole_blocks if sharding else compiled, config.runtime.compile_mode)
         if config.runtime.compile_mode == "reduce-overhead":
             runner.begin_part = torch.compiler.cudagraph_mark_step_begin
     announce_run(model, config, schedule, length, device, dtype, world)
     log.info(pace.describe())
+    if sharding:
+        log.info(f"weights, gradients and moments are split over {world} processes, in {len(sharding.before)} parts")
     if start:
         log.info(f"continues from {start.path.name}" if start.path else "no checkpoint yet: starts from step 0")
     if start and start.path:
@@ -150,7 +156,21 @@ def train(
     runner.train()
     if runner.average:
         runner.average.swap()
+    if sharding:
+        sharding.undo()
     return runner
+
+
+def _shard(model: BaseModel, groups: list[dict[str, Any]], device: torch.device, dtype: torch.dtype | None) -> Sharding:
+    """Splits a model over the processes, and has the optimiser's groups name its new parameters."""
+    check_sharding(dtype)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    model.to(device)
+    sharding = Sharding(synchronise_on_cpu(model) if device.type == "cpu" else model, device)
+    parameters = dict(model.named_parameters())
+    for group in groups:
+        group["params"] = [parameters[names[id(one)]] for one in group["params"]]
+    return sharding
 
 
 def evaluate(

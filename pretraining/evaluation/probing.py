@@ -26,7 +26,6 @@ from convmae.engine.probes.rank import rank_me
 from convmae.engine.probes.splits import ClassFolder, EvalSet
 from convmae.engine.training.hooks import BestHook
 from convmae.engine.training.runner import Runner
-from convmae.pretraining.autoencoder import MaskedAutoencoder
 from convmae.pretraining.config import KNN, LINEAR, RANK, PretrainingConfig
 from convmae.pretraining.weights import encoder_weights
 
@@ -38,6 +37,11 @@ class Probe:
 
     def __init__(self, config: PretrainingConfig) -> None:
         self.config, options = config, config.probe
+        if config.runtime.shard:
+            raise UserError(
+                "probe.every looks at whole encoders, and runtime.shard splits this one; expected one of them: a run can be "
+                "looked at once it is done (tools/knn.py, tools/linear_probe.py)."
+            )
         if not options.root:
             raise UserError(
                 "probe.every is set and probe.root is empty; expected a folder with train and val, each with a folder of "
@@ -101,10 +105,11 @@ class BestEncoderHook(BestHook):
 
     FILE = BEST_ENCODER
 
-    def write(self, runner: Runner, meta: dict[str, Any]) -> None:
-        model: MaskedAutoencoder = cast(Any, runner.bare_model).mixture.model
+    def write(self, runner: Runner, weights: dict[str, Any], meta: dict[str, Any]) -> None:
+        prefix = "mixture.model."
+        own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
         for path in best_files(Path(runner.work_dir)):
-            save_weights(encoder_weights(model), path, self.recipe, meta)
+            save_weights(encoder_weights(own), path, self.recipe, meta)
 
 
 def best_files(work_dir: Path) -> list[Path]:
