@@ -155,7 +155,8 @@ def _override(recipe: DictConfig, overrides: typing.Sequence[str], notes: dict[s
             raise UserError(f"--cfg-options takes key=value, found {override!r}: write for example optim.lr=1e-4.")
         source = f"--cfg-options {override}"
         names = key.split(".")
-        above, current = None, tree
+        above: Any = None
+        current: Any = tree
         for name in names:
             above, current = current, getattr(current, name, None)
         either = isinstance(above, DictConfig) and isinstance(

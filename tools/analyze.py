@@ -8,7 +8,8 @@ python tools/analyze.py fastconvmae --size base large --processes 8 64
 
 A recipe, or weights of a run, say which model it is and how large its pictures are. Classes are the weights', else those of
 the task's usual data: 1000, 80 and 150. With --processes it prints, in place of the counts, how much gradient a training step
-averages over processes, and what a ring of links takes for that: 2 (n - 1) / n times the bytes by the rate.
+averages over processes, what each of these keeps whatever the batch (weights, gradients, AdamW's moments), whole or split by
+--shard, and what a ring of links takes to average: 2 (n - 1) / n times the bytes by the rate.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     own.add_argument("--in-chans", type=int, help="channels of the pictures (default 3, RGB)")
     own.add_argument("--mask-ratio", type=float, help="of pretraining (default 0.75)")
     parser.add_argument("--depth", type=int, default=2, help="levels of names that are shown (default 2)")
-    parser.add_argument("--processes", nargs="+", type=int, metavar="N", help="what they send one another, for each N")
+    parser.add_argument("--processes", nargs="+", type=int, metavar="N", help="what N send one another and keep")
     parser.add_argument(
         "--links", nargs="+", type=float, metavar="RATE", default=LINKS, help="Gbit/s each way (default %(default)s)"
     )
@@ -93,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with reading_modules():
             import torch
 
-            from convmae.benchmarks.counting.communication import communication_table, gradient_bytes
+            from convmae.benchmarks.counting.communication import Held, communication_table, held_by
             from convmae.benchmarks.counting.complexity import analyze
             from convmae.benchmarks.counting.whole_models import build, build_from
             from convmae.engine.class_lists import known_classes
@@ -101,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         classes = len(known_classes(read_meta(Path(args.model)))) if is_weights(args.model) else 0
         filled: dict[str, Any] = {"size": ["base"], "in_chans": 3, "mask_ratio": 0.75} | given
         sizes = filled["size"] if config is None else [config.model.size]
-        gradients: list[tuple[str, int]] = []
+        held: list[Held] = []
         for size, (height, width) in product(sizes, sides or [(own_side(config),) * 2]):
             try:
                 with torch.device("meta" if args.processes else "cpu"):  # whose tensors have no values
@@ -110,12 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                     else:
                         model, inputs = build_from(config, height, width, classes)
                 if args.processes:
-                    gradients.append(
-                        (
-                            f"{args.model}, {size}",
-                            gradient_bytes(model, getattr(getattr(config, "model", None), "freeze", "none")),
-                        )
-                    )
+                    freeze = getattr(getattr(config, "model", None), "freeze", "none")
+                    held.append(held_by(f"{args.model}, {size}", model, freeze))
                     continue
                 parts, uncounted = analyze(model, inputs, args.depth)
             except ValueError as error:
@@ -125,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if uncounted:
                 print("not counted: " + ", ".join(f"{count} x {name}" for name, count in uncounted.items()))
         if args.processes:
-            print(communication_table(gradients, args.processes, args.links))
+            print(communication_table(held, args.processes, args.links))
 
     return run_tool(run)
 

@@ -1,20 +1,38 @@
-"""What the processes of a run send one another in a training step, and what a link takes for it."""
+"""What the processes of a run send one another in a training step, what a link takes for it, and what each of them keeps."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from torch import nn
 
 from convmae.backbones import ConvViTEncoder
+from convmae.engine.machine.memory import training_bytes
+from convmae.engine.machine.sharding import blocks
 
 
-def gradient_bytes(model: nn.Module, freeze: str = "none") -> int:
-    """Returns the bytes of a model's gradients, fp32 in every precision of a run, where ``freeze`` of its encoder has none."""
+class Held(NamedTuple):
+    """Bytes of a model in training: its gradients, all that is kept whatever the batch, the weights of the largest block."""
+
+    name: str
+    gradients: int
+    kept: int
+    block: int
+
+    def split(self, processes: int) -> int:
+        """Returns what a process keeps of a split model: its part, and a block's weights and gradients as it computes."""
+        return self.kept // processes + 2 * self.block
+
+
+def held_by(name: str, model: nn.Module, freeze: str = "none") -> Held:
+    """Returns the bytes of a model whose encoder is frozen as ``freeze`` says; all are fp32 in every precision of a run."""
     for part in model.modules():
         if isinstance(part, ConvViTEncoder):
             part.freeze(freeze)
-    return sum(one.numel() * one.element_size() for one in model.parameters() if one.requires_grad)
+    gradients = sum(one.nbytes for one in model.parameters() if one.requires_grad)
+    largest = max((sum(one.nbytes for one in block.parameters()) for block in blocks(model)), default=0)
+    return Held(name, gradients, training_bytes(model, averaged=False), largest)
 
 
 def ring_seconds(size: int, processes: int, gbit: float) -> float:
@@ -25,12 +43,19 @@ def ring_seconds(size: int, processes: int, gbit: float) -> float:
     return 2 * (processes - 1) / processes * size * 8 / (gbit * 1e9)
 
 
-def communication_table(sizes: Sequence[tuple[str, int]], processes: Sequence[int], links: Sequence[float]) -> str:
-    """Returns a table of models, given by name and bytes, with the milliseconds of a step on links of those rates."""
-    head = ["model", "gradients", "processes", *(f"{rate:g} Gbit/s" for rate in links)]
+def communication_table(models: Sequence[Held], processes: Sequence[int], links: Sequence[float]) -> str:
+    """Returns a table of models: what a process keeps, split or not, and the milliseconds of a step on links of those rates."""
+    head = ["model", "gradients", "processes", "kept by each", "with --shard", *(f"{rate:g} Gbit/s" for rate in links)]
     rows = [
-        [name, f"{size / 1e6:.0f} MB", str(count), *(_milliseconds(ring_seconds(size, count, rate)) for rate in links)]
-        for name, size in sizes
+        [
+            one.name,
+            f"{one.gradients / 1e6:.0f} MB",
+            str(count),
+            f"{one.kept / 1e9:.2f} GB",
+            f"{one.split(count) / 1e9:.2f} GB",
+            *(_milliseconds(ring_seconds(one.gradients, count, rate)) for rate in links),
+        ]
+        for one in models
         for count in processes
     ]
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])

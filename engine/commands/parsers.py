@@ -13,6 +13,7 @@ from convmae.engine.errors import UserError
 
 
 def run_parser(argv: Sequence[str] | None, description: str, schema: type, recipe: str) -> argparse.ArgumentParser:
+    """Returns the parser of a tool that makes a run: with its recipe, its work directory and its precision."""
     parser = parser_of(argv, description, schema, recipe)
     parser.add_argument("--config", help=f"a recipe: a file or a shipped name (default {recipe})")
     parser.add_argument("--work-dir", type=Path, help="where the run is written (default work_dirs/<recipe>)")

@@ -85,17 +85,30 @@ def test_what_processes_send_is_their_gradients_twice_but_for_their_own_share(
     words = ["--processes", "2", "8", "--links", "10", "1000"]
     assert tool.main(["convmae", "--size", "tiny", "small", "--img-size", "96", *words]) == 0
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
-    assert rows[0] == ["model", "gradients", "processes", "10 Gbit/s", "1000 Gbit/s"]
+    assert rows[0] == ["model", "gradients", "processes", "kept by each", "with --shard", "10 Gbit/s", "1000 Gbit/s"]
     assert [row[0] for row in rows[2:]] == ["convmae, tiny"] * 2 + ["convmae, small"] * 2
     model, _ = build("convmae", "tiny", 96, 96, 0.75)
     size = sum(len(one.grad.flatten()) * 4 for one in gradients_of(model))
     for row, processes in zip(rows[2:4], (2, 8), strict=True):
         sent = 2 * size - 2 * size / processes  # to reduce, and to gather, all but one's own share
         assert row[1:3] == [f"{size / 1e6:.0f} MB", str(processes)]
-        assert float(row[3].removesuffix(" ms")) == pytest.approx(sent * 8 / 10e9 * 1e3, abs=0.51)
-        assert float(row[4].removesuffix(" ms")) == pytest.approx(sent * 8 / 1000e9 * 1e3, abs=0.051)
+        assert float(row[5].removesuffix(" ms")) == pytest.approx(sent * 8 / 10e9 * 1e3, abs=0.51)
+        assert float(row[6].removesuffix(" ms")) == pytest.approx(sent * 8 / 1000e9 * 1e3, abs=0.051)
     assert tool.main(["convmae", "--processes", "1"]) == 2
     assert "expected 2 or more" in capsys.readouterr().err
+
+
+def test_what_processes_keep_is_weights_gradients_and_moments(capsys: pytest.CaptureFixture) -> None:
+    assert tool.main(["convmae", "--size", "base", "--img-size", "64", "--processes", "2", "8"]) == 0
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()[2:]]
+    model, _ = build("convmae", "base", 64, 64, 0.75)
+    weights = sum(4 * one.numel() for one in model.parameters())
+    trained = sum(4 * one.numel() for one in model.parameters() if one.requires_grad)
+    block = sum(4 * one.numel() for name, one in model.named_parameters() if "blocks3.0." in name)
+    for row, processes in zip(rows, (2, 8), strict=True):
+        kept, split = (1e9 * float(cell.removesuffix(" GB")) for cell in row[3:5])
+        assert kept == pytest.approx(weights + 3 * trained, abs=1e7)
+        assert split == pytest.approx((weights + 3 * trained) / processes + 2 * block, abs=1e7)
 
 
 def gradients_of(model: torch.nn.Module) -> list[torch.nn.Parameter]:
