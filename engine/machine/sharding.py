@@ -21,8 +21,8 @@ _BLOCKS = re.compile(r"(?:.*[._])?blocks\d*")  # what lists of transformer and c
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks")
 
 
-def check_sharding(precision: torch.dtype | None) -> None:
-    """Raises UserError where a model can't be split: in one process, and in fp16, whose loss scale needs whole gradients."""
+def check_sharding(precision: torch.dtype | None, compiled: bool) -> None:
+    """Raises UserError where a model can't be split: in one process, in fp16, whose loss scale needs whole gradients, compiled."""
     if get_world_size() == 1:
         raise UserError(
             "runtime.shard splits a model over several processes, and this is one: start the tool by `torchrun "
@@ -31,6 +31,11 @@ def check_sharding(precision: torch.dtype | None) -> None:
     if precision is torch.float16:
         raise UserError(
             "runtime.shard and runtime.precision=fp16 don't go together; expected bf16 or fp32, whose losses need no scale."
+        )
+    if compiled:
+        raise UserError(
+            "runtime.shard and runtime.compile don't go together: what is compiled holds several blocks, between which weights "
+            "are gathered. Leave one of them out."
         )
 
 
