@@ -26,7 +26,7 @@ from convmae.engine.machine.compilation import Method, check_compiler, compile_m
 from convmae.engine.machine.loading import load
 from convmae.engine.machine.memory import check_memory
 from convmae.engine.machine.precision import precision_name, resolve_device, set_up
-from convmae.engine.machine.sharding import Sharding, blocks, check_sharding
+from convmae.engine.machine.sharding import Sharding, check_sharding
 from convmae.engine.options import OptimOptions, RuntimeOptions, ScheduleOptions
 from convmae.engine.seeding import StepSampler
 from convmae.engine.training.batch_norm import synchronise_on_cpu
@@ -85,6 +85,8 @@ def train(
         )
     check_tracker(config.runtime.tracker)
     device, dtype = set_up(config.runtime)
+    if config.runtime.shard:
+        check_sharding(dtype, config.runtime.compile)
     rank, world = get_dist_info()
     check_memory(model, config.optim.average > 0, device, world if config.runtime.shard else 1)
     length = len(train_set)  # type: ignore[arg-type]
@@ -109,7 +111,7 @@ def train(
     loader = load(pictures, config.data, device, parts=parts, batch_sampler=sampler, collate_fn=batches)
     pace = Pace(config.data, loader.num_workers, own_cores(), device)
     groups = param_groups(model, config.optim) if groups is None else groups
-    sharding = _shard(model, groups, device, dtype) if config.runtime.shard else None
+    sharding = _shard(model, groups, device) if config.runtime.shard else None
     recipe = to_yaml(config)
     start = find_whole(work_dir) if resume else None
     every = config.runtime.log_every or max(1, schedule.total // 100)
@@ -141,8 +143,7 @@ def train(
         runner._val_loop = LookLoop(runner, look)
     if config.runtime.compile:
         check_compiler(device)
-        whole_blocks = [block.forward for block in blocks(model)]  # FSDP2 gathers weights between them
-        compile_methods(whole_blocks if sharding else compiled, config.runtime.compile_mode)
+        compile_methods(compiled, config.runtime.compile_mode)
         if config.runtime.compile_mode == "reduce-overhead":
             runner.begin_part = torch.compiler.cudagraph_mark_step_begin
     announce_run(model, config, schedule, length, device, dtype, world)
@@ -161,9 +162,8 @@ def train(
     return runner
 
 
-def _shard(model: BaseModel, groups: list[dict[str, Any]], device: torch.device, dtype: torch.dtype | None) -> Sharding:
+def _shard(model: BaseModel, groups: list[dict[str, Any]], device: torch.device) -> Sharding:
     """Splits a model over the processes, and has the optimiser's groups name its new parameters."""
-    check_sharding(dtype)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     model.to(device)
     sharding = Sharding(synchronise_on_cpu(model) if device.type == "cpu" else model, device)

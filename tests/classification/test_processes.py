@@ -28,7 +28,9 @@ def test_two_processes_equal_one(folders: Path, tmp_path: Path) -> None:
 
 def test_a_split_model_equals_a_whole_one(folders: Path, tmp_path: Path) -> None:
     def trained(work_dir: Path, shard: bool) -> None:
-        finetune(config_of(folders, f"runtime.shard={shard}"), work_dir, resume=False)
+        finetune(
+            config_of(folders, f"runtime.shard={shard}", "runtime.checkpoint_activations=true"), work_dir, resume=False
+        )
 
     assert_split_equals_whole(trained, tmp_path)
 

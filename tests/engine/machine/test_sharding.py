@@ -19,6 +19,7 @@ from convmae.engine.machine.sharding import Sharding, blocks, check_sharding, wh
 from convmae.engine.seeding import INIT, seed_all
 from convmae.engine.training.scalars import read_scalars
 from convmae.pretraining.config import PretrainingConfig
+from convmae.pretraining.evaluation.probing import Probe
 from convmae.pretraining.train import train
 from convmae.tools import pretrain
 
@@ -153,8 +154,17 @@ def test_what_cannot_be_split_is_told(pictures: Path, tmp_path: Path, capsys: py
     assert "runtime.shard splits a model over several processes, and this is one" in capsys.readouterr().err
 
     def refused(rank: int) -> str:
-        with pytest.raises(UserError) as error:
-            check_sharding(torch.float16)
-        return str(error.value)
+        said = []
+        for precision, compiled in ((torch.float16, False), (None, True)):
+            with pytest.raises(UserError) as error:
+                check_sharding(precision, compiled)
+            said.append(str(error.value))
+        check_sharding(torch.bfloat16, False)
+        return " ".join(said)
 
-    assert all("fp16 don't go together" in said for said in forked(refused, tmp_path))
+    for said in forked(refused, tmp_path):
+        assert "fp16 don't go together" in said
+        assert "runtime.compile don't go together" in said
+    watched = [*options, "probe.every=2", "runtime.shard=true"]
+    with pytest.raises(UserError, match=r"probe\.every looks at whole encoders"):
+        Probe(load_config(PretrainingConfig, "convmae_tiny_96px.yaml", watched))
