@@ -22,7 +22,7 @@ _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_state_dict_pre_hooks", "_loa
 
 
 def check_sharding(precision: torch.dtype | None, compiled: bool) -> None:
-    """Raises UserError where a model can't be split: in one process, compiled, and in fp16, whose scale needs whole gradients."""
+    """Raises UserError where a model can't be split: in one process, compiled, in fp16, whose scale needs whole gradients."""
     if get_world_size() == 1:
         raise UserError(
             "runtime.shard splits a model over several processes, and this is one: start the tool by `torchrun "
