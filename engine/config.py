@@ -166,6 +166,10 @@ def _override(recipe: DictConfig, overrides: typing.Sequence[str], notes: dict[s
         is_text = not text or (isinstance(current, str) and not either and text != "null" and text[0] not in "'\"")
         # Not OmegaConf.from_dotlist, whose YAML reader takes 1e-4 for a word.
         update: Any = text if is_text else parse_yaml(text, source)
+        if (
+            either and isinstance(update, str) and re.fullmatch("-?[0-9]+", update)
+        ):  # a number in quotes, as of other options
+            update = int(update)
         for name in reversed(names):
             update = {name: update}
         tree = _merge(tree, update, source)

@@ -110,7 +110,18 @@ def test_the_tools_run_as_the_readme_says(in_project: Path) -> None:
     pretraining = ["check_data", "pretrain", *["visualize"] * 3, *["pretrain"] * 3]
     downstream = ["check_data", "train_det", "test_det", "predict", "check_data", "train_seg", "test_seg", "predict"]
     probes = ["check_data", "finetune", "test_cls", "linear_probe", "knn"]
-    assert done == [*pretraining, *probes, *downstream, "worth", "export", "export", "analyze", *["benchmark"] * 7]
+    assert done == [
+        *pretraining,
+        *probes,
+        *downstream,
+        "worth",
+        "visualize",
+        "train_det",
+        "export",
+        "export",
+        "analyze",
+        *["benchmark"] * 7,
+    ]
     for name in (
         "pretrain/report",
         "finetune/report",

@@ -118,7 +118,7 @@ def test_shards_can_be_packed_again(tree: Path, tmp_path: Path, packed: Pack) ->
 def test_classes_without_pictures_are_not_lost(classes: Path, tmp_path: Path, packed: Pack) -> None:
     (classes / "train" / "three").mkdir()
     shards = packed(classes, tmp_path / "shards")
-    from convmae.classification.data.class_folders import class_folders
+    from convmae.engine.probes.class_folders import class_folders
     from convmae.engine.shards.places import place
 
     assert class_folders(place(shards / "train")) == class_folders(classes / "train") == ["one", "three", "two"]

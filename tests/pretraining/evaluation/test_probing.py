@@ -17,8 +17,8 @@ from convmae.engine.files import read_meta, save_weights
 from convmae.engine.machine.processes import from_all
 from convmae.engine.seeding import INIT, seed_all
 from convmae.engine.training.scalars import read_scalars
-from convmae.pretraining import probing
 from convmae.pretraining.config import PretrainingConfig
+from convmae.pretraining.evaluation import probing
 from convmae.pretraining.evaluation.probing import Probe
 from convmae.pretraining.train import train
 
