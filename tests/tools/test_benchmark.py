@@ -131,7 +131,9 @@ def test_the_loading_comparison_takes_a_folder_or_generates_one(tmp_path: Path, 
     options = "--img-size 32 --repeats 1 --threads 1 --workers 0"
     for given, pictures in ((str(tmp_path), 1), ("--pictures 2", 2)):
         assert benchmark.main(["loading", *given.split(), *options.split()]) == 0
-        *_, head, row = capsys.readouterr().out.splitlines()  # before them, what is kept in memory, once a log is started
+        *_, head, row = (
+            capsys.readouterr().out.splitlines()
+        )  # before them, what is kept in memory, once a log is started
         assert dict(zip(head.split(), row.split(), strict=False))["pictures"] == str(pictures)
 
 
