@@ -107,13 +107,13 @@ def split_like(value: Tensor, known: Tensor) -> Tensor:
 def gathered(state: Mapping[str, Any], kept: bool) -> dict[str, Any]:
     """Returns a state of tensors in nested mappings and lists, whole and on the CPU; all processes have to ask.
 
-    One that doesn't keep it has no values in place of those that were gathered.
+    One that doesn't keep it copies nothing: it has None in place of each tensor.
     """
 
     def taken(value: Any) -> Any:
         if isinstance(value, Tensor):
             found = whole(value.detach())
-            return found.cpu() if kept or not isinstance(value, DTensor) else None
+            return found.cpu() if kept else None
         if isinstance(value, Mapping):
             return {name: taken(inner) for name, inner in value.items()}
         return [taken(inner) for inner in value] if isinstance(value, list) else value
