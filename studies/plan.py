@@ -122,10 +122,19 @@ class Plan:
         pretraining = self.pretraining_steps * one.pretraining_step + one.pretraining_rest
         here, trials = len(self.pretrained_arms), len(self.rates) if len(self.rates) > 1 else 0
         search = trials * len(self.arms)
-        # Pretraining is a chain that no number of processes shortens: its arm's rates are tried after it.
-        chain = here and pretraining * math.ceil(here / self.jobs) + run * math.ceil(here * trials / self.jobs)
-        first = max((here * pretraining + search * run) / self.jobs, run * math.ceil(search / self.jobs), chain)
-        return first + run * math.ceil(len(self.cells) / self.jobs)
+        # Pretraining is a chain that no number of processes shortens: what needs its weights comes after it.
+        chain = here and pretraining * math.ceil(here / self.jobs)
+        counted = len(self.cells)
+        if not search:
+            own = counted // len(self.arms) * here
+            return max(
+                (here * pretraining + counted * run) / self.jobs,
+                run * math.ceil(counted / self.jobs),
+                chain + run * math.ceil(own / self.jobs),
+            )
+        tried = here and chain + run * math.ceil(here * trials / self.jobs)
+        first = max((here * pretraining + search * run) / self.jobs, run * math.ceil(search / self.jobs), tried)
+        return first + run * math.ceil(counted / self.jobs)
 
     def fit(self, one: Seconds, budget: float) -> Plan:
         """Returns the plan with as many seeds and shares as ``budget`` seconds allow.

@@ -112,36 +112,39 @@ def describe(settings: Settings, plan: Plan, timed: Seconds) -> list[str]:
 def run_study(study: Study, devices: Sequence[str], tell: Callable[[Study], Any]) -> None:
     """Does what is left of a study, and calls ``tell`` after each run. Raises UserError where an arm can't be trained at all.
 
-    First pretraining and the rates, then seed by seed. A run that fails is told, and the others go on.
+    First pretraining and the rates, then seed by seed; where one rate is given there is nothing to look for, and runs that
+    need no pretraining go beside it. A run that fails is told, and the others go on.
     """
     plan = study.plan
     pretraining = {plan.pretraining(arm): f"pretraining of {arm.name}" for arm in plan.pretrained_arms}
-    rates = plan.rates if len(plan.rates) > 1 else ()  # one needs no search
+    rates = plan.rates if len(plan.rates) > 1 else ()
     search = {plan.search(arm, rate): (arm.name, rate) for rate in rates for arm in plan.arms}
+    counted: dict[Run, Cell] = {}
 
-    def searched(one: Ended) -> str:
+    def take(one: Ended) -> str:
         if one.run in pretraining:
             return pretraining[one.run]
-        name, rate = search[one.run]
-        if not one.failure:
-            study.searched[name, rate] = study.score(one.run)
-        return f"{name}, rate {rate:g}"
-
-    _go(study, [*pretraining, *search], devices, searched, tell, len(plan.cells))
-    study.rates = best_rates(plan, study.searched)
-    for arm in plan.arms:
-        if arm.name not in study.rates or (arm.is_pretrained_here and not plan.pretraining(arm).is_finished):
-            failed = "; ".join(reason for name, reason in study.failures.items() if arm.name in name)
-            raise UserError(f"The arm {arm.name} can't be trained: {failed}")
-    counted = {plan.training(cell, study.rates[cell.arm]): cell for cell in plan.cells}
-
-    def trained(one: Ended) -> str:
+        if one.run in search:
+            name, rate = search[one.run]
+            if not one.failure:
+                study.searched[name, rate] = study.score(one.run)
+            return f"{name}, rate {rate:g}"
         cell = counted[one.run]
         if not one.failure:
             study.scores[cell] = study.score(one.run)
         return f"{cell.arm}, {cell.share:g} % of the labels, seed {cell.seed}"
 
-    _go(study, list(counted), devices, trained, tell)
+    if search:
+        _go(study, [*pretraining, *search], devices, take, tell, len(plan.cells))
+    study.rates = best_rates(plan, study.searched)
+    failed = [arm.name for arm in plan.arms if arm.name not in study.rates]
+    if search:
+        failed += [arm.name for arm in plan.pretrained_arms if not plan.pretraining(arm).is_finished]
+    if failed:
+        reasons = "; ".join(reason for name, reason in study.failures.items() if failed[0] in name)
+        raise UserError(f"The arm {failed[0]} can't be trained: {reasons}")
+    counted |= {plan.training(cell, study.rates[cell.arm]): cell for cell in plan.cells}
+    _go(study, [*counted] if search else [*pretraining, *counted], devices, take, tell)
     if study.failures:
         told = "; ".join(f"{name}: {reason}" for name, reason in study.failures.items())
         log.warning(f"{len(study.failures)} runs failed. {told}")

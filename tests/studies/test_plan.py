@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from convmae.engine.errors import UserError
+from convmae.studies import worth
 from convmae.studies.plan import SEARCH_SEED, TIMED, Arm, Plan, Seconds, best_rates
 
 ONE = Seconds(step=1.0, rest=50.0, pretraining_step=2.0, pretraining_rest=100.0)  # runs of 150 s, pretraining of 900
@@ -134,3 +135,16 @@ def test_each_arm_has_its_best_rate(plan: Plan) -> None:
     }  # of two alike the smaller; others have none
     one = dataclasses.replace(plan, rates=(0.003,))
     assert best_rates(one, {}) == {arm.name: 0.003 for arm in plan.arms}
+
+
+def test_where_one_rate_is_given_runs_go_beside_pretraining(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = dataclasses.replace(plan, rates=(0.001,))
+    made: list[list[str]] = []
+    monkeypatch.setattr(worth, "_go", lambda study, runs, *_: made.append([run.folder.name for run in runs]))
+    worth.run_study(worth.Study(None, plan, None, ONE), (), lambda _: None)  # type: ignore[arg-type]
+    (names,) = made  # at once, the longest first
+    assert names[:2] == ["pretraining", "pretraining"]
+    assert len(names) == 2 + len(plan.cells)
+    # With enough of them at a time all is done with what needs weights.
+    assert dataclasses.replace(plan, jobs=1000).seconds(ONE) == 900 + 150
+    assert dataclasses.replace(plan, jobs=2).seconds(ONE) == 900 + 24 * 150
