@@ -36,18 +36,23 @@ from convmae.reports.page import Page
 
 
 class PretrainingModel(BaseModel):
-    """A mixture as the runner wants it: bytes and noise in, losses out."""
+    """A mixture as the runner wants it: bytes and noise in, losses out; or the encoder's tokens of whole pictures."""
 
     def __init__(self, mixture: MixtureOfReconstructors, mask_ratio: float) -> None:
         super().__init__(BaseDataPreprocessor(non_blocking=True))  # the loader pins its batches
         self.mixture = mixture
         self.mask_ratio = mask_ratio
 
-    def forward(self, images: torch.Tensor, noise: torch.Tensor, mode: str = "loss") -> dict[str, torch.Tensor]:
-        """Returns ``{"loss": [], ...}`` for bytes [B, in_chans, S, S] and noise [B, L]."""
-        if mode != "loss":
+    def forward(
+        self, images: torch.Tensor, noise: torch.Tensor | None = None, mode: str = "loss"
+    ) -> dict[str, torch.Tensor] | torch.Tensor:
+        """Returns ``{"loss": [], ...}`` for bytes [B, in_chans, S, S] and noise [B, L]; by mode "tensor" tokens [B, L, C]."""
+        if mode == "tensor":
+            return self.mixture.model.forward_features(normalize(images))
+        if mode != "loss" or noise is None:
             raise ValueError(
-                f"mode is {mode!r}, expected 'loss': pretraining predicts by pretraining/evaluation/reconstructions.py"
+                f"mode is {mode!r}; expected 'loss' with noise, or 'tensor': pretraining predicts by "
+                "pretraining/evaluation/reconstructions.py"
             )
         return self.mixture(normalize(images), self.mask_ratio, noise)
 

@@ -19,6 +19,7 @@ from convmae.engine.files import check_is_file, save_atomically
 from convmae.engine.log import log
 from convmae.engine.machine.loading import load
 from convmae.engine.machine.precision import set_up
+from convmae.engine.pictures.images import normalize
 from convmae.engine.probes.features import Features, mean_tokens
 from convmae.engine.seeding import SampleKey, SeededDataset
 
@@ -81,7 +82,10 @@ def extract(
     keys = [SampleKey(view, index) for index in range(len(dataset))]
     loader = load(dataset, config.data, device, batch_size=config.data.batch_size, sampler=keys)
     features = mean_tokens(
-        encoder, tqdm(loader, desc=f"features of {split.root}", leave=False, disable=None), device, dtype
+        lambda images: encoder.forward_features(normalize(images)),
+        tqdm(loader, desc=f"features of {split.root}", leave=False, disable=None),
+        device,
+        dtype,
     )
     log.info(f"features of {split.root}: {len(dataset)} pictures at {config.model.img_size} px")
     return features

@@ -34,6 +34,9 @@ def compile_methods(methods: Sequence[Method], mode: str, backend: str = "induct
     """
     # Otherwise a graph would be cut for each bucket of gradients, which activation checkpointing does not allow.
     torch._dynamo.config.optimize_ddp = False
+    # Blocks of one class share their code, and each rate of drop path makes another graph of it; 8 are allowed by default.
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, len(methods) + 8)
     for method in methods:
         module: nn.Module = method.__self__  # type: ignore[attr-defined]
         setattr(module, method.__name__, _called(module, method, _compiled(method, mode, backend), always))

@@ -5,7 +5,7 @@ of weights when it computes it.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,13 +16,17 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from convmae.engine.errors import UserError
+from convmae.engine.machine.compilation import Method
 
 _BLOCKS = re.compile(r"(?:.*[._])?blocks\d*")  # what lists of transformer and convolution blocks are called
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks")
 
 
-def check_sharding(precision: torch.dtype | None, compiled: bool) -> None:
-    """Raises UserError where a model can't be split: in one process, compiled, in fp16, whose scale needs whole gradients."""
+def check_sharding(precision: torch.dtype | None, compile_mode: str) -> None:
+    """Raises UserError where a model can't be split: in one process, in fp16, in CUDA graphs.
+
+    ``compile_mode``: of ``runtime.compile``, "" where nothing is compiled.
+    """
     if get_world_size() == 1:
         raise UserError(
             "runtime.shard splits a model over several processes, and this is one: start the tool by `torchrun "
@@ -32,10 +36,10 @@ def check_sharding(precision: torch.dtype | None, compiled: bool) -> None:
         raise UserError(
             "runtime.shard and runtime.precision=fp16 don't go together; expected bf16 or fp32, whose losses need no scale."
         )
-    if compiled:
+    if compile_mode == "reduce-overhead":
         raise UserError(
-            "runtime.shard and runtime.compile don't go together: what is compiled holds several blocks, between which weights "
-            "are gathered. Leave one of them out."
+            "runtime.shard and runtime.compile_mode=reduce-overhead don't go together: a CUDA graph finds its weights where "
+            "they were, and gathered ones lie elsewhere in each step. Take runtime.compile_mode=default."
         )
 
 
@@ -43,6 +47,12 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     """Returns the blocks of a model's encoders and decoders, each of which is computed at once."""
     lists = [one for name, one in model.named_modules() if isinstance(one, nn.ModuleList) and _BLOCKS.fullmatch(name)]
     return [block for one in lists for block in one]
+
+
+def in_blocks(methods: Sequence[Method]) -> list[Method]:
+    """Returns what is compiled of a split model in place of methods: each block in them, as weights are gathered in between."""
+    owners: list[nn.Module] = [method.__self__ for method in methods]  # type: ignore[attr-defined]
+    return [block.forward for block in dict.fromkeys(block for owner in owners for block in blocks(owner))]
 
 
 class Sharding:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from convmae.backbones.encoder import Encoder
 from convmae.engine.machine.precision import autocast
-from convmae.engine.pictures.images import normalize
 
 
 class Features(NamedTuple):
@@ -27,13 +25,19 @@ class Features(NamedTuple):
 
 @torch.no_grad()
 def mean_tokens(
-    encoder: Encoder, batches: Iterable[Mapping[str, Tensor]], device: torch.device, dtype: torch.dtype | None
+    encode: Callable[[Tensor], Tensor],
+    batches: Iterable[Mapping[str, Tensor]],
+    device: torch.device,
+    dtype: torch.dtype | None,
 ) -> Features:
-    """Returns the features of the pictures that a loader over an ``EvalSet`` gives, in fp32, on the CPU."""
+    """Returns the features of the pictures that a loader over an ``EvalSet`` gives, in fp32, on the CPU.
+
+    ``encode`` gives the last stage's tokens [B, L, C] of bytes [B, in_chans, H, W].
+    """
     values, labels, contents = [], [], []
     for batch in batches:
         with autocast(device, dtype):
-            tokens = encoder.forward_features(normalize(batch["images"].to(device, non_blocking=True)))
+            tokens = encode(batch["images"].to(device, non_blocking=True))
         values.append(tokens.float().mean(1))
         labels.append(batch["labels"])
         contents += [_content(image) for image in batch["images"]]

@@ -26,7 +26,7 @@ from convmae.engine.machine.compilation import Method, check_compiler, compile_m
 from convmae.engine.machine.loading import load
 from convmae.engine.machine.memory import check_memory
 from convmae.engine.machine.precision import precision_name, resolve_device, set_up
-from convmae.engine.machine.sharding import Sharding, check_sharding
+from convmae.engine.machine.sharding import Sharding, check_sharding, in_blocks
 from convmae.engine.options import OptimOptions, RuntimeOptions, ScheduleOptions
 from convmae.engine.seeding import StepSampler
 from convmae.engine.training.batch_norm import synchronise_on_cpu
@@ -86,7 +86,7 @@ def train(
     check_tracker(config.runtime.tracker)
     device, dtype = set_up(config.runtime)
     if config.runtime.shard:
-        check_sharding(dtype, config.runtime.compile)
+        check_sharding(dtype, config.runtime.compile_mode if config.runtime.compile else "")
     rank, world = get_dist_info()
     check_memory(model, config.optim.average > 0, device, world if config.runtime.shard else 1)
     length = len(train_set)  # type: ignore[arg-type]
@@ -143,7 +143,7 @@ def train(
         runner._val_loop = LookLoop(runner, look)
     if config.runtime.compile:
         check_compiler(device)
-        compile_methods(compiled, config.runtime.compile_mode)
+        compile_methods(in_blocks(compiled) if sharding else compiled, config.runtime.compile_mode)
         if config.runtime.compile_mode == "reduce-overhead":
             runner.begin_part = torch.compiler.cudagraph_mark_step_begin
     announce_run(model, config, schedule, length, device, dtype, world)

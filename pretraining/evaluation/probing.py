@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from mmengine.dist import get_dist_info
@@ -37,11 +38,6 @@ class Probe:
 
     def __init__(self, config: PretrainingConfig) -> None:
         self.config, options = config, config.probe
-        if config.runtime.shard:
-            raise UserError(
-                "probe.every looks at whole encoders, and runtime.shard splits this one; expected one of them: a run can be "
-                "looked at once it is done (tools/knn.py, tools/linear_probe.py)."
-            )
         if not options.root:
             raise UserError(
                 "probe.every is set and probe.root is empty; expected a folder with train and val, each with a folder of "
@@ -93,9 +89,10 @@ class Probe:
         part = replace(split, pictures=[split.pictures[number % count] for number in dealt[rank].tolist()])
         batch = max(1, data.batch_size // (world * data.accumulate))
         pictures = EvalSet(part, self.config.model.img_size, 1.0)
-        encoder = cast(Any, runner.bare_model).mixture.model
+        # By the whole model, which gathers its weights where they are split over the processes.
+        encode = functools.partial(runner.bare_model, mode="tensor")
         loader = load(pictures, data, runner.device, batch_size=batch)
-        parts = from_all(mean_tokens(encoder, loader, runner.device, runner.dtype))
+        parts = from_all(mean_tokens(encode, loader, runner.device, runner.dtype))
         order = dealt.flatten().argsort()[:count]
         return Features(*(torch.cat(values)[order] for values in zip(*parts, strict=True)))
 

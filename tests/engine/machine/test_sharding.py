@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,10 @@ from torch import nn
 
 from convmae.engine.config import load_config
 from convmae.engine.errors import UserError
-from convmae.engine.machine.sharding import Sharding, blocks, check_sharding, whole
+from convmae.engine.machine.sharding import Sharding, blocks, check_sharding, in_blocks, whole
 from convmae.engine.seeding import INIT, seed_all
 from convmae.engine.training.scalars import read_scalars
 from convmae.pretraining.config import PretrainingConfig
-from convmae.pretraining.evaluation.probing import Probe
 from convmae.pretraining.train import train
 from convmae.tools import pretrain
 
@@ -89,6 +89,48 @@ def test_split_pretraining_equals_ddp_and_its_checkpoint_is_any_runs(pictures: P
     assert_equal(content(tmp_path / "ddp"), content(tmp_path / "one"), 1e-4)
 
 
+def test_a_split_encoder_is_watched_as_a_whole_one(pictures: Path, tmp_path: Path) -> None:
+    for number, path in enumerate(sorted(pictures.iterdir())):
+        for split in ("train", "val"):
+            folder = tmp_path / "probe" / split / str(number % 2)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / path.name).write_bytes(path.read_bytes())
+    watched = ["probe.every=2", f"probe.root={tmp_path / 'probe'}", "probe.neighbours=3"]
+    in_two(pictures, tmp_path / "ddp", *watched)
+    in_two(pictures, tmp_path / "split", *watched, "runtime.shard=true")
+    in_two(pictures, tmp_path / "plain", "runtime.shard=true")
+    assert_equal(content(tmp_path / "split"), content(tmp_path / "plain"), 0)  # it was looked at, and no more
+    found = [[row for row in read_scalars(tmp_path / name) if "knn_top1" in row] for name in ("ddp", "split")]
+    assert [row["step"] for row in found[1]] == [2, 4]
+    for row, other in zip(*found, strict=True):
+        assert other["knn_top1"] == row["knn_top1"]
+        assert other["rankme"] == pytest.approx(row["rankme"], rel=1e-4)
+    best = [torch.load(tmp_path / name / "best_encoder.pth", weights_only=True) for name in ("ddp", "split")]
+    assert best[0]["meta"]["step"] == best[1]["meta"]["step"]
+    torch.testing.assert_close(*(without_keys(one["state_dict"]) for one in best), rtol=0, atol=1e-6)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler g++")
+@pytest.mark.parametrize("more", [[], ["runtime.checkpoint_activations=true"]], ids=["", "recomputed"])
+def test_a_split_model_is_compiled_by_blocks_with_the_same_numbers(
+    pictures: Path, tmp_path: Path, more: list[str]
+) -> None:
+    options = ["runtime.shard=true", "targets=[{teacher: ema}, {teacher: pixels}]", "schedule.steps=2", *more]
+    in_two(pictures, tmp_path / "plain", *options)
+    in_two(pictures, tmp_path / "compiled", *options, "runtime.compile=true")
+    assert_equal(content(tmp_path / "plain", 2), content(tmp_path / "compiled", 2), 1e-4)
+    rows, others = (read_scalars(tmp_path / name) for name in ("plain", "compiled"))
+    for row, other in zip(rows, others, strict=True):
+        assert other["loss"] == pytest.approx(row["loss"], abs=1e-5)
+
+
+def test_blocks_are_compiled_in_the_place_of_what_holds_them() -> None:
+    model = Tied()
+    methods = in_blocks([model.forward, model.head.forward, model.forward])
+    assert [method.__self__ for method in methods] == [*model.blocks3, *model.decoder_blocks]  # type: ignore[attr-defined]
+    assert {method.__name__ for method in methods} == {"forward"}
+
+
 def test_a_split_run_repeats_to_the_bit(pictures: Path, tmp_path: Path) -> None:
     in_two(pictures, tmp_path / "whole", "runtime.shard=true")
     (tmp_path / "parts").mkdir()
@@ -155,16 +197,13 @@ def test_what_cannot_be_split_is_told(pictures: Path, tmp_path: Path, capsys: py
 
     def refused(rank: int) -> str:
         said = []
-        for precision, compiled in ((torch.float16, False), (None, True)):
+        for precision, mode in ((torch.float16, ""), (None, "reduce-overhead")):
             with pytest.raises(UserError) as error:
-                check_sharding(precision, compiled)
+                check_sharding(precision, mode)
             said.append(str(error.value))
-        check_sharding(torch.bfloat16, False)
+        check_sharding(torch.bfloat16, "default")
         return " ".join(said)
 
     for said in forked(refused, tmp_path):
         assert "fp16 don't go together" in said
-        assert "runtime.compile don't go together" in said
-    watched = [*options, "probe.every=2", "runtime.shard=true"]
-    with pytest.raises(UserError, match=r"probe\.every looks at whole encoders"):
-        Probe(load_config(PretrainingConfig, "convmae_tiny_96px.yaml", watched))
+        assert "runtime.compile_mode=reduce-overhead don't go together" in said

@@ -15,6 +15,7 @@ from convmae.engine.config import load_config
 from convmae.engine.errors import UserError
 from convmae.engine.files import read_meta, save_weights
 from convmae.engine.machine.processes import from_all
+from convmae.engine.pictures.images import normalize
 from convmae.engine.seeding import INIT, seed_all
 from convmae.engine.training.scalars import read_scalars
 from convmae.pretraining.config import PretrainingConfig
@@ -108,15 +109,12 @@ def test_a_run_that_goes_on_keeps_the_best_so_far(data: Path, tmp_path: Path) ->
 
 def test_processes_share_the_features_work(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Encoder(torch.nn.Module):
-        def forward_features(self, images: torch.Tensor) -> torch.Tensor:
-            return images.flatten(2).transpose(1, 2)
+        def forward(self, images: torch.Tensor, mode: str) -> torch.Tensor:
+            assert mode == "tensor"
+            return normalize(images).flatten(2).transpose(1, 2)
 
     class Runner:
-        device, dtype = torch.device("cpu"), None
-
-        class bare_model:
-            class mixture:
-                model = Encoder()
+        device, dtype, bare_model = torch.device("cpu"), None, Encoder()
 
     probe = Probe(watched(data, "probe.linear=true"))
     alone = probe._features(probe.train, Runner())  # type: ignore[arg-type]
