@@ -5,11 +5,16 @@ python tools/analyze.py detection --size base --img-size 1024 --depth 2
 python tools/analyze.py mask_rcnn_tiny_256px.yaml
 python tools/analyze.py work_dirs/det/model.pth
 python tools/analyze.py fastconvmae --size base large --processes 8 64
+python tools/analyze.py detection --size base huge --img-size 1024 --batch 1 4 --processes 8
 
 A recipe, or weights of a run, say which model it is and how large its pictures are. Classes are the weights', else those of
 the task's usual data: 1000, 80 and 150. With --processes it prints, in place of the counts, how much gradient a training step
 averages over processes, what each of these keeps whatever the batch (weights, gradients, AdamW's moments), whole or split by
 --shard, and what a ring of links takes to average: 2 (n - 1) / n times the bytes by the rate.
+
+With --batch it prints the memory that training in bf16 needs of a GPU, on any machine, by the sizes of all tensors: what is
+kept whatever the batch, the activations of so many pictures at a time (bf16 copies of weights included), and both together.
+Targets' teachers are not counted, nor what PyTorch's allocator leaves unused: some tenths more are needed.
 """
 
 from __future__ import annotations
@@ -74,6 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     own.add_argument("--mask-ratio", type=float, help="of pretraining (default 0.75)")
     parser.add_argument("--depth", type=int, default=2, help="levels of names that are shown (default 2)")
     parser.add_argument("--processes", nargs="+", type=int, metavar="N", help="what N send one another and keep")
+    parser.add_argument("--batch", nargs="+", type=int, metavar="N", help="the memory to train on N pictures at a time")
+    parser.add_argument(
+        "--checkpoint-activations", action="store_true", help="with --batch: activations are recomputed"
+    )
     parser.add_argument(
         "--links", nargs="+", type=float, metavar="RATE", default=LINKS, help="Gbit/s each way (default %(default)s)"
     )
@@ -84,6 +93,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(
                 f"--processes {args.processes} --links {args.links}: expected 2 or more, and rates above 0."
             )
+        if min(args.batch or [1]) < 1:
+            raise UserError(f"--batch {args.batch}: expected 1 or more.")
+        if args.checkpoint_activations and not args.batch:
+            raise UserError("--checkpoint-activations changes the memory alone; expected --batch with it.")
         sides = [read_size(given) for given in args.img_size or ()]
         known: dict[str, Any] = {"size": args.size, "in_chans": args.in_chans, "mask_ratio": args.mask_ratio}
         given = {name: value for name, value in known.items() if value is not None}
@@ -96,23 +109,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             from convmae.benchmarks.counting.communication import Held, communication_table, held_by
             from convmae.benchmarks.counting.complexity import analyze
+            from convmae.benchmarks.counting.step_memory import Activations, activations, memory_table, recompute
             from convmae.benchmarks.counting.whole_models import build, build_from
             from convmae.engine.class_lists import known_classes
 
         classes = len(known_classes(read_meta(Path(args.model)))) if is_weights(args.model) else 0
         filled: dict[str, Any] = {"size": ["base"], "in_chans": 3, "mask_ratio": 0.75} | given
         sizes = filled["size"] if config is None else [config.model.size]
-        held: list[Held] = []
+        held: list[tuple[Held, list[Activations]]] = []
         for size, (height, width) in product(sizes, sides or [(own_side(config),) * 2]):
             try:
-                with torch.device("meta" if args.processes else "cpu"):  # whose tensors have no values
+                with torch.device("meta" if args.processes or args.batch else "cpu"):  # whose tensors have no values
                     if config is None:
                         model, inputs = build(args.model, size, height, width, filled["mask_ratio"], filled["in_chans"])
                     else:
                         model, inputs = build_from(config, height, width, classes)
-                if args.processes:
+                if args.processes or args.batch:
                     freeze = getattr(getattr(config, "model", None), "freeze", "none")
-                    held.append(held_by(f"{args.model}, {size}", model, freeze))
+                    kept = held_by(f"{args.model}, {size}" + f", {height} x {width}" * bool(args.batch), model, freeze)
+                    recompute(
+                        model, args.checkpoint_activations or bool(config and config.runtime.checkpoint_activations)
+                    )
+                    held.append((kept, [activations(model, inputs[0], batch) for batch in args.batch or ()]))
                     continue
                 parts, uncounted = analyze(model, inputs, args.depth)
             except ValueError as error:
@@ -121,8 +139,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(table(parts))
             if uncounted:
                 print("not counted: " + ", ".join(f"{count} x {name}" for name, count in uncounted.items()))
+        if args.batch:
+            print(memory_table(held, args.processes or ()))
         if args.processes:
-            print(communication_table(held, args.processes, args.links))
+            print("\n" * bool(args.batch) + communication_table([one for one, _ in held], args.processes, args.links))
 
     return run_tool(run)
 

@@ -28,6 +28,7 @@ from torch import Tensor
 from torch._C import DispatchKey
 from torch._library.custom_ops import OPDEFS
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import _engine_run_backward
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map
@@ -87,13 +88,14 @@ class Counts(NamedTuple):
     """Of a training step without its optimiser.
 
     `within` are kernels of the step that fused operators of this project launch beyond one each; `peak` is in bytes, weights
-    and gradients included; `kernels` by operator.
+    and gradients included, `forward_peak` that of the forward pass; `kernels` by operator.
     """
 
     forward: Work
     step: Work
     within: int
     peak: int
+    forward_peak: int
     kernels: Counter[str]
 
 
@@ -110,31 +112,34 @@ def count_step(build: Callable[[], Callable[[], Tensor]], training: bool = True)
         kernels = _Kernels()
         stack.enter_context(kernels.launches())
         stack.enter_context(kernels)
-        with _Functions(kernels, autocast=True), torch.device("cuda"), torch.set_grad_enabled(training):
+        with _Functions(kernels, forward=True), torch.device("cuda"), torch.set_grad_enabled(training):
             value = loss()
-        forward = kernels.work()
+        forward, forward_peak = kernels.work(), kernels.peak
         if training:
-            with _Functions(kernels, autocast=False):
-                torch.autograd.backward(value)
-        return Counts(forward, kernels.work(), kernels.within, kernels.peak, kernels.counted)
+            with _Functions(kernels, forward=False):
+                # By the engine itself: a call of `torch.autograd.backward` is given to the mode, which is off in it then.
+                _engine_run_backward((value,), (torch.ones_like(value),), False, False, (), accumulate_grad=True)
+        return Counts(forward, kernels.work(), kernels.within, kernels.peak, forward_peak, kernels.counted)
 
 
 class _Functions(TorchFunctionMode):
     """What Python calls, as PyTorch's C++ code would go on with it on a GPU."""
 
-    def __init__(self, kernels: _Kernels, autocast: bool) -> None:
+    def __init__(self, kernels: _Kernels, forward: bool) -> None:
         super().__init__()
-        self.kernels, self.autocast = kernels, autocast
+        self.kernels, self.forward = kernels, forward
         self.weights: dict[int, tuple[Tensor, Tensor]] = {}  # those that were cast, and what became of them
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
         if func == _IS_CUDA:
             return args[0].device.type == "cuda"
-        if self.autocast and (func in LOWER or func in FP32):
+        # In the backward pass what has a gradient of its own is a forward pass that is recomputed, which has autocast again.
+        autocast = self.forward or torch.is_grad_enabled()
+        if autocast and (func in LOWER or func in FP32):
             dtype = torch.bfloat16 if func in LOWER else torch.float32
             args, kwargs = tree_map(lambda x: self._cast(x, dtype), (args, kwargs))
-        elif self.autocast and func in SUMS and args[0].is_floating_point():
+        elif autocast and func in SUMS and args[0].is_floating_point():
             kwargs.setdefault("dtype", torch.promote_types(args[0].dtype, torch.float32))
         if func is F.scaled_dot_product_attention and args[0].dtype != torch.float64:
             return _attend(*args, **kwargs)
@@ -144,8 +149,8 @@ class _Functions(TorchFunctionMode):
     def _cast(self, x: Any, dtype: torch.dtype) -> Any:
         if not isinstance(x, Tensor) or not x.is_floating_point() or x.dtype in (dtype, torch.float64):
             return x
-        if not (x.is_leaf and x.requires_grad and dtype == torch.bfloat16):
-            return x.to(dtype)
+        if not (self.forward and x.is_leaf and x.requires_grad and dtype == torch.bfloat16):
+            return x.to(dtype)  # casts are kept until autocast ends, which is soon where a block is recomputed
         if id(x) not in self.weights:
             self.weights[id(x)] = x, x.to(dtype)
         return self.weights[id(x)][1]

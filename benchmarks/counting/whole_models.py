@@ -27,7 +27,7 @@ class Pretraining(nn.Module):
 
     def __init__(self, model: MaskedAutoencoder, tokens: int, ratio: float) -> None:
         super().__init__()
-        self.model, self.noise = model, torch.rand(1, tokens)
+        self.model, self.noise, self.ratio = model, torch.rand(1, tokens), ratio
         kept = model.masks(self.noise, ratio)
         model.masks = lambda noise, mask_ratio: kept  # type: ignore[method-assign]  # tracing makes tensors of numbers
 

@@ -123,3 +123,32 @@ def test_a_frozen_encoder_sends_nothing(tmp_path: Path, capsys: pytest.CaptureFi
     head = 256 * 1000 + 1000 + 2 * 256  # the classifier's, and its norm's
     milliseconds = float(capsys.readouterr().out.splitlines()[-1].split("|")[-2].removesuffix(" ms "))
     assert milliseconds == pytest.approx(head * 4 * 8 / 1e9 * 1e3, rel=0.1)
+
+
+def test_the_memory_of_training_is_told_before_a_gpu_is_there(capsys: pytest.CaptureFixture) -> None:
+    words = ["detection", "--size", "tiny", "--img-size", "64", "--batch", "1", "2"]
+    assert tool.main([*words, "--processes", "4"]) == 0
+    head, _, one, two, _, communication, *_ = capsys.readouterr().out.splitlines()
+    assert [cell.strip() for cell in head.strip("|").split("|")] == [
+        *("model", "pictures a process", "kept", "activations", "in all", "--shard, 4")
+    ]
+    assert communication.startswith("| model | gradients | processes |")
+    needed = [[float(cell.split()[0]) for cell in row.split("|")[3:7]] for row in (one, two)]
+    assert needed[0][0] == needed[1][0]
+    assert needed[0][1] < needed[1][1]
+    assert tool.main([*words, "--checkpoint-activations"]) == 0
+    again = capsys.readouterr().out.splitlines()[3]
+    assert float(again.split("|")[4].split()[0]) <= needed[1][1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["detection", "--batch", "0"], "--batch [0]: expected 1 or more"),
+        (["detection", "--checkpoint-activations"], "expected --batch with it"),
+        (["segmentation", "--size", "tiny", "--batch", "1"], "batch norm, which this model has, needs 2 in training"),
+    ],
+)
+def test_batches_that_can_t_be_are_refused(words: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
+    assert tool.main(words) == 2
+    assert message in capsys.readouterr().err
