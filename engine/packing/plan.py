@@ -18,6 +18,7 @@ from convmae.engine.packing.shrinking import QUALITY
 from convmae.engine.pictures.folders import is_hidden, list_images
 from convmae.engine.shards.places import InShards
 
+_LABEL_MAPS = "annotations"  # in ADE20K's layout
 MOST_BYTES = 2**30  # of the files that go into one shard; one file may be larger
 
 
@@ -57,14 +58,30 @@ class Plan:
 
 
 def make_plan(root: Path, long_side: int, per_shard: int, report: Report) -> Plan:
-    """Returns how a tree is packed. Raises UserError for one without pictures, or with one that is gone meanwhile."""
+    """Returns how a tree is packed.
+
+    Raises UserError for one without pictures, with one that is gone meanwhile, or of label maps that would be cut.
+    """
     paths = list_images(root, report)
     sources = list(_sources(root, paths))
+    if long_side:
+        _refuse_label_maps(root, sources)
     shards = [
         ShardPlan(f"shard-{number:06d}.tar", part, long_side) for number, part in enumerate(_parts(sources, per_shard))
     ]
     told = [[[one.inside, one.size] for one in sources], per_shard, MOST_BYTES, *_options(long_side)]
     return Plan(shards, _links(root, paths), _empty_classes(root, {one.inside for one in sources}), _digest(told))
+
+
+def _refuse_label_maps(root: Path, sources: Sequence[Source]) -> None:
+    above = root.absolute().parts[-2:]  # where annotations/training is packed
+    found = [one for one in sources if _LABEL_MAPS in (*above, *one.inside.split("/")[:-1])]
+    if found:
+        raise UserError(
+            f"{found[0].path} lies in a folder {_LABEL_MAPS!r}, ADE20K's name for label maps ({len(found)} of {len(sources)} "
+            "files here): their values are classes, which --long-side would mix into others, and they have to be as large as "
+            "their pictures. Leave it out; training scales both alike (data.scale)."
+        )
 
 
 def member_names(paths: Sequence[str]) -> list[str]:

@@ -252,3 +252,19 @@ def test_a_full_disk_and_a_picture_that_is_gone_are_one_message(
     (tmp_path / "shards" / "shard-000003.tar").rmdir()
     assert pack.main(argv) == 0
     assert len(list_images(tmp_path / "shards")) == 4
+
+
+@pytest.mark.parametrize("packed_from", ["", "annotations", "annotations/training"])
+def test_label_maps_are_not_cut(
+    packed_from: str, tmp_path: Path, picture: Callable, packed: Pack, capsys: pytest.CaptureFixture
+) -> None:
+    for folder in ("images/training", "annotations/training"):
+        (tmp_path / "ade" / folder).mkdir(parents=True)
+        picture(1, 60, 40).convert("L").save(tmp_path / "ade" / folder / "1.png")
+    root = tmp_path / "ade" / packed_from
+    assert pack.main([str(root), str(tmp_path / "shards"), "--long-side", "20"]) == 2
+    said = capsys.readouterr().err
+    assert f"1.png lies in a folder 'annotations', ADE20K's name for label maps (1 of {1 if packed_from else 2}" in said
+    assert not list((tmp_path / "shards").glob("shard-*"))
+    packed(root, tmp_path / "whole")  # as they are they can be packed
+    packed(tmp_path / "ade" / "images", tmp_path / "pictures", "--long-side", "20")
