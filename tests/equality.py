@@ -47,32 +47,37 @@ def assert_processes_equal_one(train: Callable[[Path], Any], folder: Path, world
 def assert_split_equals_whole(train: Callable[[Path, bool], Any], folder: Path) -> None:
     """Calls ``train(work_dir, shard)`` in two processes, whose model is split or not: all are to be equal within 1e-6.
 
+    And in one process: to that the split run is to be equal within 1e-5.
+
     But for biases that the next layer takes out again, keys' by softmax, and that before a batch norm: their gradient is
     rounding, of which AdamW makes whole steps.
     """
-    for name in ("whole", "split"):
-        (folder / name).mkdir()
 
     def run(rank: int, name: str) -> None:
         seed_all(0, INIT)
         train(folder / name, name == "split")
 
+    for name in ("one", "whole", "split"):
+        (folder / name).mkdir()
+    run(0, "one")
     for name in ("whole", "split"):
         forked(partial(run, name=name), folder)
-    rows, others = (read_scalars(folder / name) for name in ("whole", "split"))
-    for row, other in zip(rows, others, strict=True):
-        timed = ("seconds", "memory", "waiting", "pictures")
-        numbers = {name: value for name, value in row.items() if not name.startswith(timed)}
-        assert {name: other[name] for name in numbers} == pytest.approx(numbers, abs=1e-6), (row, other)
-    left, right = (
-        torch.load(latest_checkpoint(folder / name), weights_only=True)["state_dict"] for name in ("whole", "split")
-    )
-    assert left.keys() == right.keys()
-    for name, value in left.items():
-        if name.endswith("fpn.0.bias"):
-            continue
-        parts = [one.view(3, -1)[::2] if name.endswith("qkv.bias") else one for one in (value, right[name])]
-        torch.testing.assert_close(*parts, rtol=1e-6, atol=1e-6, msg=lambda said, name=name: f"{name}: {said}")
+    others = read_scalars(folder / "split")
+    right = torch.load(latest_checkpoint(folder / "split"), weights_only=True)["state_dict"]
+    for known, within in (("whole", 1e-6), ("one", 1e-5)):
+        for row, other in zip(read_scalars(folder / known), others, strict=True):
+            own = ("seconds", "memory", "waiting", "pictures", *(["decode.acc", "aux.acc"] if known == "one" else []))
+            numbers = {name: value for name, value in row.items() if not name.startswith(own)}
+            assert {name: other[name] for name in numbers} == pytest.approx(numbers, abs=within), (row, other)
+        left = torch.load(latest_checkpoint(folder / known), weights_only=True)["state_dict"]
+        assert left.keys() == right.keys()
+        for name, value in left.items():
+            if name.endswith("fpn.0.bias"):
+                continue
+            parts = [one.view(3, -1)[::2] if name.endswith("qkv.bias") else one for one in (value, right[name])]
+            torch.testing.assert_close(
+                *parts, rtol=within, atol=within, msg=lambda said, name=name, known=known: f"{known}, {name}: {said}"
+            )
 
 
 def assert_frozen(
