@@ -1,10 +1,12 @@
 """COCO files: what they say is read as it is, and what is wrong with one is said by file and id."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
@@ -15,6 +17,7 @@ from convmae.detection.data.coco_records import to_rle
 from convmae.detection.data.dataset import TrainSet
 from convmae.engine.errors import UserError
 from convmae.engine.faults import refuse
+from convmae.engine.seeding import seed_all
 
 Change = Callable[[Callable[[dict], object]], Path]
 
@@ -56,6 +59,24 @@ def test_pictures_without_objects_are_kept_or_not_as_asked(split: Path) -> None:
     data = read_coco(split / "instances.json", split / "images")
     assert len(TrainSet(data, DetectionDataOptions(keep_empty=True), masks=True)) == 4
     assert len(TrainSet(data, DetectionDataOptions(keep_empty=False), masks=True)) == 3
+
+
+def test_pictures_kept_in_memory_give_the_same_samples(split: Path) -> None:
+    data = read_coco(split / "instances.json", split / "images")
+    plain, kept = (
+        TrainSet(data, DetectionDataOptions(img_size=64, keep=keep), masks=True) for keep in ("none", "memory")
+    )
+    for seed in range(3):
+        samples = []
+        for one in (plain, kept):
+            found = []
+            for index in range(len(one)):
+                seed_all(seed, index)
+                found.append(one[index])
+            samples.append(found)
+        torch.testing.assert_close(*samples, rtol=0, atol=0)
+    shutil.rmtree(split / "images")  # which is read no more
+    assert len([kept[index] for index in range(len(kept))]) == 4
 
 
 def test_runs_in_a_list_and_polygons_give_the_same_mask(split: Path) -> None:
