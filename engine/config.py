@@ -210,7 +210,8 @@ def _merge(tree: DictConfig, update: Any, source: str) -> DictConfig:
         parent, _, name = full.rpartition(".")
         node = OmegaConf.select(tree, parent) if parent else tree
         siblings = [str(key) for key in node] if isinstance(node, DictConfig) else []
-        hint = nearest(name, siblings) or nearest(name, [key.rpartition(".")[2] for key, *_ in _walk(tree, "")])
+        elsewhere = {key.rpartition(".")[2]: key for key, *_ in reversed([*_walk(tree, "")])}  # the first of a name
+        hint = nearest(name, siblings) or elsewhere.get(nearest(name, elsewhere) or "")
         known = f"Did you mean {hint!r}?" if hint else "Known here: " + ", ".join(siblings) + "."
         raise UserError(f"{source}: there is no option {full!r}. {known}") from None
     except OmegaConfBaseException as error:

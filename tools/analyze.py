@@ -39,7 +39,7 @@ from convmae.engine.errors import UserError
 from convmae.engine.files import check_is_file, read_meta
 from convmae.engine.machine.interrupts import reading_modules
 from convmae.engine.options import SIZES
-from convmae.pretraining.config import METHOD_NAMES, PretrainingConfig
+from convmae.pretraining.config import METHOD_NAMES, PIXELS, PretrainingConfig
 from convmae.segmentation.config import SegmentationConfig
 
 if TYPE_CHECKING:
@@ -141,6 +141,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print("not counted: " + ", ".join(f"{count} x {name}" for name, count in uncounted.items()))
         if args.batch:
             print(memory_table(held, args.processes or ()))
+            if isinstance(config, PretrainingConfig):
+                for teacher in sorted({target.teacher for target in config.targets} - {PIXELS}):
+                    print(f"not counted: the teacher {teacher}, and what its targets are predicted with")
         if args.processes:
             print("\n" * bool(args.batch) + communication_table([one for one, _ in held], args.processes, args.links))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -114,7 +114,12 @@ def _loss(model: nn.Module, images: Tensor) -> Tensor:
         labels = torch.zeros(batch, *images.shape[2:], dtype=torch.int64)
         heads = [model.decode_head, *([model.auxiliary_head] if model.with_auxiliary_head else [])]
         return torch.stack([_segmentation_loss(head(features), labels) for head in heads]).sum()
-    return F.cross_entropy(model(pictures), torch.zeros(batch, dtype=torch.int64))
+    found = model(pictures)
+    return _means([found] if isinstance(found, Tensor) else found)
+
+
+def _means(outputs: Iterable[Tensor]) -> Tensor:
+    return torch.stack([one.mean(dtype=torch.float32) for one in outputs]).sum()
 
 
 def _segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -135,7 +140,7 @@ def _detector_loss(detector: Detector, images: Tensor) -> Tensor:
         found += heads.box_outputs(levels, boxes, number)
     labels = torch.zeros(len(images) * (sampled // _POSITIVE), dtype=torch.int64)
     found.append(heads.mask_outputs(levels, masked, labels))
-    return torch.stack([one.float().mean() for one in found]).sum()
+    return _means(found)
 
 
 def _pool_evenly(self: Pooler, features: Sequence[Tensor], boxes: Sequence[Tensor]) -> Any:

@@ -37,6 +37,13 @@ def test_what_linear_layers_keep_is_known() -> None:
     assert gradients < found.step < gradients + casts + 7 * each  # some of what is kept has been given up by then
 
 
+@pytest.mark.parametrize("task", ["encoder", "detection_backbone", "segmentation_backbone"])
+def test_encoders_alone_are_counted(task: str) -> None:
+    with torch.device("meta"):
+        model, (images, *_) = build(task, "tiny", 64, 64, 0.75)
+    assert activations(model, images, 4).forward > activations(model, images, 2).forward > 0
+
+
 @pytest.mark.parametrize("task", ["fastconvmae", "mae", "classifier", "segmentation", "detection", "cascade_detection"])
 def test_each_picture_adds_as_much_and_recomputing_saves(task: str) -> None:
     with torch.device("meta"):

@@ -27,6 +27,7 @@ class Small:
     ("override", "message"),
     [
         ("optim.lrr=1", "no option 'optim.lrr'. Did you mean 'lr'"),
+        ("optim.warmup=1", "no option 'optim.warmup'. Did you mean 'schedule.warmup'"),
         ("optm.lr=1", "no option 'optm'. Did you mean 'optim'"),
         ("optim.lr=" + 400 * "1", "int too large to convert to float"),
         ("optim.lr=abc", "'abc' of type 'str' could not be converted to Float"),

@@ -141,6 +141,14 @@ def test_the_memory_of_training_is_told_before_a_gpu_is_there(capsys: pytest.Cap
     assert float(again.split("|")[4].split()[0]) <= needed[1][1]
 
 
+def test_teachers_are_said_not_to_be_counted(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "two.yaml").write_text(
+        "targets: [{teacher: pixels}, {teacher: ema}]\nmodel: {size: tiny, img_size: 64}\n"
+    )
+    assert tool.main([str(tmp_path / "two.yaml"), "--batch", "2"]) == 0
+    assert "not counted: the teacher ema" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
