@@ -157,7 +157,8 @@ class Tied(nn.Module):
         return self.head(x - self.mean)
 
 
-def test_a_model_is_split_by_blocks_and_made_whole_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("world", [2, 4, 7])  # with more of them than there are rows some have nothing of a weight
+def test_a_model_is_split_by_blocks_and_made_whole_again(world: int, tmp_path: Path) -> None:
     def undone(rank: int) -> tuple[int, bool, bool, bool]:
         torch.manual_seed(0)
         model = Tied()
@@ -178,8 +179,8 @@ def test_a_model_is_split_by_blocks_and_made_whole_again(tmp_path: Path) -> None
         return held, alike, same and plain, kept and alone
 
     assert len(blocks(Tied())) == 4
-    parts = forked(undone, tmp_path)
-    assert [part[1:] for part in parts] == [(True, True, True)] * 2
+    parts = forked(undone, tmp_path, world)
+    assert [part[1:] for part in parts] == [(True, True, True)] * world
     assert sum(part[0] for part in parts) == sum(parameter.numel() for parameter in Tied().parameters())
 
 
