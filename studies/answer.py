@@ -38,7 +38,7 @@ def cost(study: Study, arm: Arm) -> dict[str, float]:
     """Returns the seconds of an arm's pretraining, its search of a rate and its runs, and those of one run."""
     plan = study.plan
     made = plan.pretraining(arm).spent.clock if arm.is_pretrained_here else 0.0
-    search = sum(plan.search(arm, rate).spent.clock for rate in plan.rates) if len(plan.rates) > 1 else 0.0
+    search = sum(plan.search(trial).spent.clock for trial in plan.trials if trial.arm == arm.name)
     cells = [cell for cell in plan.cells if cell.arm == arm.name and cell in study.scores]
     runs = [plan.training(cell, study.rates[arm.name]).spent.clock for cell in cells]
     each = sum(runs) / len(runs) if runs else 0.0
@@ -73,7 +73,7 @@ def figures(study: Study) -> dict[str, Any]:
             }
             for found in study.comparisons()
         ],
-        "rates": [{"arm": name, "rate": rate, "score": score} for (name, rate), score in study.searched.items()],
+        "rates": [{**trial._asdict(), "score": score} for trial, score in study.searched.items()],
         "failures": study.failures,
     }
 

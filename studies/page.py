@@ -10,7 +10,7 @@ from convmae.reports.page import Gain, Number, Page, Share, environment, write_m
 from convmae.reports.plots import spreads
 from convmae.studies.answer import COSTS, cost, figures, sentence
 from convmae.studies.figures import Cell, labels_needed, of_arm
-from convmae.studies.plan import SCRATCH, SEARCH_SEED
+from convmae.studies.plan import SCRATCH, mean_scores
 from convmae.studies.verdict import POINT
 from convmae.studies.worth import Study
 
@@ -199,24 +199,29 @@ def _add_rates(page: Page, study: Study) -> None:
     if not study.searched:
         return
     rows: list[list[Any]] = []
+    means, draws = mean_scores(study.searched), study.plan.draws
     for arm in study.plan.arms:
         for rate in study.plan.rates:
-            found = study.searched.get((arm.name, rate))
+            count, found = means.get((arm.name, rate), (0, None))
             said = "chosen" if study.rates.get(arm.name) == rate else ""
             if said and rate in (study.plan.rates[0], study.plan.rates[-1]):
                 said = "chosen, at the edge of those tried"
             if said and found is not None and found < POINT:
                 said = "chosen, though nothing was learnt"
+            if 0 < count < draws:
+                said = ", ".join([*filter(None, [said]), f"mean of {count} of {draws} runs"])
             rows.append([arm.name, rate, None if found is None else Share(found), said])
     page.table("Learning rates", ["arm", "optim.lr", study.measure, ""], rows, _tried(study), sortable=False)
 
 
 def _tried(study: Study) -> str:
-    share = study.plan.search_share
+    share, seeds = study.plan.search_share, study.plan.search_seeds
+    runs, by = "one run each", f"a seed ({seeds[0]})"
+    if len(seeds) > 1:
+        runs, by = f"{len(seeds)} runs each, of which the mean counts,", f"seeds ({seeds[0]} to {seeds[-1]})"
     return (
-        f"Each arm tried the same rates, by one run each on {share:g} % of the labels, drawn by a seed ({SEARCH_SEED}) that "
-        "no run that counts has; a dash: the run failed, or is missing. Where the best lies at the edge, a rate beyond may be "
-        "better."
+        f"Each arm tried the same rates, by {runs} on {share:g} % of the labels, drawn by {by} that no run that counts has; a "
+        "dash: the runs failed, or are missing. Where the best lies at the edge, a rate beyond may be better."
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,7 @@ from convmae.studies.runs import Run
 
 SCRATCH, PRETRAINED = "scratch", "pretrained"
 TIMED = 10  # steps of the runs that are timed
-SEARCH_SEED = (
-    1000  # of the runs that try rates: none that counts, so that no rate is chosen by the draw that it is judged on
-)
+SEARCH_SEED = 1000  # first of those of runs that try rates; none that counts has it: no rate is judged by its own draws
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,14 @@ class Arm:
         return self.pretrained_from is not None
 
 
+class Trial(NamedTuple):
+    """A run of an arm by which a rate is tried, on labels that ``seed`` draws."""
+
+    arm: str
+    rate: float
+    seed: int
+
+
 class Seconds(NamedTuple):
     """What was timed: a step of training, all of a run beside its steps, its evaluation above all; likewise of pretraining."""
 
@@ -49,8 +56,8 @@ class Seconds(NamedTuple):
 class Plan:
     """A study. ``shares`` are in percent; ``steps`` and ``pretraining_steps`` the lengths of a run and of a pretraining.
 
-    ``tool``, ``recipe``, ``options``: what trains; ``scratch_options`` what an arm without weights has besides. ``pretrain``:
-    recipe and options of pretraining.
+    ``draws``: runs that try a rate. ``tool``, ``recipe``, ``options``: what trains; ``scratch_options`` what an arm without
+    weights has besides. ``pretrain``: recipe and options of pretraining.
     """
 
     work_dir: Path
@@ -67,6 +74,7 @@ class Plan:
     search_share: float
     steps: int
     pretraining_steps: int
+    draws: int = 1
     jobs: int = 1
 
     @property
@@ -83,6 +91,19 @@ class Plan:
         return against_scratch + [(arm.name, name) for arm in self.pretrained_arms for name in given]
 
     @property
+    def trials(self) -> list[Trial]:
+        """What is trained to find each arm's rate, draw by draw; nothing where one rate is given."""
+        if len(self.rates) == 1:
+            return []
+        triples = itertools.product(self.search_seeds, self.rates, self.arms)
+        return [Trial(arm.name, rate, seed) for seed, rate, arm in triples]
+
+    @property
+    def search_seeds(self) -> range:
+        """The seeds of the draws by which rates are tried."""
+        return range(SEARCH_SEED, SEARCH_SEED + self.draws)
+
+    @property
     def cells(self) -> list[Cell]:
         """What is trained, seed by seed, so that a study which is ended early has whole seeds."""
         triples = itertools.product(self.seeds, self.shares, self.arms)
@@ -95,14 +116,15 @@ class Plan:
         words = self._words("pretrain", self.pretrain_recipe, folder, [*self.pretrain_options, *init])
         return Run(folder, words, kept=("encoder.pth", "index.html"))
 
-    def search(self, arm: Arm, rate: float) -> Run:
-        """Returns the run of an arm that tries a rate."""
-        return self._training(arm, f"search_lr_{rate:g}", Cell(arm.name, self.search_share, SEARCH_SEED), rate)
+    def search(self, trial: Trial) -> Run:
+        """Returns the run that tries a rate."""
+        cell = Cell(trial.arm, self.search_share, trial.seed)
+        return self._training(self._arm(trial.arm), f"search_lr_{trial.rate:g}_seed_{trial.seed}", cell, trial.rate)
 
     def training(self, cell: Cell, rate: float) -> Run:
         """Returns a run that counts, by the rate that was found for its arm."""
-        arm = next(arm for arm in self.arms if arm.name == cell.arm)
-        return self._training(arm, f"share_{cell.share:g}_seed_{cell.seed}_lr_{rate:g}", cell, rate)
+        name = f"share_{cell.share:g}_seed_{cell.seed}_lr_{rate:g}"
+        return self._training(self._arm(cell.arm), name, cell, rate)
 
     def timing(self) -> list[Run]:
         """Returns short runs: as many of training as there are at a time, and one of pretraining if there is any."""
@@ -120,8 +142,7 @@ class Plan:
         """Returns how long the study takes by the clock, so many runs at a time."""
         run = self.steps * one.step + one.rest
         pretraining = self.pretraining_steps * one.pretraining_step + one.pretraining_rest
-        here, trials = len(self.pretrained_arms), len(self.rates) if len(self.rates) > 1 else 0
-        search = trials * len(self.arms)
+        here, search = len(self.pretrained_arms), len(self.trials)
         # Pretraining is a chain that no number of processes shortens: what needs its weights comes after it.
         chain = here and pretraining * math.ceil(here / self.jobs)
         counted = len(self.cells)
@@ -132,15 +153,15 @@ class Plan:
                 run * math.ceil(counted / self.jobs),
                 chain + run * math.ceil(own / self.jobs),
             )
-        tried = here and chain + run * math.ceil(here * trials / self.jobs)
+        tried = here and chain + run * math.ceil(search // len(self.arms) * here / self.jobs)
         first = max((here * pretraining + search * run) / self.jobs, run * math.ceil(search / self.jobs), tried)
         return first + run * math.ceil(counted / self.jobs)
 
     def fit(self, one: Seconds, budget: float) -> Plan:
         """Returns the plan with as many seeds and shares as ``budget`` seconds allow.
 
-        Seeds go first, down to the two that an interval needs, then shares, then the second seed, then arms. Raises UserError
-        where the least, one seed of two arms at one share, takes longer.
+        Seeds go first, down to the two that an interval needs, then draws of the search but one, then shares, then the second
+        seed, then arms. Raises UserError where the least, one seed of two arms at one share, takes longer.
         """
         plan = self
         for smaller in (None, *self._smaller()):
@@ -160,6 +181,9 @@ class Plan:
         while len(plan.seeds) > 2:
             plan = dataclasses.replace(plan, seeds=plan.seeds[:-1])
             plans.append(plan)
+        if plan.trials and plan.draws > 1:
+            plan = dataclasses.replace(plan, draws=1)
+            plans.append(plan)
         by_use = sorted(plan.shares, key=lambda share: (share == plan.search_share, share == max(plan.shares), -share))
         for dropped in by_use[:-1]:
             plan = dataclasses.replace(plan, shares=tuple(share for share in plan.shares if share != dropped))
@@ -171,6 +195,9 @@ class Plan:
             plan = dataclasses.replace(plan, arms=plan.arms[:-1])
             plans.append(plan)
         return plans
+
+    def _arm(self, name: str) -> Arm:
+        return next(arm for arm in self.arms if arm.name == name)
 
     def _training(self, arm: Arm, name: str, cell: Cell, rate: float, more: Sequence[str] = ()) -> Run:
         folder = self.work_dir / arm.name / name
@@ -184,16 +211,24 @@ class Plan:
         return (tool, "--config", recipe, "--work-dir", str(folder), "--cfg-options", *options)
 
 
-def best_rates(plan: Plan, found: Mapping[tuple[str, float], float]) -> dict[str, float]:
-    """Returns each arm's rate of the best score, of those that have one; the first rate where but one is given.
+def mean_scores(found: Mapping[Trial, float]) -> dict[tuple[str, float], tuple[int, float]]:
+    """Returns how many draws of each arm and rate have a score, and their mean."""
+    by_rate: dict[tuple[str, float], list[float]] = {}
+    for trial, score in found.items():
+        by_rate.setdefault((trial.arm, trial.rate), []).append(score)
+    return {key: (len(scores), statistics.fmean(scores)) for key, scores in by_rate.items()}
 
-    ``found``: the scores of the search by arm and rate.
+
+def best_rates(plan: Plan, found: Mapping[Trial, float]) -> dict[str, float]:
+    """Returns each arm's rate of the best mean score, of those that have one; the first rate where but one is given.
+
+    A rate by which runs failed comes after those by which fewer did. ``found``: the scores of the search.
     """
     if len(plan.rates) == 1:
         return {arm.name: plan.rates[0] for arm in plan.arms}
-    best: dict[str, float] = {}
+    means, best = mean_scores(found), {}
     for arm in plan.arms:
-        known = [(found[arm.name, rate], -rate) for rate in plan.rates if (arm.name, rate) in found]
+        known = [(*means[arm.name, rate], -rate) for rate in plan.rates if (arm.name, rate) in means]
         if known:
-            best[arm.name] = -max(known)[1]
+            best[arm.name] = -max(known)[-1]
     return best

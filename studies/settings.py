@@ -50,6 +50,7 @@ class Request:
     shares: Sequence[float]
     seeds: Sequence[int]
     rates: Sequence[float]
+    draws: int
     options: Sequence[str]
     pretrain_options: Sequence[str]
     jobs: int | None
@@ -116,8 +117,11 @@ def check_request(request: Request) -> dict[str, str]:
     ):
         if not all(low < value <= high for value in values):
             raise UserError(f"{option} is {' '.join(f'{value:g}' for value in values)}; expected {_expected(option)}.")
-    if SEARCH_SEED in request.seeds:
-        raise UserError(f"--seeds has {SEARCH_SEED}, by which rates are tried; expected others.")
+    if request.draws < 1:
+        raise UserError(f"--draws is {request.draws}; expected 1 or more.")
+    for seed in request.seeds:
+        if SEARCH_SEED <= seed < SEARCH_SEED + request.draws:
+            raise UserError(f"--seeds has {seed}, by which rates are tried; expected others.")
     if request.jobs is not None and request.jobs < 1:
         raise UserError(f"--jobs is {request.jobs}; expected 1 or more.")
     for option, words in (("--cfg-options", request.options), ("--pretrain-options", request.pretrain_options)):
@@ -155,8 +159,8 @@ def settle(request: Request, task: Task) -> Settings:
     if recipe != first:
         labelled = task.read(config)
     shares, seeds = tuple(sorted(dict.fromkeys(request.shares))), tuple(dict.fromkeys(request.seeds))
-    drawn = [*seeds, *([SEARCH_SEED] if len(set(request.rates)) > 1 else [])]
-    pictures, lacking = _check_shares(labelled, shares, drawn)
+    searched = range(SEARCH_SEED, SEARCH_SEED + request.draws) if len(set(request.rates)) > 1 else ()
+    pictures, lacking = _check_shares(labelled, shares, [*seeds, *searched])
     schedule = Schedule.build(config.schedule, len(labelled.training), config.data.batch_size)
     devices = gpus(config.runtime.device)
     jobs = request.jobs or len(devices) or os.cpu_count() or 1
@@ -178,6 +182,7 @@ def settle(request: Request, task: Task) -> Settings:
         search_share=statistics.median_low(shares),
         steps=schedule.total,
         pretraining_steps=pretraining.steps,
+        draws=request.draws,
         jobs=jobs,
     )
     return Settings(plan, config, labelled, size, pictures, lacking, pretraining, devices)

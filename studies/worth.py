@@ -13,7 +13,7 @@ from convmae.engine.log import duration, log
 from convmae.engine.training.scalars import read_scalars
 from convmae.studies.figures import Cell, Comparison, compare
 from convmae.studies.labelled import Task
-from convmae.studies.plan import SEARCH_SEED, TIMED, Plan, Seconds, best_rates
+from convmae.studies.plan import TIMED, Plan, Seconds, Trial, best_rates
 from convmae.studies.runs import Ended, Run, finish
 from convmae.studies.settings import Settings
 
@@ -27,7 +27,7 @@ class Study:
     task: Task
     timed: Seconds
     scores: dict[Cell, float] = field(default_factory=dict)
-    searched: dict[tuple[str, float], float] = field(default_factory=dict)
+    searched: dict[Trial, float] = field(default_factory=dict)
     rates: dict[str, float] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
@@ -78,7 +78,6 @@ def _timed(run: Run) -> tuple[float, float]:
 
 def describe(settings: Settings, plan: Plan, timed: Seconds) -> list[str]:
     """Returns the plan as lines."""
-    trials = len(plan.rates) * len(plan.arms) if len(plan.rates) > 1 else 0
     shares = ", ".join(f"{share:g} % ({settings.pictures[share]} pictures)" for share in plan.shares)
     lines = [
         f"arms: {', '.join(arm.name for arm in plan.arms)}",
@@ -98,10 +97,13 @@ def describe(settings: Settings, plan: Plan, timed: Seconds) -> list[str]:
             "those that are pretrained on"
         )
     for (share, seed), names in settings.lacking.items():
-        if share in plan.shares and seed in (*plan.seeds, SEARCH_SEED):
+        if share in plan.shares and seed in (*plan.seeds, *(plan.search_seeds if plan.trials else ())):
             lines.append(f"beware: {share:g} % by seed {seed} lacks classes of the others: {', '.join(names[:5])}")
     rates = ", ".join(f"{rate:g}" for rate in plan.rates)
-    found = f"{trials} to try rates ({rates}) at {plan.search_share:g} %" if trials else f"none to try rates ({rates})"
+    found = f"none to try rates ({rates})"
+    if plan.trials:
+        draws = f"{plan.draws} draw{'s' if plan.draws > 1 else ''}"
+        found = f"{len(plan.trials)} to try rates ({rates}) at {plan.search_share:g} % by {draws}"
     lines.append(
         f"runs: {len(plan.pretrained_arms)} of pretraining, {found}, {len(plan.cells)} that count; {plan.jobs} at a time: "
         f"about {duration(plan.seconds(timed))} in all"
@@ -117,18 +119,17 @@ def run_study(study: Study, devices: Sequence[str], tell: Callable[[Study], Any]
     """
     plan = study.plan
     pretraining = {plan.pretraining(arm): f"pretraining of {arm.name}" for arm in plan.pretrained_arms}
-    rates = plan.rates if len(plan.rates) > 1 else ()
-    search = {plan.search(arm, rate): (arm.name, rate) for rate in rates for arm in plan.arms}
+    search = {plan.search(trial): trial for trial in plan.trials}
     counted: dict[Run, Cell] = {}
 
     def take(one: Ended) -> str:
         if one.run in pretraining:
             return pretraining[one.run]
         if one.run in search:
-            name, rate = search[one.run]
+            trial = search[one.run]
             if not one.failure:
-                study.searched[name, rate] = study.score(one.run)
-            return f"{name}, rate {rate:g}"
+                study.searched[trial] = study.score(one.run)
+            return f"{trial.arm}, rate {trial.rate:g}, seed {trial.seed}"
         cell = counted[one.run]
         if not one.failure:
             study.scores[cell] = study.score(one.run)

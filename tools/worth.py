@@ -61,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--rates", type=float, nargs="+", default=[1 / 3, 1, 3],
         help="factors of the recipe's learning rate, of which each arm takes its best (default a third, 1, 3)",
     )  # fmt: skip
+    parser.add_argument("--draws", type=int, default=2, help="runs that try each rate; their mean counts (default 2)")
     parser.add_argument("--budget", type=float, help="hours; what doesn't fit is left out: seeds, then shares")
     parser.add_argument("--jobs", type=int, help="runs at a time (default: as many as there are GPUs, else cores)")
     parser.add_argument("--plan", action="store_true", help="time a few steps and print the plan, no more")
@@ -87,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         request = Request(
             args.root, args.work_dir, args.pictures, not args.no_pretraining, args.encoder, args.further, args.config,
-            args.pretrain_config, args.shares, args.seeds, args.rates, args.cfg_options, args.pretrain_options, args.jobs,
+            args.pretrain_config, args.shares, args.seeds, args.rates, args.draws, args.cfg_options, args.pretrain_options,
+            args.jobs,
         )  # fmt: skip
         check_request(request)
         with alone_in(args.work_dir):

@@ -9,7 +9,7 @@ import pytest
 
 from convmae.engine.errors import UserError
 from convmae.studies import worth
-from convmae.studies.plan import SEARCH_SEED, TIMED, Arm, Plan, Seconds, best_rates
+from convmae.studies.plan import TIMED, Arm, Plan, Seconds, Trial, best_rates
 
 ONE = Seconds(step=1.0, rest=50.0, pretraining_step=2.0, pretraining_rest=100.0)  # runs of 150 s, pretraining of 900
 
@@ -58,16 +58,21 @@ def test_runs_that_count_go_seed_by_seed_and_differ_in_what_they_are_to(plan: Pl
     assert runs[3].needs is None  # weights that were given are there
 
 
-def test_rates_are_tried_alike_by_a_seed_that_none_that_counts_has(plan: Plan) -> None:
-    for arm in plan.arms:
-        words = plan.search(arm, 0.001).words
+def test_rates_are_tried_alike_by_seeds_that_none_that_counts_has(plan: Plan) -> None:
+    plan = dataclasses.replace(plan, draws=2)
+    assert not set(plan.search_seeds) & set(plan.seeds)
+    assert len(plan.search_seeds) == 2
+    expected = [(arm.name, rate, seed) for seed in plan.search_seeds for rate in plan.rates for arm in plan.arms]
+    assert plan.trials == expected
+    assert len({plan.search(trial).folder for trial in plan.trials}) == len(expected)
+    for trial in plan.trials:
         assert {
-            "optim.lr=0.001",
+            f"optim.lr={trial.rate:g}",
             "data.share=0.25",
-            f"data.share_seed={SEARCH_SEED}",
-            f"runtime.seed={SEARCH_SEED}",
-        } <= set(words)
-    assert SEARCH_SEED not in plan.seeds
+            f"data.share_seed={trial.seed}",
+            f"runtime.seed={trial.seed}",
+        } <= set(plan.search(trial).words)
+    assert dataclasses.replace(plan, rates=(0.001,)).trials == []
 
 
 def test_pretraining_starts_from_nothing_or_from_what_it_is_to_go_on_from(plan: Plan) -> None:
@@ -98,6 +103,7 @@ def test_which_arms_are_compared(plan: Plan) -> None:
 
 def test_how_long_it_takes(plan: Plan) -> None:
     assert plan.seconds(ONE) == 2 * 900 + (8 + 48) * 150
+    assert dataclasses.replace(plan, draws=3).seconds(ONE) == 2 * 900 + (3 * 8 + 48) * 150
     assert dataclasses.replace(plan, rates=(0.001,)).seconds(ONE) == 2 * 900 + 48 * 150
     # However many at a time, pretraining is followed by the rates of its arms, and these by what counts.
     assert dataclasses.replace(plan, jobs=1000).seconds(ONE) == 900 + 150 + 150
@@ -105,34 +111,48 @@ def test_how_long_it_takes(plan: Plan) -> None:
     assert seconds == sorted(seconds, reverse=True)
 
 
-def test_a_budget_takes_seeds_then_shares_then_the_second_seed_then_arms(plan: Plan) -> None:
-    least = dataclasses.replace(plan, seeds=(0,), shares=(25,), arms=plan.arms[:2]).seconds(ONE)
+def test_a_budget_takes_seeds_then_draws_then_shares_then_the_second_seed_then_arms(plan: Plan) -> None:
+    plan = dataclasses.replace(plan, draws=3)
+    least = dataclasses.replace(plan, seeds=(0,), draws=1, shares=(25,), arms=plan.arms[:2]).seconds(ONE)
     left, budget = [], plan.seconds(ONE)
     while budget >= least:
         fitted = plan.fit(ONE, budget)
         assert fitted.seconds(ONE) <= budget
-        left.append((len(fitted.arms), fitted.shares, fitted.seeds))
+        left.append((len(fitted.arms), fitted.shares, fitted.draws, fitted.seeds))
         budget = fitted.seconds(ONE) - 1
     assert left == [
-        (4, (10, 25, 50, 100), (0, 1, 2)),
-        (4, (10, 25, 50, 100), (0, 1)),
-        (4, (10, 25, 100), (0, 1)),
-        (4, (25, 100), (0, 1)),
-        (4, (25,), (0, 1)),
-        (4, (25,), (0,)),
-        (3, (25,), (0,)),
-        (2, (25,), (0,)),
+        (4, (10, 25, 50, 100), 3, (0, 1, 2)),
+        (4, (10, 25, 50, 100), 3, (0, 1)),
+        (4, (10, 25, 50, 100), 1, (0, 1)),
+        (4, (10, 25, 100), 1, (0, 1)),
+        (4, (25, 100), 1, (0, 1)),
+        (4, (25,), 1, (0, 1)),
+        (4, (25,), 1, (0,)),
+        (3, (25,), 1, (0,)),
+        (2, (25,), 1, (0,)),
     ]
     with pytest.raises(UserError, match="the least, one seed of scratch and pretrained at 25 % of the labels"):
         plan.fit(ONE, least - 1)
 
 
 def test_each_arm_has_its_best_rate(plan: Plan) -> None:
-    found = {("scratch", 0.001): 0.3, ("scratch", 0.003): 0.4, ("pretrained", 0.001): 0.5, ("pretrained", 0.003): 0.5}
+    found = {
+        Trial("scratch", 0.001, 1000): 0.3,
+        Trial("scratch", 0.003, 1000): 0.4,
+        Trial("pretrained", 0.001, 1000): 0.5,
+        Trial("pretrained", 0.003, 1000): 0.5,
+    }
     assert best_rates(plan, found) == {
         "scratch": 0.003,
         "pretrained": 0.001,
     }  # of two alike the smaller; others have none
+    # The mean of the draws counts, so that a rate is not chosen for one lucky run, nor one by which a run failed.
+    found |= {
+        Trial("scratch", 0.001, 1001): 0.35,
+        Trial("scratch", 0.003, 1001): 0.1,
+        Trial("pretrained", 0.003, 1001): 0.1,
+    }
+    assert best_rates(plan, found) == {"scratch": 0.001, "pretrained": 0.003}
     one = dataclasses.replace(plan, rates=(0.003,))
     assert best_rates(one, {}) == {arm.name: 0.003 for arm in plan.arms}
 

@@ -71,14 +71,16 @@ def test_a_study_from_the_plan_to_the_answer(
     assert "arms: scratch, pretrained\nlabels: 25 % (2 pictures), 100 % (8 pictures); seeds 0, 1, 2" in said
     assert "40 steps a run, about" in said
     assert "(0.5 s a step" in said
-    assert "1 of pretraining, 4 to try rates (0.001, 0.003) at 25 %, 12 that count; 2 at a time: about" in said
+    assert (
+        "1 of pretraining, 8 to try rates (0.001, 0.003) at 25 % by 2 draws, 12 that count; 2 at a time: about" in said
+    )
     timed = {"scratch/timing_0 -", "scratch/timing_1 -", "pretrained/timing -"}
     assert set(stand_ins(study)) == timed
     assert not (study / "report").exists()
 
     assert worth.main(words(data, study)) == 0
     said = capsys.readouterr().out
-    names = {"search_lr_0.001", "search_lr_0.003", *RUNS}
+    names = {*(f"search_lr_{rate}_seed_{seed}" for rate in (0.001, 0.003) for seed in (1000, 1001)), *RUNS}
     expected = {f"{arm}/{name} -" for arm in ("scratch", "pretrained") for name in names} | {"pretrained/pretraining -"}
     assert set(stand_ins(study)) == expected | timed
     assert len(stand_ins(study)) == len(expected | timed)  # none twice
@@ -97,10 +99,8 @@ def test_a_study_from_the_plan_to_the_answer(
     assert gain["all"]["mean"] == pytest.approx(0.0395)
     assert gain["all"]["interval"][0] < gain["all"]["mean"] < gain["all"]["interval"][1]
     assert [found["arms"][arm]["rate"] for arm in ("scratch", "pretrained")] == [0.001, 0.001]
-    assert {(one["rate"], round(one["score"], 3)) for one in found["rates"] if one["arm"] == "scratch"} == {
-        (0.001, 0.46),
-        (0.003, 0.41),
-    }
+    tried = {(one["rate"], one["seed"], round(one["score"], 3)) for one in found["rates"] if one["arm"] == "scratch"}
+    assert tried == {(0.001, 1000, 0.46), (0.001, 1001, 0.47), (0.003, 1000, 0.41), (0.003, 1001, 0.42)}
     weights = list(study.rglob("*.pth"))
     assert weights == [study / "pretrained" / "pretraining" / "encoder.pth"]
     text = (study / "report" / "index.html").read_text(encoding="utf-8")
@@ -112,6 +112,7 @@ def test_a_study_from_the_plan_to_the_answer(
         "Labels that are saved",
         "Time",
         "Learning rates",
+        "by 2 runs each, of which the mean counts, on 25 % of the labels, drawn by seeds (1000 to 1001)",
     ):
         assert part in text, part
     assert "runs are missing" not in text
@@ -136,9 +137,9 @@ def test_a_page_is_written_after_each_run(
     monkeypatch.setattr(page, "write_answer", watched)
     assert worth.main(words(data, study, "--jobs", "1")) == 0
     missing = [count for count, _ in told]
-    assert missing == [*[12] * 5, *range(11, -1, -1), 0]
+    assert missing == [*[12] * 9, *range(11, -1, -1), 0]
     assert "can't be told yet" in told[0][1]
-    assert "can't be told from one seed" in told[9][1]
+    assert "can't be told from one seed" in told[13][1]
     assert told[-1][1].startswith("Yes, pretrained pays")
 
 
@@ -158,6 +159,17 @@ def test_a_part_says_what_is_missing_and_failures_are_told(
     assert worth.main(words(data, study)) == 0
     assert answer(study)["missing"] == 0
     assert answer(study)["failures"] == {}
+
+
+def test_a_rate_one_of_whose_runs_failed_is_told(
+    data: scenes.Layouts, study: Path, stand_ins: Called, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAND_IN_FAILS", "scratch/search_lr_0.001_seed_1001")
+    assert worth.main(words(data, study, "--seeds", "0", "1")) == 0
+    found = answer(study)
+    assert list(found["failures"]) == ["scratch, rate 0.001, seed 1001"]
+    assert [found["arms"][arm]["rate"] for arm in ("scratch", "pretrained")] == [0.003, 0.001]
+    assert "mean of 1 of 2 runs" in (study / "report" / "index.html").read_text(encoding="utf-8")
 
 
 def test_ctrl_c_ends_it_cleanly_and_the_same_command_continues(
