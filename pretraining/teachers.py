@@ -79,7 +79,7 @@ class TimmTeacher(Teacher):
 
     Args:
         name: of `TIMM_NAMES`, or timm's own.
-        weights: a local file; empty: timm's hub.
+        weights: a local file; empty: timm's hub; None: random numbers, of which the shapes alone are a teacher's.
         image_size: height and width of the images to come, on which it is tried out.
 
     Raises:
@@ -89,7 +89,7 @@ class TimmTeacher(Teacher):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, name: str, weights: str, image_size: tuple[int, int]) -> None:
+    def __init__(self, name: str, weights: str | None, image_size: tuple[int, int]) -> None:
         super().__init__()
         self.name = name
         net = _create(name, weights).eval().requires_grad_(False)
@@ -102,8 +102,13 @@ class TimmTeacher(Teacher):
         self.dim = self._try(image_size)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TimmTeacher:
-        self._frozen[0]._apply(fn, recurse)
+        self.network._apply(fn, recurse)
         return super()._apply(fn, recurse)
+
+    @property
+    def network(self) -> nn.Module:
+        """timm's model, which `modules` and `parameters` don't have."""
+        return self._frozen[0]
 
     def forward(self, images: Tensor) -> Tensor:
         grid = (images.shape[2] // PATCH, images.shape[3] // PATCH)
@@ -111,7 +116,7 @@ class TimmTeacher(Teacher):
 
     def feature_map(self, images: Tensor) -> Tensor:
         """Returns the teacher's own map [B, C, h, w] of images in ImageNet's normalisation."""
-        net: Any = self._frozen[0]
+        net: Any = self.network
         return net.forward_intermediates(
             images * self.scale + self.shift, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True
         )[-1]
@@ -142,9 +147,11 @@ def resample_map(values: Tensor, grid: Grid) -> Tensor:
 
 
 def build_teacher(
-    name: str, student: MaskedAutoencoder, weights: Mapping[str, str], image_size: tuple[int, int]
+    name: str, student: MaskedAutoencoder, weights: Mapping[str, str | None], image_size: tuple[int, int]
 ) -> Teacher:
-    """Returns the teacher of that name; ``weights`` are files by teacher, ``image_size`` a height and a width."""
+    """Returns the teacher of that name; ``weights`` are files by teacher, None for random numbers, ``image_size`` a height and
+    a width.
+    """
     if name == PIXELS:
         return PixelTeacher(student.in_chans)
     if name == EMA:
@@ -157,13 +164,15 @@ def build_teacher(
     return TimmTeacher(name, weights.get(name, ""), image_size)
 
 
-def _create(name: str, weights: str) -> nn.Module:
+def _create(name: str, weights: str | None) -> nn.Module:
     model = TIMM_NAMES.get(name, name)
     if not timm.is_model(model):
         raise UserError(
             f"There is no teacher {name!r}; expected {PIXELS}, {EMA}, {', '.join(TIMM_NAMES)} or the name of a model that "
             "timm lists."
         )
+    if weights is None:
+        return _any_size(model, pretrained=False)
     if weights:
         net = _any_size(model, pretrained=False)
         report = load_checkpoint(net, weights)

@@ -14,7 +14,8 @@ averages over processes, what each of these keeps whatever the batch (weights, g
 
 With --batch it prints the memory that training in bf16 needs of a GPU, on any machine, by the sizes of all tensors: what is
 kept whatever the batch, the activations of so many pictures at a time (bf16 copies of weights included), and both together.
-Targets' teachers are not counted, nor what PyTorch's allocator leaves unused: some tenths more are needed.
+Targets' teachers are counted with what they compute, what PyTorch's allocator leaves unused is not: some tenths more are
+needed.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from convmae.engine.errors import UserError
 from convmae.engine.files import check_is_file, read_meta
 from convmae.engine.machine.interrupts import reading_modules
 from convmae.engine.options import SIZES
-from convmae.pretraining.config import METHOD_NAMES, PIXELS, PretrainingConfig
+from convmae.pretraining.config import METHOD_NAMES, PretrainingConfig
 from convmae.segmentation.config import SegmentationConfig
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from convmae.benchmarks.counting.communication import Held, communication_table, held_by
             from convmae.benchmarks.counting.complexity import analyze
             from convmae.benchmarks.counting.step_memory import Activations, activations, memory_table, recompute
-            from convmae.benchmarks.counting.whole_models import build, build_from
+            from convmae.benchmarks.counting.whole_models import build, build_from, with_teachers
             from convmae.engine.class_lists import known_classes
 
         classes = len(known_classes(read_meta(Path(args.model)))) if is_weights(args.model) else 0
@@ -124,6 +125,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                         model, inputs = build(args.model, size, height, width, filled["mask_ratio"], filled["in_chans"])
                     else:
                         model, inputs = build_from(config, height, width, classes)
+                    if args.processes or args.batch:
+                        model = with_teachers(model, config, height, width)
                 if args.processes or args.batch:
                     freeze = getattr(getattr(config, "model", None), "freeze", "none")
                     kept = held_by(f"{args.model}, {size}" + f", {height} x {width}" * bool(args.batch), model, freeze)
@@ -141,9 +144,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print("not counted: " + ", ".join(f"{count} x {name}" for name, count in uncounted.items()))
         if args.batch:
             print(memory_table(held, args.processes or ()))
-            if isinstance(config, PretrainingConfig):
-                for teacher in sorted({target.teacher for target in config.targets} - {PIXELS}):
-                    print(f"not counted: the teacher {teacher}, and what its targets are predicted with")
         if args.processes:
             print("\n" * bool(args.batch) + communication_table([one for one, _ in held], args.processes, args.links))
 

@@ -10,19 +10,24 @@ from torch import nn
 from convmae.backbones import ConvViTEncoder
 from convmae.engine.machine.memory import training_bytes
 from convmae.engine.machine.sharding import blocks
+from convmae.pretraining.teachers import TimmTeacher
 
 
 class Held(NamedTuple):
-    """Bytes of a model in training: its gradients, all that is kept whatever the batch, the weights of the largest block."""
+    """Bytes of a model in training: its gradients, all that is kept whatever the batch, the weights of the largest block.
+
+    ``whole``: of what is kept, that which isn't split, the weights of teachers that come from files.
+    """
 
     name: str
     gradients: int
     kept: int
     block: int
+    whole: int = 0
 
     def split(self, processes: int) -> int:
         """Returns what a process keeps of a split model: its part, and a block's weights and gradients as it computes."""
-        return self.kept // processes + 2 * self.block
+        return (self.kept - self.whole) // processes + self.whole + 2 * self.block
 
 
 def held_by(name: str, model: nn.Module, freeze: str = "none") -> Held:
@@ -32,7 +37,10 @@ def held_by(name: str, model: nn.Module, freeze: str = "none") -> Held:
             part.freeze(freeze)
     gradients = sum(one.nbytes for one in model.parameters() if one.requires_grad)
     largest = max((sum(one.nbytes for one in block.parameters()) for block in blocks(model)), default=0)
-    return Held(name, gradients, training_bytes(model, averaged=False), largest)
+    frozen = sum(
+        training_bytes(part.network, averaged=False) for part in model.modules() if isinstance(part, TimmTeacher)
+    )
+    return Held(name, gradients, training_bytes(model, averaged=False) + frozen, largest, frozen)
 
 
 def ring_seconds(size: int, processes: int, gbit: float) -> float:

@@ -157,7 +157,14 @@ class _Functions(TorchFunctionMode):
 
 
 def _attend(
-    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *, scale: float | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,  # as dropout no more or fewer kernels
+    *,
+    scale: float | None = None,
 ) -> Tensor:
     if attn_mask is None and query.dtype != torch.float32:
         return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, scale=scale)[0]

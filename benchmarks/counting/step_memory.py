@@ -15,9 +15,10 @@ from torchvision.ops import roi_align
 from convmae.backbones.encoder import Encoder
 from convmae.benchmarks.counting.communication import Held
 from convmae.benchmarks.counting.fake_gpu import count_step
-from convmae.benchmarks.counting.whole_models import Detector, Pretraining
+from convmae.benchmarks.counting.whole_models import Detector, Mixture, Pretraining
 from convmae.detection.model.pooler import Pooler
 from convmae.engine.pictures.images import normalize
+from convmae.pretraining.teachers import TimmTeacher
 from convmae.segmentation.model.upernet import UPerNet
 
 _POSITIVE = 4  # of so many sampled boxes one has a mask, at most
@@ -34,8 +35,8 @@ class Activations(NamedTuple):
 def activations(model: nn.Module, images: Tensor, batch: int) -> Activations:
     """Returns what a step of ``batch`` pictures needs by `count_step`, bf16 copies of weights included.
 
-    ``model`` and ``images``, [1, C, H, W], are of ``whole_models``, on any device. Not counted are a teacher's features, the
-    boxes of a detector's targets, and what PyTorch's allocator leaves unused.
+    ``model`` and ``images``, [1, C, H, W], are of ``whole_models``, on any device. Not counted are the boxes of a
+    detector's targets, and what PyTorch's allocator leaves unused.
 
     Raises ValueError for a batch that can't be trained on.
     """
@@ -65,7 +66,8 @@ def _replace_tensors(model: nn.Module) -> None:
             made[id(known)] = nn.Parameter(value, known.requires_grad) if is_parameter else value
         return made[id(known)]
 
-    for module in model.modules():
+    hidden = [part.network for part in model.modules() if isinstance(part, TimmTeacher)]
+    for module in (part for root in (model, *hidden) for part in root.modules()):
         for tensors in (vars(module)["_parameters"], vars(module)["_buffers"]):
             tensors.update({name: new(known) for name, known in tensors.items() if known is not None})
 
@@ -107,6 +109,8 @@ def _loss(model: nn.Module, images: Tensor) -> Tensor:
         vars(model.model).pop("masks", None)  # of one picture
         noise = torch.rand(batch, model.noise.shape[1])
         return model.model(pictures, model.ratio, noise, predict="removed").loss
+    if isinstance(model, Mixture):
+        return model(pictures)
     if isinstance(model, Detector):
         return _detector_loss(model, pictures)
     if isinstance(model, UPerNet):

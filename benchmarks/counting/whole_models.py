@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,9 @@ from convmae.classification.config import FinetuningConfig
 from convmae.detection.config import DetectionConfig
 from convmae.detection.model.mask_rcnn import MaskRCNN
 from convmae.pretraining import METHODS, MaskedAutoencoder
-from convmae.pretraining.config import PretrainingConfig
+from convmae.pretraining.config import PIXELS, PretrainingConfig
+from convmae.pretraining.reconstructors import MixtureOfReconstructors
+from convmae.pretraining.teachers import build_teacher
 from convmae.segmentation.config import SegmentationConfig
 from convmae.segmentation.model.upernet import build_model
 
@@ -33,6 +35,24 @@ class Pretraining(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model(images, noise=self.noise, predict="removed").loss
+
+
+class Mixture(nn.Module):
+    """A pass as in training on targets of teachers, which are made of random numbers where they come from files.
+
+    Changes the model in place, which then has masks for any number of pictures.
+    """
+
+    def __init__(self, pretraining: Pretraining, config: PretrainingConfig, sides: tuple[int, int]) -> None:
+        super().__init__()
+        model, self.tokens, self.ratio = pretraining.model, pretraining.noise.shape[1], pretraining.ratio
+        vars(model).pop("masks", None)
+        files = dict.fromkeys(target.teacher for target in config.targets)
+        teachers = {name: build_teacher(name, model, files, sides) for name in files}
+        self.mixture = MixtureOfReconstructors(model, config.targets, teachers, config.model.branch_depth)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.mixture(images, self.ratio, torch.rand(len(images), self.tokens))["loss"]
 
 
 class Encoder(nn.Module):
@@ -76,6 +96,16 @@ def build(
         "segmentation_backbone": lambda: ConvViTSeg(size, longer, in_chans=channels),
     }
     return bare[task](), [torch.zeros(1, channels, height, width)]
+
+
+def with_teachers(model: nn.Module, config: Any, height: int, width: int) -> nn.Module:
+    """Returns a model of `build_from` with all that its training computes, teachers too; the model itself where it has none.
+
+    Raises ValueError or UserError for teachers that can't be.
+    """
+    if not isinstance(config, PretrainingConfig) or all(target.teacher == PIXELS for target in config.targets):
+        return model
+    return Mixture(cast(Pretraining, model), config, (height, width))
 
 
 def configured(task: str, size: str, ratio: float, channels: int) -> Any:

@@ -1,6 +1,7 @@
 """The memory of a training step against what a layer keeps by hand, and against itself."""
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -8,7 +9,9 @@ from convmae.backbones import ConvViT
 from convmae.benchmarks.counting.communication import held_by
 from convmae.benchmarks.counting.fake_gpu import count_step
 from convmae.benchmarks.counting.step_memory import Activations, activations, memory_table, recompute
-from convmae.benchmarks.counting.whole_models import build
+from convmae.benchmarks.counting.whole_models import build, build_from, with_teachers
+from convmae.pretraining import METHODS
+from convmae.pretraining.config import EMA, PretrainingConfig, Target
 
 WIDTH, BATCH = 2048, 64
 
@@ -66,6 +69,35 @@ def test_a_frozen_encoder_keeps_little() -> None:
     frozen = activations(model, images, 4)
     assert frozen.forward < learning.forward
     assert frozen.step < learning.step
+
+
+def test_a_teacher_is_kept_whole_and_sees_each_picture() -> None:
+    student, frozen = "pixels", "vit_tiny_patch16_224"
+    found, steps = {}, {}
+    for names in ([student], [student, EMA], [student, frozen]):
+        config = PretrainingConfig(targets=[Target(teacher=name) for name in names])
+        config.model.size = "tiny"
+        with torch.device("meta"):
+            model, (images,) = build_from(config, 64, 64)
+            alone = sum(4 * one.numel() for one in model.model.parameters() if one.requires_grad)
+            model = with_teachers(model, config, 64, 64)
+        found[names[-1]], steps[names[-1]] = held_by("model", model), activations(model, images, 8)
+        trained = sum(4 * one.numel() for one in model.parameters() if one.requires_grad)
+        assert found[names[-1]].gradients == trained
+        assert (trained > alone) == (len(names) > 1)  # a target has blocks of its own
+    named = METHODS[config.model.method]("tiny", (64, 64)).named_parameters()
+    encoder = sum(4 * one.numel() for name, one in named if "decoder" not in name and name != "mask_token")
+    network = sum(4 * one.numel() for one in timm.create_model(frozen, num_classes=0).parameters())
+    kept = {name: one.kept - 4 * one.gradients for name, one in found.items()}  # beside weights, gradients and moments
+    assert kept[EMA] - kept[student] == encoder
+    assert found[frozen].whole == network
+    assert kept[frozen] - kept[student] == network + 2 * 3 * 4  # its own normalisation of three channels
+    assert found[EMA].whole == found[student].whole == 0
+    most = found[frozen]
+    assert most.split(8) == (most.kept - network) // 8 + network + 2 * most.block  # --shard leaves it whole
+    assert most.block == found[student].block
+    for name in (EMA, frozen):
+        assert steps[name].forward > steps[student].forward
 
 
 def test_recomputed_blocks_run_twice_with_the_same_precision() -> None:

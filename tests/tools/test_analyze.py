@@ -141,12 +141,17 @@ def test_the_memory_of_training_is_told_before_a_gpu_is_there(capsys: pytest.Cap
     assert float(again.split("|")[4].split()[0]) <= needed[1][1]
 
 
-def test_teachers_are_said_not_to_be_counted(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    (tmp_path / "two.yaml").write_text(
-        "targets: [{teacher: pixels}, {teacher: ema}]\nmodel: {size: tiny, img_size: 64}\n"
-    )
-    assert tool.main([str(tmp_path / "two.yaml"), "--batch", "2"]) == 0
-    assert "not counted: the teacher ema" in capsys.readouterr().out
+def test_a_recipe_s_teachers_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    kept, activations = [], []
+    for teachers in ("", ", {teacher: ema}", ", {teacher: vit_tiny_patch16_224}"):  # no weights are asked for
+        recipe = f"targets: [{{teacher: pixels}}{teachers}]\nmodel: {{size: tiny, img_size: 64}}\n"
+        (tmp_path / "recipe.yaml").write_text(recipe)
+        assert tool.main([str(tmp_path / "recipe.yaml"), "--batch", "64"]) == 0
+        cells = capsys.readouterr().out.splitlines()[-1].split("|")
+        kept.append(float(cells[3].removesuffix(" GB ")))
+        activations.append(float(cells[4].removesuffix(" GB ")))
+    assert kept[0] < min(kept[1:])
+    assert activations[0] < min(activations[1:])
 
 
 @pytest.mark.parametrize(
