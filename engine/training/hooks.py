@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from mmengine.dist import is_main_process
+from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from tqdm import tqdm
 
@@ -69,6 +69,7 @@ class LogHook(Hook):
         self.kind, self.recipe = tracker, recipe
         self.sums: dict[tuple[str, ...], torch.Tensor] = {}  # [2, losses] by their names: finite values, and how many
         self.count = 0
+        self.due = 0  # the step whose line is not written yet
         self.bar: tqdm | None = None
         self.writer: Curves | None = None
         self.tracker: Tracker | None = None
@@ -104,8 +105,12 @@ class LogHook(Hook):
             self.bar.update()
         if step % self.every and step != self.total:
             return
+        self.due = step
+        self._tell(runner, step, self._means(runner.device))
+
+    def _tell(self, runner: Runner, step: int, row: dict[str, float]) -> None:
+        """Writes the line of a step, whose losses ``row`` has."""
         now = time.perf_counter()
-        row = self._means(runner.device)
         losses = "  ".join(f"{name} {value:.4f}" for name, value in row.items())
         row["lr"] = max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups)
         row["seconds_per_step"] = (now - self.since) / self.count
@@ -121,7 +126,7 @@ class LogHook(Hook):
             log.warning(advice)
         self.write(step, row)
         self.sums.clear()
-        self.count, self.since = 0, now
+        self.count, self.since, self.due = 0, now, 0
 
     def before_val_epoch(self, runner: Runner) -> None:
         self.paused = time.perf_counter()
@@ -135,8 +140,14 @@ class LogHook(Hook):
     def after_train(self, runner: Runner) -> None:
         self.close()
 
-    def after_failure(self, runner: Runner) -> None:
+    def after_failure(self, runner: Runner, stuck: bool) -> None:
         with suppress(UserError):  # the disk may be what failed
+            if (
+                self.due and is_main_process() and not stuck
+            ):  # the run continues after this step, whose line would be missing
+                if get_world_size() > 1:
+                    log.warning(f"the losses of step {self.due} are of this process alone")
+                self._tell(runner, self.due, self._means())
             self.close()
 
     def close(self) -> None:
@@ -148,8 +159,11 @@ class LogHook(Hook):
         if self.writer is not None:
             self.writer.close()
 
-    def _means(self, device: torch.device) -> dict[str, float]:
-        """Returns each loss's mean over the steps since the last line and over processes; none was finite: it is left out."""
+    def _means(self, device: torch.device | None = None) -> dict[str, float]:
+        """Returns each loss's mean over the steps since the last line; none was finite: it is left out.
+
+        ``device``: by which all processes average theirs; None: they can't any more, and the means are of this one.
+        """
         totals: dict[str, tuple[float, float]] = {}
         for names, sums in self.sums.items():
             for name, total, known in zip(names, *sums.tolist(), strict=True):
@@ -157,7 +171,9 @@ class LogHook(Hook):
                 totals[name] = before[0] + total, before[1] + known
         if not totals:
             return {}
-        means = world_mean(*itertools.chain(*totals.values()), device=device).view(-1, 2).tolist()
+        means = list(totals.values())
+        if device is not None:
+            means = world_mean(*itertools.chain(*means), device=device).view(-1, 2).tolist()
         return {name: total / known for name, (total, known) in zip(totals, means, strict=True) if known}
 
     def write(self, step: int, row: dict[str, float]) -> None:

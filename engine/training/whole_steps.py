@@ -72,9 +72,9 @@ def keep_whole_step(runner: Runner, error: Exception, kept: int) -> None:
     plain batch norms, which are of its own pictures alone. Where it waits for one that is gone, a GPU does too, and no weights
     can be read from it.
     """
-    runner.call_hook("after_failure")
     step, folder = runner.whole.step, Path(runner.work_dir)
     stuck = runner.device.type == "cuda" and get_world_size() > 1 and is_lost_process(error)
+    runner.call_hook("after_failure", stuck=stuck)
     if step and step != kept and is_main_process() and not stuck:
         try:
             runner.whole.take_back()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ from convmae.engine.training.checkpoints import list_checkpoints
 OF_THE_MOMENT = {"seconds", "seconds_per_step", "pictures_per_second", "waiting", "memory_gib"}
 
 
-def differences(left: Path, right: Path) -> list[str]:
-    """Returns in what the run in ``right`` differs from the one in ``left``: files, weights and other values, bit for bit."""
+def differences(left: Path, right: Path, alone: Collection[int] = ()) -> list[str]:
+    """Returns in what the run in ``right`` differs from the one in ``left``: files, weights and other values, bit for bit.
+
+    ``alone``: steps whose losses one process has logged by itself, as it has said, so that they are no means over all.
+    """
     names = [_kept(folder) for folder in (left, right)]
     found = [f"{name} is missing" for name in sorted(names[0] - names[1])]
     found += [f"{name} is left over" for name in sorted(names[1] - names[0])]
@@ -25,7 +29,7 @@ def differences(left: Path, right: Path) -> list[str]:
         if name.endswith((".pth", ".safetensors", "metrics.json")):
             one, two = (_read(folder / name) for folder in (left, right))
             found += [f"{name}: {place}" for place in _unequal(one, two)][:5]
-    one, two = (rows(folder) for folder in (left, right))
+    one, two = ([_of_all(row) if row["step"] in alone else row for row in rows(folder)] for folder in (left, right))
     doubled = [key for key, count in Counter((row["step"], "lr" in row) for row in two).items() if count > 1]
     found += [f"scalars.jsonl: step {step} is there twice" for step, _ in doubled]
     if one != two and not doubled:
@@ -48,6 +52,10 @@ def _read(path: Path) -> Any:
         return _lasting(json.loads(path.read_text(encoding="utf-8")))
     with safe_open(path, "pt") as file:  # the order of what it says of itself is left to chance
         return {"metadata": file.metadata(), **{name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118
+
+
+def _of_all(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in ("step", "lr") if name in row}
 
 
 def _lasting(numbers: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -104,7 +105,9 @@ def trial(case: str, draw: random.Random, words: list[str], work_dir: Path, pict
         kill(marked(mark))
     if again.wait():
         faults.append(f"continued, ended with {again.returncode}: {log.read_text(errors='replace')[-800:]}")
-    return {"case": case, "step": done, "kept": kept, "lost": done - kept, "seconds": seconds, "faults": faults}
+    alone = [int(step) for step in re.findall(r"the losses of step (\d+) are of this process alone", said)]
+    found = {"case": case, "step": done, "kept": kept, "lost": done - kept, "seconds": seconds, "faults": faults}
+    return found | ({"alone": alone} if alone else {})
 
 
 def main() -> int:
@@ -141,7 +144,7 @@ def main() -> int:
                 )
                 own = [str(work_dir) if word == str(whole) else word for word in words]
                 result = {"task": task, **trial(case, draw, own, work_dir, pictures)}
-                result["faults"] += differences(whole, work_dir)
+                result["faults"] += differences(whole, work_dir, result.get("alone", ()))
                 trials.append(result)
                 print(json.dumps(result), flush=True)
                 if result["faults"]:

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from small_run import Config, Noise, Regression
+from torch.distributed import DistError
 
+from convmae.engine.errors import UserError
+from convmae.engine.options import ScheduleOptions
+from convmae.engine.training import hooks
+from convmae.engine.training.checkpoints import list_checkpoints
 from convmae.engine.training.scalars import append_row, cut_scalars, read_scalars
+from convmae.engine.training.train import train
 
 
 def test_scalars_of_a_resumed_run_take_the_later_values(tmp_path: Path) -> None:
@@ -54,3 +62,39 @@ def test_rows_past_a_step_are_cut_off(evaluated: bool, tmp_path: Path) -> None:
 def test_where_no_row_was_written_none_is_cut(tmp_path: Path) -> None:
     cut_scalars(tmp_path, 3, evaluated=True)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [("world_mean", DistError("Timed out waiting 30000ms for send operation")), ("append_row", UserError("no room"))],
+)
+def test_a_step_after_which_a_run_fails_has_its_line(
+    name: str, error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process hangs after the weights have moved, or the disk fails: the run goes on after this step."""
+
+    def go(folder: Path, resume: bool = False) -> None:
+        folder.mkdir(exist_ok=True)
+        config = Config(schedule=ScheduleOptions(steps=5, save_every=100))
+        train(Regression(), Noise(), config=config, work_dir=folder, resume=resume)
+
+    def lines(folder: Path) -> list[dict[str, Any]]:
+        rows = [json.loads(line) for line in (folder / "scalars.jsonl").read_text(encoding="utf-8").splitlines()]
+        return [{key: row[key] for key in ("step", "loss", "lr")} for row in rows]
+
+    go(tmp_path / "whole")
+    calls, real = [], getattr(hooks, name)
+
+    def fails(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise error
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(hooks, name, fails)
+    with pytest.raises(type(error)):
+        go(tmp_path / "failed")
+    assert [path.name for path in list_checkpoints(tmp_path / "failed")] == ["step_3.pth"]
+    assert lines(tmp_path / "failed") == lines(tmp_path / "whole")[:3]
+    go(tmp_path / "failed", resume=True)
+    assert lines(tmp_path / "failed") == lines(tmp_path / "whole")
