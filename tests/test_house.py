@@ -130,6 +130,15 @@ def test_documents_have_no_gap_that_was_to_be_filled() -> None:
             assert not re.fullmatch(r"[A-Z_]{4,}|TODO.*", line.strip()), f"{document.name}: {line}"
 
 
+def test_tables_of_documents_are_tables() -> None:
+    """A blank line within one makes text of the rows after it."""
+    for path in (*PROJECT.glob("*.md"), *PROJECT.glob("*/*.md")):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        heads = [n for n, line in enumerate(lines) if line.startswith("|") and not lines[n - 1].startswith("|")]
+        torn = [lines[n] for n in heads if not re.match(r"\|( :?---+:? \|)+$", (lines[n + 1 :] or [""])[0])]
+        assert not torn, f"{path}: {torn}"
+
+
 def test_names_that_others_rely_on_are_where_they_were() -> None:
     from convmae.backbones import ConvViT, ConvViTDet, ConvViTSeg, load_checkpoint
     from convmae.pretraining import ConvMAE, FastConvMAE
