@@ -155,8 +155,12 @@ def test_pictures_of_a_batch_do_not_change_one_another_in_any_view(data: CocoDat
     for number, found in enumerate(together):
         (alone,) = model(**collate_test([test_set[number]]), mode="predict")
         torch.testing.assert_close(found["scores"], alone["scores"], rtol=0, atol=1e-5)
-        torch.testing.assert_close(found["boxes"], alone["boxes"], rtol=0, atol=1e-3)
-        assert torch.equal(found["labels"], alone["labels"])
+        # Scores that are all but equal may change places: batches are multiplied in another order on some processors.
+        rows = [torch.cat([one["boxes"], one["labels"][:, None].float()], dim=1) for one in (found, alone)]
+        near = (rows[0][:, None] - rows[1]).abs().amax(2) <= 1e-3
+        near &= (found["scores"][:, None] - alone["scores"]).abs() <= 1e-5
+        assert near.any(0).all()
+        assert near.any(1).all()
 
 
 @torch.no_grad()
