@@ -141,13 +141,13 @@ class LogHook(Hook):
         self.close()
 
     def after_failure(self, runner: Runner, stuck: bool) -> None:
-        with suppress(UserError):  # the disk may be what failed
-            if (
-                self.due and is_main_process() and not stuck
-            ):  # the run continues after this step, whose line would be missing
+        # The run continues after the step that is due, whose line would be missing. What failed may fail here, too.
+        if self.due and is_main_process() and not stuck:
+            with suppress(UserError, RuntimeError):
                 if get_world_size() > 1:
                     log.warning(f"the losses of step {self.due} are of this process alone")
                 self._tell(runner, self.due, self._means())
+        with suppress(UserError):
             self.close()
 
     def close(self) -> None:

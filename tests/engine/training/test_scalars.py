@@ -98,3 +98,13 @@ def test_a_step_after_which_a_run_fails_has_its_line(
     assert lines(tmp_path / "failed") == lines(tmp_path / "whole")[:3]
     go(tmp_path / "failed", resume=True)
     assert lines(tmp_path / "failed") == lines(tmp_path / "whole")
+
+
+def test_a_device_that_gives_nothing_more_hides_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> dict[str, float]:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(hooks.LogHook, "_means", broken)
+    with pytest.raises(RuntimeError, match="illegal memory access") as caught:
+        train(Regression(), Noise(), config=Config(), work_dir=tmp_path)
+    assert caught.value.__context__ is None  # it is the first, not one of its handling
