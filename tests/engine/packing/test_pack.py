@@ -234,7 +234,7 @@ def test_a_full_disk_and_a_picture_that_is_gone_are_one_message(
 
     def fails(error: OSError) -> Callable:
         def call(path: Path, long_side: int) -> object:
-            if path.name == "002.jpg":
+            if path.name == "003.jpg":
                 raise error
             return real(path, long_side)
 
@@ -243,10 +243,10 @@ def test_a_full_disk_and_a_picture_that_is_gone_are_one_message(
     monkeypatch.setattr(writing, "pack_picture", fails(FileNotFoundError(2, "No such file or directory")))
     argv = [str(root), str(tmp_path / "shards"), "--per-shard", "1", "--processes", "1"]
     assert pack.main(argv) == 2
-    assert "002.jpg can't be read (No such file or directory): it was there when" in capsys.readouterr().err
+    assert "003.jpg can't be read (No such file or directory): it was there when" in capsys.readouterr().err
     assert not (tmp_path / "shards" / INDEX).exists()
     monkeypatch.undo()
-    (tmp_path / "shards" / "shard-000003.tar").mkdir()  # no file can take its place
+    (tmp_path / "shards" / "shard-000003.tar").mkdir()  # no file can take its place; the writer is past all others
     assert pack.main(argv) == 2
     assert "shard-000003.tar can't be written (Is a directory)" in capsys.readouterr().err
     (tmp_path / "shards" / "shard-000003.tar").rmdir()
