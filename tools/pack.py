@@ -52,8 +52,9 @@ def _pack(args: argparse.Namespace) -> None:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(args, name)}; expected {low} or more.")
     with reading_modules():
         from convmae.engine.commands.given_pictures import say
+        from convmae.engine.packing.held import look, refuse_foreign, remove_held, remove_notes
         from convmae.engine.packing.plan import make_plan
-        from convmae.engine.packing.writing import NOTES, pack, packed_source, remove_packed
+        from convmae.engine.packing.writing import pack
         from convmae.engine.run_files import only_one
         from convmae.engine.shards.places import place
 
@@ -61,22 +62,22 @@ def _pack(args: argparse.Namespace) -> None:
     ends = [os.path.realpath(one) for one in (output, root)]
     if os.path.commonpath(ends) in ends:
         raise UserError(f"{output} and {root} lie in one another; give a folder beside the pictures for the shards.")
+    plan = make_plan(root, args.long_side, args.per_shard, say)
     try:
-        (output / NOTES).mkdir(parents=True, exist_ok=True)
+        output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{output} can't be written ({error.strerror}); give another folder.") from None
     with only_one(output, "output"):
-        plan = make_plan(root, args.long_side, args.per_shard, say)
-        there = packed_source(output)
-        if there == plan.source and not args.overwrite:
-            (output / NOTES).rmdir()
+        held = look(output)
+        if held.source == plan.source and not args.overwrite:
+            remove_notes(output)
             print(f"{output} holds the shards of these pictures already")
             return
-        others = [path for path in output.glob("shard-??????.tar") if not any((output / NOTES).iterdir())]
-        if args.overwrite and (there is not None or others):
-            remove_packed(output)
-        elif there is not None or others:
+        if held.source is not None and not args.overwrite:
             raise UserError(f"{output} holds shards of other pictures or options; give another folder, or --overwrite.")
+        refuse_foreign(output, held, root)
+        if args.overwrite:
+            remove_held(output, held)
         done = pack(root, plan, output, args.processes)
     pictures = sum(done.done.values())
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(done.done.items()))

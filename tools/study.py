@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 from convmae.engine.commands.cli import run_tool
 from convmae.engine.errors import UserError
+from convmae.engine.shards.places import place
 from convmae.studies.runs import Run, finish, gpus
 
 PROBES = {"knn": "k-NN", "linear": "linear probe"}
@@ -257,15 +258,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     def run() -> None:
-        if not (args.data / "train").is_dir():
-            raise UserError(f"There is no folder {args.data / 'train'}; expected class folders in train and val.")
+        data = place(args.data)
+        if not (data / "train").is_dir():
+            raise UserError(f"There is no folder {data / 'train'}; expected class folders in train and val.")
         if min(1 if args.jobs is None else args.jobs, args.epochs, *args.finetune_epochs) < 1 or args.per_class < 0:
             raise UserError("--jobs, --epochs and --finetune-epochs must be 1 or more, --per-class 0 or more.")
         methods, seeds = list(dict.fromkeys(args.methods)), list(dict.fromkeys(args.seeds))
         lengths = list(dict.fromkeys(args.finetune_epochs))
         devices = gpus(args.device)
         device = "cuda" if devices else "cpu"
-        study = Study(args.data, args.work_dir, args.epochs, lengths, args.per_class, args.lr, methods, device)
+        study = Study(data, args.work_dir, args.epochs, lengths, args.per_class, args.lr, methods, device)
         if not args.only_report:
             run_all(study, seeds, args.jobs or len(devices) or os.cpu_count() or 1, devices)
         rows = read_rows(study, seeds)

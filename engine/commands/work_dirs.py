@@ -66,7 +66,12 @@ def check_same_run(work_dir: Path, config: Any) -> None:
     kept = work_dir / "config.yaml"
     if process_rank() != 0 or not kept.is_file():
         return
-    changes = [change for change in differing_options(kept, config) if re.fullmatch(_CIRCUMSTANCES, change[0]) is None]
+    changes = [
+        (name, before, now)
+        for name, before, now in differing_options(kept, config)
+        if re.fullmatch(_CIRCUMSTANCES, name) is None
+        and before.rstrip("/") != now.rstrip("/")  # data and data/ are one
+    ]
     if changes:
         name, before, now = changes[0]
         more = f" ({len(changes) - 1} more)" * (len(changes) > 1)

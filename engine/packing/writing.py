@@ -7,7 +7,6 @@ import io
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import tarfile
 import threading
@@ -25,12 +24,10 @@ from tqdm import tqdm
 
 from convmae.engine.errors import UserError
 from convmae.engine.files import save_atomically
+from convmae.engine.packing.held import CARRIED, NOTES, remove_begun, remove_notes, shards_begun
 from convmae.engine.packing.plan import Plan, ShardPlan
 from convmae.engine.packing.shrinking import pack_picture
-from convmae.engine.shards.index import INDEX, Index, Shard, digest_of, read_index
-
-NOTES = "packing"  # folder of what is known of the shards until all are there
-CARRIED = ("classes.txt",)  # what is read beside class folders
+from convmae.engine.shards.index import INDEX, Index, Shard, digest_of
 
 
 class Written(NamedTuple):
@@ -45,9 +42,15 @@ class Written(NamedTuple):
 def pack(root: Path, plan: Plan, output: Path, processes: int) -> Written:
     """Writes the shards of a plan, and their index last, and returns what was done.
 
-    A shard that is there already, of the same pictures, is kept. Raises UserError where one can't be written, or a picture is
-    gone.
+    A shard that is there already, of the same pictures, is kept; what an interrupted one began and this plan lacks goes. Raises
+    UserError where one can't be written, or a picture is gone.
     """
+    try:
+        (output / NOTES).mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{output / NOTES} can't be written ({error.strerror}); give another folder.") from None
+    for name in shards_begun(output) - {shard.name for shard in plan.shards}:
+        (output / name).unlink(missing_ok=True)
     notes = {shard.name: _note(shard, output) for shard in plan.shards}
     missing = [shard for shard in plan.shards if notes[shard.name] is None]
     found = len(plan.shards) - len(missing)
@@ -74,7 +77,7 @@ def pack(root: Path, plan: Plan, output: Path, processes: int) -> Written:
         plan.source,
     )
     save_atomically(partial(_put, index.dump()), output / INDEX)
-    shutil.rmtree(output / NOTES)
+    remove_notes(output)
     done = sum((Counter(note["done"]) for note in columns), Counter[str]())
     unread = next((note["unread"] for note in columns if note["unread"]), "")
     return Written(sum(note["size"] for note in columns), done, unread, found)
@@ -82,24 +85,6 @@ def pack(root: Path, plan: Plan, output: Path, processes: int) -> Written:
 
 def _put(content: bytes, file: Any) -> None:
     file.write(content)
-
-
-def packed_source(output: Path) -> str | None:
-    """Returns what an index tells of the tree that it was made of, or None where there is none; "" of one that is broken."""
-    try:
-        return read_index((output / INDEX).read_bytes(), str(output / INDEX)).source
-    except FileNotFoundError:
-        return None
-    except UserError:
-        return ""
-
-
-def remove_packed(output: Path) -> None:
-    """Removes an index, then its shards and what is known of those that were being written."""
-    names = [path.name for path in output.glob("shard-??????.tar")]
-    for name in (INDEX, *names, *CARRIED):
-        (output / name).unlink(missing_ok=True)
-    shutil.rmtree(output / NOTES, ignore_errors=True)
 
 
 def _note(shard: ShardPlan, output: Path) -> dict[str, Any] | None:
@@ -137,11 +122,14 @@ def _write(shard: ShardPlan, output: Path) -> dict[str, Any]:
                 done[packed.done.value] += 1
                 unread = unread or packed.reason
 
-    path = output / shard.name
+    path, note_path = output / shard.name, output / NOTES / f"{shard.name}.json"
+    save_atomically(
+        partial(_put, json.dumps({"stamp": shard.stamp}).encode()), note_path
+    )  # before it: the shard is ours
     save_atomically(write, path)
     columns = {"starts": starts, "sizes": sizes, "digests": "".join(digests), "done": done, "unread": unread}
     note = {"stamp": shard.stamp, "size": path.stat().st_size, **columns}
-    save_atomically(partial(_put, json.dumps(note).encode()), output / NOTES / f"{shard.name}.json")
+    save_atomically(partial(_put, json.dumps(note).encode()), note_path)
     return note
 
 
@@ -168,9 +156,7 @@ def _writers(processes: int, output: Path) -> Iterator[ProcessPoolExecutor]:
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-        for folder in (output, output / NOTES):
-            for begun in folder.glob(".*.part"):
-                begun.unlink(missing_ok=True)
+        remove_begun(output)
 
 
 def _start_writer(stop: Any, parent: int) -> None:

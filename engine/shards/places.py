@@ -18,6 +18,8 @@ from convmae.engine.shards.shards import Shards, open_store
 from convmae.engine.shards.stores import FarStore, LocalStore
 
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+(?=[^/])")  # as pathlib leaves it, with one slash
+_LOCAL = re.compile(r"(?:file|local):/*(?=/)")
+_CHAINED = re.compile(r"[a-z][a-z0-9+.-]+::")  # fsspec's form, as simplecache::s3://bucket/folder
 _DEVICE = 2**40  # no device of a file system has such a number, or a larger one
 _opened: dict[str, tuple[Any, Shards]] = {}  # by where they lie; with what tells an index from one that took its place
 _lock = threading.RLock()
@@ -51,6 +53,12 @@ class InShards(PosixPath):
 
     def relative_to(self, *other: Any, **options: Any) -> Path:  # type: ignore[override]
         return Path(*super().relative_to(*other, **options).parts)
+
+    def absolute(self) -> InShards:
+        return self if _ADDRESS.match(str(self)) else InShards(super().absolute())
+
+    def resolve(self, strict: bool = False) -> InShards:
+        return self if _ADDRESS.match(str(self)) else InShards(super().resolve(strict))
 
     def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
         """Returns size and kind; pictures that were one file have one inode, and other bytes are of another time."""
@@ -149,14 +157,19 @@ class InShards(PosixPath):
 def place(given: str | Path) -> Path:
     """Returns a path, as one in shards where it lies in a folder of these or behind an address such as s3://bucket/folder.
 
-    Nothing is opened yet, and that an address is right is seen when it is.
+    Nothing is opened yet, and that an address is right is seen when it is. Raises UserError for fsspec's chains of addresses.
     """
     if isinstance(given, InShards):
         return given
-    text = os.fspath(given)
+    text = _LOCAL.sub("", os.fspath(given))
+    if _CHAINED.match(text):
+        raise UserError(
+            f"{text} is a chain of addresses; expected one, such as {text.rpartition('::')[2] or 's3://bucket/folder'} (what "
+            "is read from it is kept on this machine in any case)."
+        )
     if _ADDRESS.match(text):
         return InShards(text)
-    path = Path(given)
+    path = Path(text)
     for folder in (path, *path.parents):
         if _has_index(str(folder)):
             name = str(folder)

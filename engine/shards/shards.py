@@ -15,6 +15,7 @@ from convmae.engine.shards.stores import FarStore, Store
 UNFIT = "shards that do not fit their index"
 GONE = "shards that can't be read"
 _THREADS = 16  # that ask for the sizes of shards
+_GO_ON = "A run that this ended goes on with --resume."
 _ADVICE = f"Copy the shard again, with its {INDEX}, or pack the pictures anew (tools/pack.py)."
 
 
@@ -78,7 +79,7 @@ class Shards:
         except OSError as error:
             raise self._gone(entry.shard, error.strerror or str(error)) from None
         except UserError as error:
-            raise error if isinstance(error, Fault) else Fault(GONE, str(error)) from None
+            raise error if isinstance(error, Fault) else Fault(GONE, f"{error} {_GO_ON}") from None
         start = entry.start - (numbers[0] - self._blocks[entry.shard]) * BLOCK
         return content[start : start + entry.size]
 
@@ -100,7 +101,7 @@ class Shards:
         return Fault(
             GONE,
             f"{self.store.name}/{shard.name} can't be read ({reason}); expected it beside its {INDEX}, to the end of a run. "
-            "Put it back; a run that it ended goes on with --resume.",
+            f"Put it back. {_GO_ON}",
         )
 
 

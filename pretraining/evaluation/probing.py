@@ -11,7 +11,7 @@ import torch
 from mmengine.dist import get_dist_info
 
 from convmae.engine.errors import UserError
-from convmae.engine.faults import Fault, refuse_all
+from convmae.engine.faults import Fault, Tally, log_remarks, refuse_all
 from convmae.engine.files import save_weights
 from convmae.engine.log import log
 from convmae.engine.machine.loading import load
@@ -25,6 +25,7 @@ from convmae.engine.probes.knn import knn_scores
 from convmae.engine.probes.linear import train_probes
 from convmae.engine.probes.rank import rank_me
 from convmae.engine.probes.splits import ClassFolder, EvalSet
+from convmae.engine.shards.places import place
 from convmae.engine.training.hooks import BestHook
 from convmae.engine.training.runner import Runner
 from convmae.pretraining.config import KNN, LINEAR, RANK, PretrainingConfig
@@ -43,7 +44,7 @@ class Probe:
                 "probe.every is set and probe.root is empty; expected a folder with train and val, each with a folder of "
                 "pictures a class."
             )
-        self.train, self.val = (self._read(Path(options.root) / part) for part in ("train", "val"))
+        self.train, self.val = (self._read(place(place(options.root) / part)) for part in ("train", "val"))
         check_same_folders(self.train.root, self.train.folders, self.val.root, self.val.folders)
         if len(self.train.pictures) <= options.neighbours:
             raise UserError(
@@ -64,6 +65,7 @@ class Probe:
         reading = self.config.data.reading(self.config.model.in_chans)
         check_ranges([path for path, _ in pictures], reading, faults.append)
         refuse_all(faults)
+        log_remarks(f"probe's {folder.name}", Tally(faults).remarks)
         for path, _ in pictures:  # not in the middle of the run
             look_at(path, reading)
         return ClassFolder(folder, folders, pictures, folders, reading)

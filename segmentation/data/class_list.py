@@ -10,6 +10,7 @@ from pathlib import Path
 
 from convmae.engine.errors import UserError
 from convmae.engine.files import read_text
+from convmae.engine.shards.places import place
 from convmae.segmentation.config import SegmentationDataOptions
 from convmae.segmentation.data.layout import IGNORE
 
@@ -51,13 +52,13 @@ def read_class_list(options: SegmentationDataOptions) -> ClassList:
     Raises UserError if the file is missing, empty, no text, out of order, or longer than 8-bit label maps can hold, if it has a
     name twice, and if it says of label 0 what ``reduce_zero_label`` contradicts.
     """
-    own = Path(options.root) / "classes.txt"
+    own = place(options.root) / "classes.txt"
     if options.classes == "ade20k" and not own.is_file():
         from convmae.segmentation.mmseg_parts import ADE20KDataset  # here, because mmseg takes seconds to import
 
         source = f"data.classes=ade20k (there is no {own})"
         return ClassList(list(ADE20KDataset.METAINFO["classes"]), source, options.reduce_zero_label)
-    path = own if options.classes in ("", "ade20k") else Path(options.classes)
+    path = own if options.classes in ("", "ade20k") else place(options.classes)
     if not path.is_file():
         raise UserError(
             f"No class list at {path}; expected a text file with one class name a line. Set data.root to the data, "
@@ -185,9 +186,9 @@ def _settle(entries: list[tuple[int, str]], zero_ignored: bool, path: Path) -> l
             f"{path} begins with label 1, {name!r}, and data.reduce_zero_label=false makes label 0 a class. Set "
             "data.reduce_zero_label=true if label 0 is ignored, or name label 0 in the list, too."
         )
-    for place, (index, of_index) in enumerate(entries, start=first if first < 2 else int(zero_ignored)):
-        if index != place:
-            raise UserError(f"{path}: class {of_index!r} has index {index}; expected {place}, counting up by one.")
+    for position, (index, of_index) in enumerate(entries, start=first if first < 2 else int(zero_ignored)):
+        if index != position:
+            raise UserError(f"{path}: class {of_index!r} has index {index}; expected {position}, counting up by one.")
     return [of_index for index, of_index in entries if index >= int(zero_ignored)]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from convmae.studies.runs import Ended, Run
-from convmae.tools import study
+from convmae.tools import pack, study
 from convmae.tools.study import Study, read_rows, table, with_spread
 
 
@@ -69,6 +69,10 @@ def test_what_a_study_runs(tmp_path: Path) -> None:
 
 def test_the_report_is_written_of_what_is_finished(kept: Study, capsys: pytest.CaptureFixture) -> None:
     (kept.data / "train").mkdir(parents=True)
+    (kept.data / "train" / "1.jpg").write_bytes(b"one")
+    assert pack.main([str(kept.data), str(kept.work_dir / "shards")]) == 0
+    options = [str(kept.work_dir / "shards"), "--work-dir", str(kept.work_dir), "--only-report"]
+    assert study.main(options) == 0
     options = [str(kept.data), "--work-dir", str(kept.work_dir), "--seeds", "0", "1", "1", "--only-report"]
     assert study.main(options) == 0
     assert (kept.work_dir / "study.png").stat().st_size > 10_000

@@ -83,6 +83,8 @@ def test_another_run_is_named_and_left_as_it_is(start: Callable[..., int], capsy
 
 def test_how_it_is_computed_may_change(start: Callable[..., int], capsys: pytest.CaptureFixture) -> None:
     assert start() == 0
+    data = next(line.split()[1] for line in Path("run", "config.yaml").read_text().splitlines() if "root: " in line)
+    assert start(f"data.root={data}/") == 0
     assert start("data.workers=1", "runtime.timeout=60", "schedule.keep_checkpoints=-1") == 0
     assert "continues with data.workers 1, not 0 as before" in capsys.readouterr().out
 

@@ -1,6 +1,7 @@
 """tools/pack.py: the same bytes whatever the processes, tar files that others read, pictures that are cut, and going on."""
 
 import io
+import json
 import os
 import re
 import signal
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from convmae.engine.packing import writing
+from convmae.engine.packing.held import NOTES
 from convmae.engine.packing.plan import member_names
 from convmae.engine.pictures.folders import list_images
 from convmae.engine.pictures.images import read_image
@@ -191,7 +193,7 @@ def test_interrupted_and_run_again_it_goes_on(
     command = [sys.executable, "-m", "convmae.tools.pack", str(root), str(shards), "--processes", "2", *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 60
-    while not list(shards.glob("packing/*.json")) and time.monotonic() < until:
+    while len(list(shards.glob(f"{NOTES}/*.json"))) < 3 and time.monotonic() < until:
         time.sleep(0.001)
     process.send_signal(how)
     _, said = process.communicate(timeout=60)
@@ -208,13 +210,14 @@ def test_interrupted_and_run_again_it_goes_on(
 
 
 def known(shards: Path, path: Path) -> bool:
-    return (shards / "packing" / f"{path.name}.json").is_file()
+    note = shards / NOTES / f"{path.name}.json"  # which says before it is written that it will be
+    return note.is_file() and "size" in json.loads(note.read_text())
 
 
 def test_a_picture_that_changed_meanwhile_is_packed_anew(tmp_path: Path, packed: Pack, picture: Callable) -> None:
     root = many(tmp_path, picture, 6)
     shards = tmp_path / "shards"
-    (shards / "packing").mkdir(parents=True)
+    (shards / NOTES).mkdir(parents=True)
     from convmae.engine.packing.plan import make_plan
 
     for shard in make_plan(root, 0, 2, lambda fault: None).shards[:2]:

@@ -185,3 +185,24 @@ def test_a_shard_that_vanishes_is_said_and_skipped_by_none(tree: Path, tmp_path:
     ) as caught:
         read_image(paths[3])
     assert caught.value.kind != "unreadable pictures"
+
+
+def test_paths_stay_in_the_shards(tree: Path, tmp_path: Path, packed: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed(tree, tmp_path / "shards")
+    monkeypatch.chdir(tmp_path)
+    for path in (place("shards/a").absolute(), place("shards/a").resolve()):
+        assert isinstance(path, InShards)
+        assert str(path) == str(tmp_path / "shards" / "a")
+    far = place("s3://bucket/shards/a")
+    assert str(far.absolute()) == str(far.resolve()) == "s3://bucket/shards/a"
+
+
+def test_addresses_of_this_machine_are_folders_and_chains_are_refused(tree: Path, tmp_path: Path, packed: Pack) -> None:
+    shards = packed(tree, tmp_path / "shards")
+    for given in (f"file://{shards}", Path(f"file://{shards}"), f"local://{shards}"):
+        assert list_images(given) == list_images(shards)
+    assert list_images(f"file://{tree}") == list_images(tree)
+    with pytest.raises(
+        UserError, match="simplecache::s3://bucket/shards is a chain of addresses; expected one, such as s3"
+    ):
+        place("simplecache::s3://bucket/shards")

@@ -18,7 +18,7 @@ from convmae.engine.shards import cache, places, stores
 from convmae.engine.shards.index import INDEX
 from convmae.pretraining.config import PretrainingConfig
 from convmae.pretraining.train import train
-from convmae.tools import check_data, finetune, knn, predict, pretrain, visualize
+from convmae.tools import check_data, finetune, knn, predict, pretrain, train_seg, visualize
 
 Pack = Callable[..., Path]
 OPTIONS = ["schedule.epochs=null", "schedule.steps=6", "schedule.warmup=1", "runtime.log_every=1", "runtime.precision=fp32",
@@ -247,3 +247,32 @@ def test_detection_and_segmentation_take_packed_pictures(
             said.append(capsys.readouterr().out.replace(str(root), "ROOT").replace(str(folder), "ROOT"))
         assert said[0] == said[1]
         assert "6 pictures" in said[0] or "4 pictures" in said[0]
+
+
+def test_segmentation_learns_from_an_address_as_from_the_folder(
+    tmp_path: Path, packed: Pack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv(cache.FOLDER, str(tmp_path / "cache"))
+    made = scenes.generate(tmp_path / "made", train=4, val=2, size=64)
+    system, address = fsspec.filesystem("memory"), "memory://runs/segmentation"
+    for path in packed(made.ade20k, tmp_path / "seg_shards").iterdir():
+        system.pipe_file(f"/runs/segmentation/{path.name}", path.read_bytes())
+    assert f"data.root={address}" in (check_segmentation(address, tmp_path, capsys))
+    found = []
+    for root in (made.ade20k, address):
+        work_dir = tmp_path / f"seg{len(found)}"
+        sizes = ["data.crop=64", "data.scale=[128,64]", "inference.crop=64", "inference.stride=48", "model.size=tiny"]
+        heads = ["model.decode_channels=16", "model.aux_channels=16", "data.workers=0", "schedule.steps=2"]
+        argv = ["--config", "upernet_tiny_256px.yaml", "--work-dir", str(work_dir), "--cfg-options"]
+        options = [one for one in OPTIONS if "img_size" not in one and "batch_size" not in one]
+        assert train_seg.main([*argv, f"data.root={root}", *options, *sizes, *heads, "data.batch_size=2"]) == 0
+        found.append(torch.load(work_dir / "model.pth", weights_only=True))
+    assert same(found[0]["model"], found[1]["model"])
+    assert found[0]["meta"] == found[1]["meta"]  # the names of the classes
+
+
+def check_segmentation(root: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> str:
+    capsys.readouterr()
+    argv = ["seg", root, "--work-dir", str(tmp_path / "check_seg"), "--cfg-options", "data.workers=0"]
+    assert check_data.main(argv) == 0
+    return str(capsys.readouterr().out)

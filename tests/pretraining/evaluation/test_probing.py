@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -17,11 +18,13 @@ from convmae.engine.files import read_meta, save_weights
 from convmae.engine.machine.processes import from_all
 from convmae.engine.pictures.images import normalize
 from convmae.engine.seeding import INIT, seed_all
+from convmae.engine.shards import cache
 from convmae.engine.training.scalars import read_scalars
 from convmae.pretraining.config import PretrainingConfig
 from convmae.pretraining.evaluation import probing
 from convmae.pretraining.evaluation.probing import Probe
 from convmae.pretraining.train import train
+from convmae.tools import pack
 
 
 @pytest.fixture
@@ -163,3 +166,22 @@ def test_a_limit_takes_pictures_of_all_classes(data: Path) -> None:
     probe = Probe(watched(data, "probe.pictures=4"))
     assert [label for _, label in probe.train.pictures] == [0, 0, 1, 1]
     assert [label for _, label in probe.val.pictures] == [0, 0, 1, 1]
+
+
+def test_shards_and_their_address_are_looked_at_as_the_folder(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(cache.FOLDER, str(tmp_path / "cache"))
+    dark = np.arange(1600, dtype=np.uint16).reshape(40, 40)  # in 16 bits, of which it uses a part
+    Image.fromarray(dark).save(data / "val" / "along" / "9.png")
+    assert pack.main([str(data), str(tmp_path / "shards"), "--processes", "1"]) == 0
+    for path in (tmp_path / "shards").iterdir():
+        fsspec.filesystem("memory").pipe_file(f"/probe/shards/{path.name}", path.read_bytes())
+    found = []
+    for number, root in enumerate((data, tmp_path / "shards", "memory://probe/shards")):
+        caplog.clear()
+        config = config_of(data, "probe.every=4", f"probe.root={root}", "probe.neighbours=3")
+        found.append(looks(run(config, tmp_path / f"seen{number}")))
+        assert "probe's val data: 1 splits that use less than a tenth of their range" in caplog.text
+    measures = [{name: one[4][name] for name in ("knn_top1", "rankme")} for one in found]
+    assert measures[0] == measures[1] == measures[2]
