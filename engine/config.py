@@ -46,17 +46,23 @@ def branch(kind: type[Schema], **defaults: Any) -> Schema:
     return typing.cast(Schema, dataclasses.field(default_factory=functools.partial(kind, **defaults)))
 
 
-def load_config(schema: type[Schema], recipe: str | Path | None, overrides: typing.Sequence[str] = ()) -> Schema:
+def load_config(
+    schema: type[Schema],
+    recipe: str | Path | None,
+    overrides: typing.Sequence[str] = (),
+    option: str = "--cfg-options",
+) -> Schema:
     """Returns ``schema`` filled from a recipe and ``a.b=c`` overrides.
 
     ``recipe`` is a path or the bare name of a shipped recipe; None gives the defaults. Raises UserError for an unknown recipe,
-    an unknown key (with the nearest known one), a value of the wrong type or outside the choices.
+    an unknown key (with the nearest known one), a value of the wrong type or outside the choices; ``option``: how it names
+    what gave the overrides.
     """
     tree, notes = OmegaConf.structured(schema), dict[str, tuple[str, ...]]()
     if recipe is not None:
         for path, content in read_levels(find_recipe(str(recipe))).items():
             tree = _over(tree, content, str(path), notes)
-    return typing.cast(Schema, _override(tree, overrides, notes))
+    return typing.cast(Schema, _override(tree, overrides, notes, option))
 
 
 def from_tree(schema: type[Schema], content: Any, overrides: typing.Sequence[str] = ()) -> Schema:
@@ -146,14 +152,19 @@ def _written(value: Any) -> str:
     return str(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _override(recipe: DictConfig, overrides: typing.Sequence[str], notes: dict[str, tuple[str, ...]]) -> Any:
+def _override(
+    recipe: DictConfig,
+    overrides: typing.Sequence[str],
+    notes: dict[str, tuple[str, ...]],
+    option: str = "--cfg-options",
+) -> Any:
     """Returns a recipe's tree with ``a.b=c`` in it, checked, and what follows as of any level; branches have the ``notes``."""
     tree, given = recipe, dict[str, Any]()
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not re.fullmatch(r"\w+(\.\w+)*", key):
-            raise UserError(f"--cfg-options takes key=value, found {override!r}: write for example optim.lr=1e-4.")
-        source = f"--cfg-options {override}"
+            raise UserError(f"{option} takes key=value, found {override!r}: write for example optim.lr=1e-4.")
+        source = f"{option} {override}"
         names = key.split(".")
         above: Any = None
         current: Any = tree

@@ -23,7 +23,7 @@ EPOCHS = 200  # at least: the published short schedule of one view of a picture,
 PER_EPOCH = 64  # batches at least, as many steps beat large batches
 VIEWS, RATE = 32, 4e-4  # of the smallest batch
 PUBLISHED = 1.5e-4  # rate for each 256 views of large batches
-WARMUP = 40  # epochs at most, else a tenth of the run
+WARMUP, WARMED = 40, 200  # epochs and steps: the longer of the two, and no more than a tenth of the run
 SMALLEST = 0.01  # part of a picture that a crop covers at least
 TOGETHER = (("optim.lr", "optim.lr_batch"), ("schedule.epochs", "schedule.steps", "schedule.warmup"))
 
@@ -67,7 +67,7 @@ def fit(config: PretrainingConfig, pictures: int, side: float, given: Sequence[s
         "optim.lr": float(f"{max(RATE, PUBLISHED * batch * views / 256):.3g}"),
         "optim.lr_batch": 0,
         "schedule.epochs": epochs,
-        "schedule.warmup": min(WARMUP, epochs / 10),
+        "schedule.warmup": min(epochs / 10, max(WARMUP, float(f"{WARMED * batch / pictures:.3g}"))),
     }
     taken = own.union(*(names for names in TOGETHER if own & set(names)))
     return {name: value for name, value in fitted.items() if name not in taken}

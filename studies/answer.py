@@ -15,7 +15,7 @@ COSTS = ("pretraining", "search", "training", "one run")  # of an arm
 
 def sentence(study: Study) -> str:
     """Returns the study's answer."""
-    return verdict(study.comparisons(), study.measure)
+    return verdict(study.comparisons(), study.measure, study.settings.labelled.floor)
 
 
 def table(study: Study) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from scipy.stats import t as student
@@ -25,7 +25,11 @@ Scores = Mapping[Cell, float]  # shares, 0 to 1
 
 
 class Spread(NamedTuple):
-    """Values over seeds: their mean, deviation and 95 % interval by Student's t; one alone has but a mean."""
+    """Values over seeds: their mean, deviation and 95 % interval by Student's t.
+
+    One alone has but a mean. Those that are all the same have no interval, for they don't say how far others would scatter:
+    scores of few validation pictures are often the same.
+    """
 
     mean: float
     deviation: float | None
@@ -42,6 +46,8 @@ def spread(values: Mapping[int, float]) -> Spread | None:
     if len(known) == 1:
         return Spread(mean, None, None, seeds)
     deviation = statistics.stdev(known)
+    if math.isclose(deviation, 0, abs_tol=1e-9):
+        return Spread(mean, 0.0, None, seeds)
     half = float(student.ppf(0.975, len(known) - 1)) * deviation / math.sqrt(len(known))
     return Spread(mean, deviation, Interval(mean - half, mean + half), seeds)
 
@@ -80,26 +86,39 @@ def labels_needed(curve: Sequence[tuple[int, float]], score: float) -> float | N
 class Comparison(NamedTuple):
     """Two arms: what the first gains over the other as a mean over all shares, and at each.
 
-    ``seconds``: what its pretraining took; ``best``: the highest score of the two, so far as it is known.
+    ``by_share`` is of all seeds that have the share, ``together`` of those that ``whole`` is of. ``seconds``: what its
+    pretraining took; ``best``: the highest score of the two, so far as it is known; ``lost``: how many runs of the two failed.
     """
 
     arm: str
     other: str
     whole: Spread | None
     by_share: Mapping[float, Spread]
+    together: Mapping[float, Spread]
     seconds: float
     best: float
+    lost: int = 0
 
 
-def compare(scores: Scores, arm: str, other: str, shares: Sequence[float], seconds: float) -> Comparison:
-    """Returns what one arm gains over another."""
-    by_share = {share: difference(scores, arm, other, [share]) for share in shares}
+def compare(
+    scores: Scores, arm: str, other: str, shares: Sequence[float], seconds: float, failed: Collection[Cell] = ()
+) -> Comparison:
+    """Returns what one arm gains over another; ``failed``: the runs that have no score, as they failed."""
+    whole = difference(scores, arm, other, shares)
+    common = {cell: score for cell, score in scores.items() if whole and cell.seed in whole.seeds}
     known = [score for cell, score in scores.items() if cell.arm in (arm, other)]
     return Comparison(
         arm,
         other,
-        difference(scores, arm, other, shares),
-        {share: one for share, one in by_share.items() if one is not None},
+        whole,
+        _by_share(scores, arm, other, shares),
+        _by_share(common, arm, other, shares),
         seconds,
         max(known, default=0.0),
+        sum(cell.arm in (arm, other) for cell in failed),
     )
+
+
+def _by_share(scores: Scores, arm: str, other: str, shares: Sequence[float]) -> dict[float, Spread]:
+    found = {share: difference(scores, arm, other, [share]) for share in shares}
+    return {share: one for share, one in found.items() if one is not None}

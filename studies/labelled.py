@@ -18,7 +18,7 @@ from convmae.detection.config import DetectionConfig
 from convmae.engine.errors import UserError
 from convmae.segmentation.checks.splits import take_pairs
 from convmae.segmentation.config import SegmentationConfig
-from convmae.segmentation.data.rare_classes import find_classes
+from convmae.segmentation.data.rare_classes import count_classes
 from convmae.segmentation.train import find_data
 
 
@@ -33,7 +33,8 @@ class Share(NamedTuple):
 class Labelled:
     """Labelled data: the folder of the training pictures, these, those of validation, and what a share of a seed holds.
 
-    ``smallest``: how many pictures there are of what a share has a part of, a class in classification, else of all.
+    ``smallest``: how many pictures there are of what a share has a part of, a class in classification, else of all; ``floor``:
+    the best score of a model that says the same of all validation pictures, which a model has that learnt nothing.
     """
 
     folder: Path
@@ -41,6 +42,7 @@ class Labelled:
     validation: list[Path]
     smallest: int
     share: Callable[[float, int], Share]
+    floor: float = 0.0
 
 
 class Task(NamedTuple):
@@ -78,7 +80,12 @@ def _read_coco(config: DetectionConfig) -> Labelled:
 def _read_maps(config: SegmentationConfig) -> Labelled:
     options = config.data
     classes, training, validation = find_data(config, ("training", "validation"))
-    held = find_classes(training.pairs, len(classes), options.reduce_zero_label, options.max_pixels)
+    counted = [
+        count_classes(found.pairs, len(classes), options.reduce_zero_label, options.max_pixels)
+        for found in (training, validation)
+    ]
+    held, pixels = counted[0] > 0, counted[1].sum(axis=0)
+    floor = float(pixels.max() / pixels.sum() / (pixels > 0).sum())  # mIoU, of the classes that are there
     row = {pair: number for number, pair in enumerate(training.pairs)}
 
     def share(part: float, seed: int) -> Share:
@@ -86,7 +93,7 @@ def _read_maps(config: SegmentationConfig) -> Labelled:
         lacking = held.any(axis=0) & ~held[[row[pair] for pair in taken]].any(axis=0)
         return Share(len(taken), [classes[label] for label in np.flatnonzero(lacking)])
 
-    return Labelled(training.images, training.paths(), validation.paths(), len(training.pairs), share)
+    return Labelled(training.images, training.paths(), validation.paths(), len(training.pairs), share, floor)
 
 
 def _read_folders(config: FinetuningConfig) -> Labelled:
@@ -99,7 +106,8 @@ def _read_folders(config: FinetuningConfig) -> Labelled:
         return Share(len(take_labelled(train, part, seed)), [])  # of each class a part
 
     paths = [[path for path, _ in split.pictures] for split in (train, val)]
-    return Labelled(train.root, paths[0], paths[1], min(counts.values()), share)
+    floor = max(Counter(label for _, label in val.pictures).values()) / len(val.pictures)
+    return Labelled(train.root, paths[0], paths[1], min(counts.values()), share, floor)
 
 
 TASKS = {

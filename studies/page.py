@@ -206,7 +206,7 @@ def _add_rates(page: Page, study: Study) -> None:
             said = "chosen" if study.rates.get(arm.name) == rate else ""
             if said and rate in (study.plan.rates[0], study.plan.rates[-1]):
                 said = "chosen, at the edge of those tried"
-            if said and found is not None and found < POINT:
+            if said and found is not None and found < study.settings.labelled.floor + POINT:
                 said = "chosen, though nothing was learnt"
             if 0 < count < draws:
                 said = ", ".join([*filter(None, [said]), f"mean of {count} of {draws} runs"])

@@ -119,7 +119,12 @@ class Plan:
     def search(self, trial: Trial) -> Run:
         """Returns the run that tries a rate."""
         cell = Cell(trial.arm, self.search_share, trial.seed)
-        return self._training(self._arm(trial.arm), f"search_lr_{trial.rate:g}_seed_{trial.seed}", cell, trial.rate)
+        return self._training(
+            self._arm(trial.arm),
+            f"search_share_{self.search_share:g}_seed_{trial.seed}_lr_{trial.rate:g}",
+            cell,
+            trial.rate,
+        )
 
     def training(self, cell: Cell, rate: float) -> Run:
         """Returns a run that counts, by the rate that was found for its arm."""
@@ -129,7 +134,8 @@ class Plan:
     def timing(self) -> list[Run]:
         """Returns short runs: as many of training as there are at a time, and one of pretraining if there is any."""
         arm, cell = Arm(SCRATCH), Cell(SCRATCH, 100.0, 0)
-        short = [f"schedule.steps={TIMED}", "schedule.warmup=0", "runtime.log_every=1"]
+        # Milestones would lie beyond the end.
+        short = [f"schedule.steps={TIMED}", "schedule.warmup=0", "schedule.policy=constant", "runtime.log_every=1"]
         names = [f"timing_{number}" for number in range(min(self.jobs, len(self.cells)))]
         runs = [self._training(arm, name, cell, min(self.rates), short) for name in names]
         if self.pretrained_arms:

@@ -45,8 +45,12 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """The numbers of a finished run."""
-        found: dict[str, Any] = json.loads((self.folder / "metrics.json").read_text(encoding="utf-8"))
+        """The numbers of a finished run. Raises UserError where its file is broken."""
+        path = self.folder / "metrics.json"
+        try:
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path} is broken ({error}).") from None
         return found
 
     @property
@@ -60,6 +64,10 @@ class Run:
         kept = self.folder / _COMMAND
         if kept.is_file() and kept.read_text(encoding="utf-8") != " ".join(self.words):
             raise UserError(f"{self.folder} holds a run with other options ({kept} has them); give another --work-dir.")
+
+    def reopen(self) -> None:
+        """Has a finished run, whose numbers can't be used, done again by the next call."""
+        (self.folder / "metrics.json").unlink(missing_ok=True)
 
     def renew(self) -> None:
         """Removes a run of other words from the folder, where it is worth no question."""

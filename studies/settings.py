@@ -33,6 +33,7 @@ OWN = {  # what the study sets itself
     "data.share_seed": "given by --seeds",
     "runtime.seed": "given by --seeds",
 }
+TAKEN = ("log.txt", "worth.json", "report")  # in the work directory, where arms have folders of their names
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,8 @@ def check_request(request: Request) -> dict[str, str]:
             raise UserError(
                 f"--encoder is {given!r}, but {name} is what the study calls an arm of its own; take another."
             )
+        if name in TAKEN:
+            raise UserError(f"--encoder is {given!r}, but the study has a {name} of its own; take another name.")
         if name in encoders:
             raise UserError(f"--encoder names {name!r} twice; expected a name for each.")
         check_is_file(file)
@@ -159,7 +162,8 @@ def settle(request: Request, task: Task) -> Settings:
     if recipe != first:
         labelled = task.read(config)
     shares, seeds = tuple(sorted(dict.fromkeys(request.shares))), tuple(dict.fromkeys(request.seeds))
-    searched = range(SEARCH_SEED, SEARCH_SEED + request.draws) if len(set(request.rates)) > 1 else ()
+    rates = tuple(sorted({float(f"{factor * config.optim.lr:.3g}") for factor in request.rates}))
+    searched = range(SEARCH_SEED, SEARCH_SEED + request.draws) if len(rates) > 1 else ()
     pictures, lacking = _check_shares(labelled, shares, [*seeds, *searched])
     schedule = Schedule.build(config.schedule, len(labelled.training), config.data.batch_size)
     devices = gpus(config.runtime.device)
@@ -178,7 +182,7 @@ def settle(request: Request, task: Task) -> Settings:
         arms=_arms(request, encoders),
         shares=shares,
         seeds=seeds,
-        rates=tuple(float(f"{factor * config.optim.lr:.3g}") for factor in sorted(dict.fromkeys(request.rates))),
+        rates=rates,
         search_share=statistics.median_low(shares),
         steps=schedule.total,
         pretraining_steps=pretraining.steps,
@@ -290,7 +294,7 @@ def _pretraining(request: Request, config: Any, size: str, labelled: Labelled, l
     fitted += [one for one in request.options if one.startswith(("runtime.device=", "runtime.precision="))]
     own = [one for one in fitted if not any(other.startswith(f"{one.partition('=')[0]}=") for other in given)]
     options = [*given, *own, f"data.root={root}", *loaders]
-    tree: Any = load_config(PretrainingConfig, recipe, options)
+    tree: Any = load_config(PretrainingConfig, recipe, options, "--pretrain-options")
     if not request.pretrain_recipe:
         options += fit(tree, options)[0]
         tree = load_config(PretrainingConfig, recipe, options)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from convmae.engine.errors import UserError
+from convmae.engine.faults import SHOWN
 from convmae.engine.log import duration, log
 from convmae.engine.training.scalars import read_scalars
 from convmae.studies.figures import Cell, Comparison, compare
@@ -20,7 +21,10 @@ from convmae.studies.settings import Settings
 
 @dataclass
 class Study:
-    """A study and what is known of it so far: scores as shares of 1, the rates' scores, each arm's rate, what failed."""
+    """A study and what is known of it so far: scores as shares of 1, the rates' scores, each arm's rate, what failed.
+
+    ``lost``: the runs that count and failed; ``failures`` has the reasons of all, by their names.
+    """
 
     settings: Settings
     plan: Plan
@@ -30,6 +34,7 @@ class Study:
     searched: dict[Trial, float] = field(default_factory=dict)
     rates: dict[str, float] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    lost: set[Cell] = field(default_factory=set)
 
     @property
     def measure(self) -> str:
@@ -40,15 +45,15 @@ class Study:
         """Returns the score of a finished run. Raises UserError where it has none."""
         key = self.task.measure(self.settings.config)[0]
         found = run.metrics.get(key)
-        if not isinstance(found, (int, float)) or found < 0:
-            raise UserError(f"{run.folder / 'metrics.json'} has no number {key}, but {found!r}.")
+        if not isinstance(found, (int, float)) or not 0 <= found <= 1:
+            raise UserError(f"{run.folder / 'metrics.json'} has no number {key} from 0 to 1, but {found!r}.")
         return float(found)
 
     def comparisons(self) -> list[Comparison]:
         """Returns what each arm gains over scratch, and what is pretrained here over weights that were given."""
         pretraining = {arm.name: self.plan.pretraining(arm).spent.clock for arm in self.plan.pretrained_arms}
         return [
-            compare(self.scores, arm, other, self.plan.shares, pretraining.get(arm, 0.0))
+            compare(self.scores, arm, other, self.plan.shares, pretraining.get(arm, 0.0), self.lost)
             for arm, other in self.plan.comparisons
         ]
 
@@ -76,6 +81,23 @@ def _timed(run: Run) -> tuple[float, float]:
     return step, max(0.0, run.spent.clock - sum(steps))
 
 
+def doubts(settings: Settings) -> list[str]:
+    """Returns what may make a study say less than it seems to."""
+    found = []
+    if settings.pretraining.seen:
+        found.append(
+            f"{settings.pretraining.seen} of {len(settings.labelled.validation)} validation pictures are among those that are "
+            "pretrained on"
+        )
+    if settings.lacking:
+        (share, seed), names = next(iter(settings.lacking.items()))
+        more = f" and {len(names) - SHOWN} more" * (len(names) > SHOWN)
+        others = f"; so do {len(settings.lacking) - 1} other draws" * (len(settings.lacking) > 1)
+        listed = ", ".join(f"{name!r}" for name in names[:SHOWN])
+        found.append(f"{share:g} % of the labels by seed {seed} lack classes of the others: {listed}{more}{others}")
+    return found
+
+
 def describe(settings: Settings, plan: Plan, timed: Seconds) -> list[str]:
     """Returns the plan as lines."""
     shares = ", ".join(f"{share:g} % ({settings.pictures[share]} pictures)" for share in plan.shares)
@@ -91,14 +113,6 @@ def describe(settings: Settings, plan: Plan, timed: Seconds) -> list[str]:
             f"pretraining: {plan.pretrain_recipe}, {plan.pretraining_steps} steps on {settings.pretraining.pictures} pictures "
             f"of {settings.pretraining.root}, about {duration(total)}"
         )
-    if settings.pretraining.seen:
-        lines.append(
-            f"beware: {settings.pretraining.seen} of {len(settings.labelled.validation)} validation pictures are among "
-            "those that are pretrained on"
-        )
-    for (share, seed), names in settings.lacking.items():
-        if share in plan.shares and seed in (*plan.seeds, *(plan.search_seeds if plan.trials else ())):
-            lines.append(f"beware: {share:g} % by seed {seed} lacks classes of the others: {', '.join(names[:5])}")
     rates = ", ".join(f"{rate:g}" for rate in plan.rates)
     found = f"none to try rates ({rates})"
     if plan.trials:
@@ -131,24 +145,34 @@ def run_study(study: Study, devices: Sequence[str], tell: Callable[[Study], Any]
                 study.searched[trial] = study.score(one.run)
             return f"{trial.arm}, rate {trial.rate:g}, seed {trial.seed}"
         cell = counted[one.run]
+        study.lost.add(cell)
         if not one.failure:
             study.scores[cell] = study.score(one.run)
+            study.lost.remove(cell)
         return f"{cell.arm}, {cell.share:g} % of the labels, seed {cell.seed}"
 
     if search:
         _go(study, [*pretraining, *search], devices, take, tell, len(plan.cells))
     study.rates = best_rates(plan, study.searched)
-    failed = [arm.name for arm in plan.arms if arm.name not in study.rates]
-    if search:
-        failed += [arm.name for arm in plan.pretrained_arms if not plan.pretraining(arm).is_finished]
-    if failed:
-        reasons = "; ".join(reason for name, reason in study.failures.items() if failed[0] in name)
-        raise UserError(f"The arm {failed[0]} can't be trained: {reasons}")
+    for arm in plan.arms:
+        if arm.name not in study.rates or (search and arm.is_pretrained_here and not plan.pretraining(arm).is_finished):
+            raise _untrained(study, arm.name)
     counted |= {plan.training(cell, study.rates[cell.arm]): cell for cell in plan.cells}
     _go(study, [*counted] if search else [*pretraining, *counted], devices, take, tell)
     if study.failures:
         told = "; ".join(f"{name}: {reason}" for name, reason in study.failures.items())
         log.warning(f"{len(study.failures)} runs failed. {told}")
+    for arm in plan.arms:
+        if not any(cell.arm == arm.name for cell in study.scores):
+            raise _untrained(study, arm.name)
+
+
+def _untrained(study: Study, arm: str) -> UserError:
+    """Returns what is to be said of an arm without a score: the reason of its pretraining, else those of its runs."""
+    of_arm = {name: reason for name, reason in study.failures.items() if name.startswith(f"{arm}, ")}
+    made = study.failures.get(f"pretraining of {arm}")
+    reasons = "; ".join([made] if made else dict.fromkeys(of_arm.values()))
+    return UserError(f"The arm {arm} can't be trained: {reasons}")
 
 
 def _go(
@@ -164,10 +188,14 @@ def _go(
     ready = sum(run.is_finished for run in runs)
     with closing(finish(runs, study.plan.jobs, devices, shed=True)) as ended:
         for number, one in enumerate(ended, 1):
-            name = take(one)
-            if one.failure:
-                study.failures[name] = one.failure
-                log.warning(f"{name}: {one.failure}")
+            try:
+                name, failure = take(one), one.failure
+            except UserError as error:  # a score that is none
+                one.run.reopen()
+                name, failure = take(Ended(one.run, str(error))), str(error)
+            if failure:
+                study.failures[name] = failure
+                log.warning(f"{name}: {failure}")
             elif number > ready:
                 left = duration(one_run * (len(runs) - number + later) / study.plan.jobs)
                 score = "" if one.run.words[0] == "pretrain" else f", {100 * study.score(one.run):.1f} {study.measure}"

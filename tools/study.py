@@ -259,8 +259,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run() -> None:
         data = place(args.data)
-        if not (data / "train").is_dir():
-            raise UserError(f"There is no folder {data / 'train'}; expected class folders in train and val.")
+        for part in ("train", "val"):
+            if not (data / part).is_dir():
+                raise UserError(f"There is no folder {data / part}; expected class folders in train and val.")
         if min(1 if args.jobs is None else args.jobs, args.epochs, *args.finetune_epochs) < 1 or args.per_class < 0:
             raise UserError("--jobs, --epochs and --finetune-epochs must be 1 or more, --per-class 0 or more.")
         methods, seeds = list(dict.fromkeys(args.methods)), list(dict.fromkeys(args.seeds))

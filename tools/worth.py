@@ -77,14 +77,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     def run() -> None:
-        if args.budget is not None and args.budget <= 0:
+        if args.budget is not None and not args.budget > 0:
             raise UserError(f"--budget is {args.budget:g}; expected hours above 0.")
         with reading_modules():
             from convmae.studies.answer import sentence, table
             from convmae.studies.labelled import TASKS as tasks
             from convmae.studies.page import write_answer
             from convmae.studies.settings import Request, check_request, settle
-            from convmae.studies.worth import Study, describe, measure_seconds, run_study
+            from convmae.studies.worth import Study, describe, doubts, measure_seconds, run_study
 
         request = Request(
             args.root, args.work_dir, args.pictures, not args.no_pretraining, args.encoder, args.further, args.config,
@@ -95,6 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with alone_in(args.work_dir):
             start_log(args.work_dir)
             settings = settle(request, tasks[args.task])
+            for doubt in doubts(settings):
+                log.warning(doubt)
             timed = measure_seconds(settings.plan, settings.devices)
             plan = settings.plan if args.budget is None else settings.plan.fit(timed, 3600 * args.budget)
             log.info("\n".join(describe(settings, plan, timed)))

@@ -98,7 +98,15 @@ def take_images(data: CocoData, share: float, seed: int, keep_empty: bool = True
         return data
     pictures = data.images if keep_empty else data.with_objects()
     taken = replace(data, images=take_share(pictures, share, seed, lambda image: image.file_name))
-    taken.check(check_objects)
+    if not taken.with_objects():
+        data.check(check_objects)  # none on any picture
+        refuse(
+            Fault(
+                "shares without objects",
+                f"{data.annotations}: the {len(taken.images)} pictures that data.share={share:g} takes by data.share_seed="
+                f"{seed} hold no object; expected at least one: take a larger share, or another seed.",
+            )
+        )
     return taken
 
 

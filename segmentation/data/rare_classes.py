@@ -15,16 +15,22 @@ def find_classes(
     pairs: list[Pair], num_classes: int, reduce_zero_label: bool, max_pixels: int = MAX_PIXELS
 ) -> NDArray[np.bool_]:
     """Returns which classes each picture's label map holds, [P, N]. Raises UserError naming a label map that is broken."""
+    return count_classes(pairs, num_classes, reduce_zero_label, max_pixels) > 0
 
-    def held(pair: Pair) -> NDArray[np.bool_]:
+
+def count_classes(
+    pairs: list[Pair], num_classes: int, reduce_zero_label: bool, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.int64]:
+    """Returns how many pixels of each class the pictures' label maps have, [P, N]. Raises UserError as `find_classes` does."""
+
+    def counts(pair: Pair) -> NDArray[np.int64]:
         with open_image(pair.label, max_pixels) as image:
             size = image.size
         with in_turn(size):
-            labels = read_label(pair.label, num_classes, reduce_zero_label, max_pixels)
-            return count_values(labels)[:num_classes] > 0
+            return count_values(read_label(pair.label, num_classes, reduce_zero_label, max_pixels))[:num_classes]
 
     with ThreadPoolExecutor() as pool:
-        return np.array(list(pool.map(held, pairs)))
+        return np.array(list(pool.map(counts, pairs)))
 
 
 def repeat_rare(pairs: list[Pair], held: NDArray[np.bool_], threshold: float) -> list[Pair]:

@@ -62,7 +62,9 @@ def test_fewer_pictures_take_smaller_batches_and_more_epochs(recipe: str) -> Non
     for number, one in zip(NUMBERS, found, strict=True):
         options = [f"{name}={value}" for name, value in one.items()]
         fitting = loaded(recipe, *options)
-        assert Schedule.build(fitting.schedule, number, fitting.data.batch_size).total >= 4_000
+        schedule = Schedule.build(fitting.schedule, number, fitting.data.batch_size)
+        assert schedule.total >= 4_000
+        assert schedule.warmup >= 198  # steps, by a figure of three digits, however few an epoch has
 
 
 def test_at_imagenet_it_is_the_published_recipe() -> None:

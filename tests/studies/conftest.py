@@ -40,6 +40,9 @@ for name in ("model.pth", "encoder.pth", "encoder.safetensors", "step_9.pth", "d
 (folder / "report" / "index.html").write_text("")
 share, seed = float(options.get("data.share", 1)), int(options.get("data.share_seed", 0))
 gain = 0.1 * (1 - share) + 0.002 * (seed % 3) if "model.init" in options else 0
+if os.environ.get("STAND_IN_BREAKS") and os.environ["STAND_IN_BREAKS"] in str(folder):
+    (folder / "metrics.json").write_text(os.environ["STAND_IN_WRITES"])
+    sys.exit(0)
 score = 0.4 + 0.2 * share + 0.01 * (seed % 3) + gain - 0.05 * (options.get("optim.lr") != "0.001")
 (folder / "metrics.json").write_text(json.dumps({"segm_mAP": score, "mIoU": score, "top1": score}))
 """

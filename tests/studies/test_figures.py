@@ -30,6 +30,22 @@ def test_an_interval_is_that_of_a_t_test() -> None:
     assert found.deviation == pytest.approx(np.std(values(SCORES, "one", 10.0), ddof=1))
 
 
+def test_values_that_are_the_same_have_no_interval() -> None:
+    one = spread({0: 0.1 + 0.2, 1: 0.3, 2: 0.3})
+    assert one
+    assert (one.deviation, one.ends, one.seeds) == (0.0, None, (0, 1, 2))
+
+
+def test_what_is_averaged_is_of_the_same_seeds() -> None:
+    scores = {cell: score for cell, score in SCORES.items() if cell != Cell("one", 100.0, 3)}
+    found = compare(scores, "one", "other", SHARES, 0.0, [Cell("one", 100.0, 3), Cell("third", 10.0, 0)])
+    assert found.whole
+    assert found.whole.seeds == found.together[10.0].seeds == (0, 1, 2, 4)
+    assert found.whole.mean == pytest.approx(np.mean([one.mean for one in found.together.values()]))
+    assert found.by_share[10.0].seeds == (0, 1, 2, 3, 4)
+    assert found.lost == 1
+
+
 @pytest.mark.parametrize("shares", [SHARES, SHARES[:1]])
 def test_differences_are_paired_by_seed(shares: tuple[float, ...]) -> None:
     means = [np.mean([values(SCORES, arm, share) for share in shares], axis=0) for arm in ("one", "other")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from convmae.engine.errors import UserError
 from convmae.studies import worth
 from convmae.studies.plan import TIMED, Arm, Plan, Seconds, Trial, best_rates
+from convmae.studies.runs import Run
 
 ONE = Seconds(step=1.0, rest=50.0, pretraining_step=2.0, pretraining_rest=100.0)  # runs of 150 s, pretraining of 900
 
@@ -160,7 +162,12 @@ def test_each_arm_has_its_best_rate(plan: Plan) -> None:
 def test_where_one_rate_is_given_runs_go_beside_pretraining(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = dataclasses.replace(plan, rates=(0.001,))
     made: list[list[str]] = []
-    monkeypatch.setattr(worth, "_go", lambda study, runs, *_: made.append([run.folder.name for run in runs]))
+
+    def go(study: worth.Study, runs: Sequence[Run], *_: object) -> None:
+        made.append([run.folder.name for run in runs])
+        study.scores |= dict.fromkeys(plan.cells, 0.5)
+
+    monkeypatch.setattr(worth, "_go", go)
     worth.run_study(worth.Study(None, plan, None, ONE), (), lambda _: None)  # type: ignore[arg-type]
     (names,) = made  # at once, the longest first
     assert names[:2] == ["pretraining", "pretraining"]

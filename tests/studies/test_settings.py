@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from convmae.backbones import ConvViT
 from convmae.backbones.families import FAMILIES
+from convmae.detection.config import DetectionConfig
+from convmae.engine.config import load_config
 from convmae.engine.errors import UserError
 from convmae.engine.pictures import scenes
+from convmae.engine.training.schedule import Schedule
+from convmae.pretraining.config import PretrainingConfig
+from convmae.studies import worth
 from convmae.studies.labelled import TASKS
+from convmae.studies.plan import TIMED
 from convmae.studies.settings import Request, Settings, settle
 
 
@@ -118,6 +126,38 @@ def test_classes_that_a_share_lacks_are_named(request_of: Request, data: scenes.
         assert lacking
         assert set(lacking) < {*scenes.CLASSES}
         assert all(share == 6.25 for share, _ in found.lacking)
+        (doubt,) = worth.doubts(found)
+        named = ", ".join(f"'{name}'" for name in lacking[:3])
+        assert doubt.startswith(f"6.25 % of the labels by seed 0 lack classes of the others: {named}")
+        assert (f"and {len(lacking) - 3} more" in doubt) == (len(lacking) > 3)
+
+
+def test_recipes_of_steps_are_timed_like_others(request_of: Request) -> None:
+    recipe = "mask_rcnn_convmae_simple_25e.yaml"
+    plan = settled(request_of, recipe=recipe).plan
+    assert any(one.startswith("schedule.milestones=[") for one in plan.options)
+    for run in plan.timing():
+        schema = PretrainingConfig if run.words[0] == "pretrain" else DetectionConfig
+        config: Any = load_config(schema, run.words[2], run.words[run.words.index("--cfg-options") + 1 :])
+        assert Schedule.build(config.schedule, 16, config.data.batch_size).total == TIMED
+
+
+def test_the_floor_is_the_score_of_one_answer(request_of: Request, data: scenes.Layouts) -> None:
+    assert settled(request_of).labelled.floor == 0
+    cls = settled(request_of, "cls", root=str(data.classes), shares=[50, 100]).labelled
+    counts = Counter(path.parent.name for path in cls.validation)
+    assert cls.floor == max(counts.values()) / len(cls.validation)
+    seg = settled(request_of, "seg", root=str(data.ade20k)).labelled
+    maps = [np.array(Image.open(path)) for path in sorted((data.ade20k / "annotations" / "validation").iterdir())]
+    found = np.bincount(np.concatenate([one.ravel() for one in maps]), minlength=256)[1:255]
+    union = found.sum()
+    assert seg.floor == pytest.approx(max(found) / union / np.count_nonzero(found))
+
+
+def test_rates_that_are_the_same_when_rounded_are_one(request_of: Request) -> None:
+    plan = settled(request_of, rates=[1, 1.0001]).plan
+    assert plan.rates == (0.001,)
+    assert plan.trials == []
 
 
 def test_the_size_is_that_of_the_weights(request_of: Request, weights: Path) -> None:
@@ -148,6 +188,8 @@ def test_a_plain_vit_is_pretrained_by_mae(request_of: Request, data: scenes.Layo
         ({"encoders": ["../up=TINY"]}, "expected NAME=FILE"),
         ({"encoders": ["scratch=TINY"]}, "scratch is what the study calls an arm of its own"),
         ({"encoders": ["pretrained=TINY"]}, "pretrained is what the study calls"),
+        ({"encoders": ["log.txt=TINY"]}, "the study has a log.txt of its own"),
+        ({"encoders": ["report=TINY"]}, "the study has a report of its own"),
         ({"encoders": ["a=TINY", "a=SMALL"]}, "names 'a' twice"),
         ({"encoders": ["a=TINY", "b=SMALL"]}, "--encoder b is a convvit of size small, a a convvit of size tiny"),
         ({"encoders": ["a=nothing.pth"]}, "There is no checkpoint nothing.pth"),
@@ -170,6 +212,7 @@ def test_a_plain_vit_is_pretrained_by_mae(request_of: Request, data: scenes.Layo
         ({"draws": 0}, "--draws is 0; expected 1 or more"),
         ({"jobs": 0}, "--jobs is 0"),
         ({"options": ["model.init=a.pth"]}, "model.init is what the arms differ in"),
+        ({"pretrain_options": ["data.nothing=3"]}, "^--pretrain-options data.nothing=3: there is no option"),
         ({"pretrain_options": ["data.root=b"]}, "data.root is given as the data folder"),
         ({"options": ["data.limit=4"]}, "data.limit overfits on purpose"),
         ({"root": "nowhere"}, "There is no folder nowhere"),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
+from convmae.reports.intervals import Interval
 from convmae.studies.figures import Cell, Comparison, compare
 from convmae.studies.verdict import verdict
 
@@ -84,5 +85,48 @@ def test_several_comparisons_are_one_sentence() -> None:
     assert verdict([], "mIoU") == "Nothing is compared yet."
 
 
-def test_a_gain_that_is_sure_but_small_is_said_with_its_figure() -> None:
-    assert "yes" in verdict([made({10.0: (0.4, 0.5, 0.6), 100.0: (0.4, 0.5, 0.6)})], "mIoU").lower()
+def said_of(*gains: float, **more: float) -> str:
+    """The sentence of one share with these gains, in points."""
+    one = made({10.0: gains}, shares=SHARES[:1])._replace(**more)
+    return verdict([one], "mIoU", 0.25)
+
+
+def test_a_gain_that_is_sure_but_small_is_said_to_be() -> None:
+    assert said_of(0.4, 0.5, 0.6).startswith("Yes, mine pays against scratch, but by less than a point: +0.5 points of")
+
+
+def test_what_is_printed_decides() -> None:
+    for gain in (0.02, -0.02):  # ends of 0.0, and none that differ from it
+        assert said_of(gain, 1.1 * gain).startswith(
+            "No, mine does not pay against scratch, a gain of one point is left"
+        )
+    one = made({10.0: (0.5, 0.54)}, shares=SHARES[:1])
+    assert one.whole
+    for high, said in ((0.0098, "can't be told from these 2 seeds"), (0.0094, "is left out")):  # printed as 1.0 and 0.9
+        assert said in verdict([one._replace(whole=one.whole._replace(ends=Interval(-0.0002, high)))], "mIoU")
+
+
+def test_seeds_that_have_all_the_same_can_not_tell() -> None:
+    assert said_of(2, 2, 2).startswith(
+        "Whether mine pays against scratch can't be told from these 3 seeds, which all have the same: +2.0 points of mIoU"
+    )
+
+
+def test_chance_is_nothing_learnt() -> None:
+    one = made({10.0: (0.0, 0.4)}, base=0.23, shares=SHARES[:1])
+    assert verdict([one], "mIoU", 0.25).endswith(
+        "neither learnt anything (25.4 % at best, as one answer for all pictures has): train for more steps."
+    )
+    assert "neither" not in verdict([one], "mIoU")
+
+
+def test_runs_that_failed_are_said_with_the_answer() -> None:
+    assert said_of(5, 6, 7, lost=1).endswith("3 seeds, and 1 run of the two failed, which this leaves out.")
+    assert said_of(5, lost=2).endswith("and 2 runs of the two failed, which this leaves out.")
+    nothing = made({10.0: (5, 6)})._replace(lost=3)
+    assert verdict([nothing], "mIoU").endswith("no seed has run at all shares, and 3 runs of the two failed.")
+
+
+def test_the_first_with_figures_names_what_they_are_of() -> None:
+    said = verdict([made({10.0: (9, 8, 9)}), made({10.0: (5, 6, 7), 100.0: (1, 1, 2)})], "mIoU")
+    assert said.count("points of mIoU on average") == 1

@@ -80,7 +80,7 @@ def test_a_study_from_the_plan_to_the_answer(
 
     assert worth.main(words(data, study)) == 0
     said = capsys.readouterr().out
-    names = {*(f"search_lr_{rate}_seed_{seed}" for rate in (0.001, 0.003) for seed in (1000, 1001)), *RUNS}
+    names = {*(f"search_share_25_seed_{seed}_lr_{rate}" for rate in (0.001, 0.003) for seed in (1000, 1001)), *RUNS}
     expected = {f"{arm}/{name} -" for arm in ("scratch", "pretrained") for name in names} | {"pretrained/pretraining -"}
     assert set(stand_ins(study)) == expected | timed
     assert len(stand_ins(study)) == len(expected | timed)  # none twice
@@ -155,21 +155,66 @@ def test_a_part_says_what_is_missing_and_failures_are_told(
     assert list(found["failures"]) == ["pretrained, 100 % of the labels, seed 1"]
     (gain,) = found["differences"]
     assert gain["all"]["seeds"] == [0, 2]
+    assert found["answer"].endswith(", and 1 run of the two failed, which this leaves out.")
     monkeypatch.delenv("STAND_IN_FAILS")
     assert worth.main(words(data, study)) == 0
     assert answer(study)["missing"] == 0
     assert answer(study)["failures"] == {}
 
 
+@pytest.mark.parametrize("written", ['{"segm_mAP": NaN}', '{"segm_mAP": null}', "{}", '{"segm_mAP'])
+def test_a_score_that_is_none_is_a_run_that_failed_and_is_run_again(
+    written: str, data: scenes.Layouts, study: Path, stand_ins: Called, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAND_IN_WRITES", written)
+    monkeypatch.setenv("STAND_IN_BREAKS", "scratch/share_100_seed_1")
+    given = [*words(data, study, "--seeds", "0", "1"), "--rates", "1"]
+    assert worth.main(given) == 0
+    assert list(answer(study)["failures"]) == ["scratch, 100 % of the labels, seed 1"]
+    monkeypatch.delenv("STAND_IN_BREAKS")
+    assert worth.main(given) == 0
+    assert answer(study)["failures"] == {}
+    assert answer(study)["missing"] == 0
+
+
+@pytest.mark.parametrize(
+    ("rates", "fails", "arm"),
+    [
+        (["1"], "pretrained/pretraining", "pretrained"),
+        (["1", "3"], "pretrained/pretraining", "pretrained"),
+        (["1"], "scratch/share", "scratch"),
+    ],
+)
+def test_an_arm_without_a_score_ends_the_study(
+    rates: list[str], fails: str, arm: str, data: scenes.Layouts, study: Path, stand_ins: Called,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("STAND_IN_FAILS", fails)
+    assert worth.main([*words(data, study, "--seeds", "0", "1"), "--rates", *rates]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"error: The arm {arm} can't be trained: ")
+    assert f"{fails}" in said
+    assert "is missing" not in said
+
+
 def test_a_rate_one_of_whose_runs_failed_is_told(
     data: scenes.Layouts, study: Path, stand_ins: Called, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("STAND_IN_FAILS", "scratch/search_lr_0.001_seed_1001")
+    monkeypatch.setenv("STAND_IN_FAILS", "scratch/search_share_25_seed_1001_lr_0.001")
     assert worth.main(words(data, study, "--seeds", "0", "1")) == 0
     found = answer(study)
     assert list(found["failures"]) == ["scratch, rate 0.001, seed 1001"]
     assert [found["arms"][arm]["rate"] for arm in ("scratch", "pretrained")] == [0.003, 0.001]
     assert "mean of 1 of 2 runs" in (study / "report" / "index.html").read_text(encoding="utf-8")
+
+
+def test_more_shares_add_their_runs(data: scenes.Layouts, study: Path, stand_ins: Called) -> None:
+    given = words(data, study, "--seeds", "0")
+    assert worth.main([*given, "--shares", "100"]) == 0
+    before = stand_ins(study)
+    assert worth.main([*given, "--shares", "25", "100"]) == 0  # the middle is another, by which rates are tried anew
+    again = {line for line in stand_ins(study)[len(before) :] if line in before}
+    assert not again
 
 
 def test_ctrl_c_ends_it_cleanly_and_the_same_command_continues(
@@ -196,7 +241,7 @@ def test_ctrl_c_ends_it_cleanly_and_the_same_command_continues(
 def test_a_rate_that_fails_is_not_chosen_and_an_arm_without_a_rate_ends_the_study(
     data: scenes.Layouts, study: Path, stand_ins: Called, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setenv("STAND_IN_FAILS", "search_lr_0.001")
+    monkeypatch.setenv("STAND_IN_FAILS", "lr_0.001")
     assert worth.main(words(data, study, "--seeds", "0")) == 0
     assert {one["rate"] for one in answer(study)["arms"].values()} == {0.003}
     assert "chosen, at the edge" in (study / "report" / "index.html").read_text(encoding="utf-8")
@@ -211,6 +256,9 @@ def test_what_can_not_be_is_said_in_a_line(
     assert worth.main(words(data, study, "--budget", "-1")) == 2
     assert worth.main(words(data, study, "--encoder", "scratch=a.pth")) == 2
     assert not study.exists()
+    assert worth.main(words(data, study, "--budget", "0.001")) == 2
+    assert worth.main(words(data, study, "--budget", "nan")) == 2
+    assert "--budget is nan; expected hours above 0" in capsys.readouterr().err
     assert worth.main(words(data, study, "--budget", "0.001")) == 2
     assert "--budget is 4 s, and the least, one seed of scratch and pretrained at 25 %" in capsys.readouterr().err
     monkeypatch.setenv("STAND_IN_FAILS", "timing")  # as options do that make no run

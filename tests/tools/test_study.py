@@ -68,8 +68,9 @@ def test_what_a_study_runs(tmp_path: Path) -> None:
 
 
 def test_the_report_is_written_of_what_is_finished(kept: Study, capsys: pytest.CaptureFixture) -> None:
-    (kept.data / "train").mkdir(parents=True)
-    (kept.data / "train" / "1.jpg").write_bytes(b"one")
+    for part in ("train", "val"):
+        (kept.data / part).mkdir(parents=True)
+        (kept.data / part / "1.jpg").write_bytes(b"one")
     assert pack.main([str(kept.data), str(kept.work_dir / "shards")]) == 0
     options = [str(kept.work_dir / "shards"), "--work-dir", str(kept.work_dir), "--only-report"]
     assert study.main(options) == 0
@@ -83,7 +84,8 @@ def test_the_report_is_written_of_what_is_finished(kept: Study, capsys: pytest.C
 
 
 def test_on_gpus_runs_go_side_by_side_and_the_clock_counts(kept: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    (kept.data / "train").mkdir(parents=True)
+    for part in ("train", "val"):
+        (kept.data / part).mkdir(parents=True)
     called: list[tuple[int, list[str]]] = []
 
     def ran(runs: Sequence[Run], jobs: int, devices: Sequence[str]) -> Generator[Ended]:
