@@ -79,7 +79,9 @@ def _headline(study: Study) -> list[Number]:
     numbers = []
     for found in study.comparisons():
         if found.other == SCRATCH and found.whole:
-            note = found.whole.ends.points("+") if found.whole.ends else "one seed, no interval"
+            count = len(found.whole.seeds)
+            alone = f"{count} seeds, all the same: no interval" if count > 1 else "one seed, no interval"
+            note = found.whole.ends.points("+") if found.whole.ends else alone
             gain = f"{decimals(100 * found.whole.mean, 1, '+')}"
             numbers.append(
                 Number(f"{found.arm}, points of {study.measure} over scratch", gain, f"mean over shares; {note}")
@@ -134,7 +136,8 @@ def _add_differences(page: Page, study: Study) -> None:
             f"Differences in {study.measure}",
             ["arms", "labels", "difference", "from", "to", "seeds"],
             rows,
-            "In points, paired by seed; from and to are the ends of a 95 % interval, which one seed has not.",
+            "In points, paired by seed; from and to are the ends of a 95 % interval, which one seed has not, nor several that "
+            "are all the same.",
             sortable=False,
         )
 

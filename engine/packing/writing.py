@@ -46,7 +46,7 @@ def pack(root: Path, plan: Plan, output: Path, processes: int) -> Written:
     UserError where one can't be written, or a picture is gone.
     """
     try:
-        (output / NOTES).mkdir(exist_ok=True)
+        (output / NOTES).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{output / NOTES} can't be written ({error.strerror}); give another folder.") from None
     for name in shards_begun(output) - {shard.name for shard in plan.shards}:
