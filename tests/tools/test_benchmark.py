@@ -158,7 +158,7 @@ def test_the_comparison_of_evaluations_finds_equal_numbers(tmp_path: Path) -> No
     rows = json.loads((tmp_path / "found.json").read_text())["rows"]
     assert [row["kind"] for row in rows] == ["bbox", "segm"]
     assert all(row["detections"] == 100 and row["difference"] < 1e-12 for row in rows)
-    assert all(0 < row["before it"] < 1 and row["intervals s"] > 0 for row in rows)
+    assert all(row["before it"] > 0 and row["intervals s"] > 0 for row in rows)
 
 
 @pytest.mark.parametrize(

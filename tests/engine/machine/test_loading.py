@@ -90,7 +90,7 @@ def test_processes_that_give_no_batch_in_time_are_told_and_ended(way: str, loade
     began = time.monotonic()
     with pytest.raises(LoadingError, match=r"no batch for 0\.3 s \(data\.timeout\).*See that the data can be read"):
         list(loader({10: way}, timeout=0.3))
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 30  # of the 60 that the sample would take
     assert active_children() == []
 
 
