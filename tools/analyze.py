@@ -119,6 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sizes = filled["size"] if config is None else [config.model.size]
         held: list[tuple[Held, list[Activations]]] = []
         for size, (height, width) in product(sizes, sides or [(own_side(config),) * 2]):
+            torch.manual_seed(0)  # the boxes that a detector's heads are counted on
             try:
                 with torch.device("meta" if args.processes or args.batch else "cpu"):  # whose tensors have no values
                     if config is None:

@@ -46,6 +46,14 @@ def test_the_tool_prints_a_table_for_each_size(capsys: pytest.CaptureFixture) ->
         assert text in printed
 
 
+def test_the_same_call_prints_the_same(capsys: pytest.CaptureFixture) -> None:
+    words, printed = ["detection", "--size", "tiny", "--img-size", "256"], set()  # whose boxes are pooled from two levels
+    for _ in range(2):
+        assert tool.main(words) == 0
+        printed.add(capsys.readouterr().out)
+    assert len(printed) == 1
+
+
 @pytest.mark.parametrize("task", ["convmae", "mae", "encoder", "classifier", "detection", "segmentation"])
 def test_another_channel_costs_the_first_layer_and_the_decoder_that_much(task: str) -> None:
     parameters = [
