@@ -168,7 +168,11 @@ def _override(
         names = key.split(".")
         above: Any = None
         current: Any = tree
-        for name in names:
+        for depth, name in enumerate(names):
+            if OmegaConf.get_type(current) is dict:  # whose names are others' than ours, and may have dots
+                names[depth:] = [".".join(names[depth:])]
+                above, current = current, current.get(names[depth])
+                break
             above, current = current, getattr(current, name, None)
         either = isinstance(above, DictConfig) and isinstance(
             above._get_node(names[-1], validate_access=False), UnionNode
@@ -299,6 +303,9 @@ def _check_values(node: Any, prefix: str) -> None:
             for number, item in enumerate(value):
                 _check_values(item, f"{key}[{number}].")
             continue
+        for name, one in value.items() if isinstance(value, dict) else ():
+            if not isinstance(one, str):  # OmegaConf checks single values alone
+                raise UserError(f"{key}.{name} is {one!r}; expected a text.")
         choices, low, high = (field.metadata.get(name) for name in ("choices", "low", "high"))
         is_number = low is not None and isinstance(value, int)  # in place of a word
         if choices and value not in choices and not is_number:

@@ -50,7 +50,9 @@ def module_name(teacher: str) -> str:
 class Target:
     """One thing to predict: whose values, of which tokens, from where, and how they are compared."""
 
-    teacher: str = option(PIXELS, "pixels, ema (the encoder's own average), dino, clip, or the name of a timm model")
+    teacher: str = option(
+        PIXELS, "pixels, ema (the encoder's own average), dino, dinov3, clip, or the name of a timm model"
+    )
     tokens: str = option("removed", "tokens that are predicted", ("removed", "visible"))
     at: str = option("decoder", "whose output predicts; the encoder has visible tokens alone", ("decoder", "encoder"))
     norm: str = option(

@@ -1,4 +1,4 @@
-"""Who gives the targets: pixels, the encoder's own moving average, and frozen models of timm (DINO, CLIP, any other).
+"""Who gives the targets: pixels, the encoder's own moving average, and frozen models of timm (DINO, DINOv3, CLIP, any other).
 
 A teacher takes whole images [B, C, H, W], normalised as ImageNet's, sides multiples of 16, and gives [B, L, C]: values of each
 16x16 patch, once an image, whatever the number of masked views.
@@ -26,7 +26,11 @@ from convmae.pretraining.autoencoder import MaskedAutoencoder
 from convmae.pretraining.config import EMA, PIXELS
 from convmae.pretraining.patches import PATCH, patchify
 
-TIMM_NAMES = {"dino": "vit_base_patch16_224.dino", "clip": "vit_base_patch16_clip_quickgelu_224.openai"}
+TIMM_NAMES = {
+    "dino": "vit_base_patch16_224.dino",
+    "dinov3": "vit_base_patch16_dinov3.lvd1689m",
+    "clip": "vit_base_patch16_clip_quickgelu_224.openai",
+}
 
 
 class Teacher(nn.Module):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -94,22 +93,13 @@ def build_model(config: PretrainingConfig) -> MaskedAutoencoder:
     return model
 
 
-def by_dotted_name(files: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Returns files by teacher: options take the dot in a timm name for a branch of their tree, which is undone here."""
-    found: dict[str, str] = {}
-    for name, value in files.items():
-        inside = isinstance(value, Mapping)
-        found |= by_dotted_name(value, f"{prefix}{name}.") if inside else {prefix + name: str(value)}
-    return found
-
-
 def build_mixture(config: PretrainingConfig) -> MixtureOfReconstructors:
     """Returns the model of the tree with its targets and their teachers. Raises UserError for what can't be."""
     try:
         check_targets(config.targets)
         model = build_model(config)
         names = list(dict.fromkeys(target.teacher for target in config.targets))
-        files = by_dotted_name(config.teachers.weights)
+        files = config.teachers.weights
         if unused := sorted(set(files) - set(names) | set(files) & {PIXELS, EMA}):
             raise UserError(
                 f"teachers.weights has a file for {unused[0]!r}; expected one of the targets' teachers that take one: "

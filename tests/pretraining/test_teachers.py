@@ -15,13 +15,14 @@ from convmae.engine.pictures.images import IMAGENET_MEAN, IMAGENET_STD
 from convmae.pretraining.teachers import TIMM_NAMES, TimmTeacher, resample_map
 
 VIT, CONV = "vit_tiny_patch16_224.augreg_in21k", "mobilenetv3_small_050.lamb_in1k"
+DINOV3 = "vit_tiny_patch16_dinov3_qkvb.eupe_lvd1689m"
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Random weights of small models, as files."""
     found = {}
-    for name in (VIT, CONV):
+    for name in (VIT, CONV, DINOV3):
         torch.manual_seed(0)
         path = tmp_path_factory.mktemp("teachers") / "weights.pth"
         torch.save(timm.create_model(name).state_dict(), path)
@@ -29,15 +30,24 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return found
 
 
-def test_the_values_are_the_last_normed_patch_tokens_of_its_own_image(files: dict[str, str]) -> None:
-    teacher = TimmTeacher(VIT, files[VIT], (96, 64))
-    net = timm.create_model(VIT, num_classes=0, dynamic_img_size=True).eval()
-    net.load_state_dict(torch.load(files[VIT], weights_only=True), strict=False)
+@pytest.mark.parametrize(("name", "prefix", "mean", "std"), [
+    (VIT, 1, (0.5,), (0.5,)),
+    (DINOV3, 5, IMAGENET_MEAN, IMAGENET_STD),  # which has register tokens and rotary positions
+])  # fmt: skip
+def test_the_values_are_the_last_normed_patch_tokens_of_its_own_image(
+    name: str, prefix: int, mean: tuple[float, ...], std: tuple[float, ...], files: dict[str, str]
+) -> None:
+    teacher = TimmTeacher(name, files[name], (96, 64))
+    net = timm.create_model(name, num_classes=0, dynamic_img_size=True).eval()
+    net.load_state_dict(torch.load(files[name], weights_only=True), strict=False)
     pixels = torch.rand(2, 3, 96, 64)
-    ours = (pixels - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(IMAGENET_STD).view(3, 1, 1)
+
+    def normalised(mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
+        return (pixels - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
+
     with torch.no_grad():
-        expected = net.forward_features((pixels - 0.5) / 0.5)[:, 1:]  # this model was trained with 0.5 and 0.5
-        found = teacher(ours)
+        expected = net.forward_features(normalised(mean, std))[:, prefix:]
+        found = teacher(normalised(IMAGENET_MEAN, IMAGENET_STD))
     assert teacher.dim == 192
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
@@ -65,12 +75,12 @@ def test_it_is_frozen_follows_the_device_and_is_no_part_of_the_state(files: dict
     assert next(net.parameters()).dtype == torch.float64
 
 
-def test_dino_and_clip_are_models_of_timms_with_their_own_normalisation() -> None:
+def test_those_with_short_names_are_models_of_timms_with_their_own_normalisation() -> None:
     for name, model in TIMM_NAMES.items():
         assert timm.is_model(model)
         cfg = timm.get_pretrained_cfg(model)
         assert cfg.hf_hub_id
-        assert (cfg.mean == IMAGENET_MEAN) == (name == "dino")
+        assert (cfg.mean == IMAGENET_MEAN) == (name != "clip")
 
 
 def test_dino_from_a_local_file_has_the_base_models_width(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from convmae.engine.training.schedule import Schedule
 from convmae.pretraining import MAE, ConvMAE, FastConvMAE
 from convmae.pretraining.config import PretrainingConfig, TeacherOptions
 from convmae.pretraining.targets import check_targets
-from convmae.pretraining.train import by_dotted_name, momentum
+from convmae.pretraining.train import momentum
 from convmae.pretraining.weights import load_pretrained
 from convmae.tools import pretrain, visualize
 
@@ -206,11 +206,12 @@ def test_targets_that_can_not_be_end_with_a_message(
     assert said in capsys.readouterr().err
 
 
-def test_a_timm_names_dots_are_undone_in_the_options() -> None:
-    config = load_config(
-        PretrainingConfig, None, ["teachers.weights.vit_tiny.augreg_in21k=a.pth", "teachers.weights.dino=b"]
-    )
-    assert by_dotted_name(config.teachers.weights) == {"vit_tiny.augreg_in21k": "a.pth", "dino": "b"}
+def test_a_timm_name_with_a_dot_is_one_name_in_the_options() -> None:
+    name = "vit_tiny.augreg_in21k"
+    config = load_config(PretrainingConfig, None, [f"teachers.weights.{name}=1.5", "teachers.weights.dino=b"])
+    assert config.teachers.weights == {name: "1.5", "dino": "b"}
+    with pytest.raises(UserError, match=r"teachers\.weights\.vit_tiny is \{'augreg_in21k': 'a'\}; expected a text"):
+        load_config(PretrainingConfig, None, ["teachers.weights={vit_tiny: {augreg_in21k: a}}"])
 
 
 def test_weights_are_loaded_with_the_runs_own_heads(finished: Path) -> None:
