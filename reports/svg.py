@@ -12,6 +12,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from convmae.engine.text import shown
 from convmae.reports import plots
 from convmae.reports.plots import Chart
 
@@ -29,6 +30,9 @@ def figure_block(figure: Figure) -> dict[str, Any]:
             if plot.get_xscale() == "linear":
                 plot.locator_params(axis="x", nbins=5)
             plot.locator_params(axis="y", nbins=5)
+            legend = plot.get_legend()
+            for name in legend.get_texts() if legend else ():
+                name.set_text(shown(name.get_text(), plots.LABEL))
         narrow = svg(figure)
         frames.append(_frame(figure))
     if values and values["kind"] == "lines":

@@ -11,6 +11,7 @@ from names import NASTY
 
 from convmae.engine.text import shown
 from convmae.reports.plots import LABEL, LEGEND, curves, histogram, lines, matrix, spreads
+from convmae.reports.svg import figure_block
 from convmae.reports.svg import svg as _svg
 
 
@@ -37,6 +38,17 @@ def test_thirty_long_names_leave_room_for_the_matrix() -> None:
     box = figure.axes[0].get_position()
     assert box.width * width > 0.5 * width
     assert box.height * height > 0.5 * height
+
+
+def test_a_legend_of_long_names_stays_within_the_axes_on_a_telephone() -> None:
+    rows = [{"step": step, "one": 1.0, "two": float(step)} for step in range(5)]
+    figure = curves(rows, {"first " + "long " * 40: "one", "second": "two"}, "loss")
+    figure_block(figure)  # which leaves it as it is drawn for narrow windows
+    axes, legend = figure.axes[0], figure.axes[0].get_legend()
+    assert legend is not None
+    inside, outside = legend.get_window_extent(), axes.get_window_extent()
+    assert outside.x0 <= inside.x0
+    assert inside.x1 <= outside.x1
 
 
 def test_wide_letters_stay_within_the_figure() -> None:

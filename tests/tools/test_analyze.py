@@ -47,10 +47,8 @@ def test_the_tool_prints_a_table_for_each_size(capsys: pytest.CaptureFixture) ->
 
 
 def test_the_same_call_prints_the_same(capsys: pytest.CaptureFixture) -> None:
-    words, printed = (
-        ["detection", "--size", "tiny", "--img-size", "256"],
-        set(),
-    )  # whose boxes are pooled from two levels
+    words = ["detection", "--size", "tiny", "--img-size", "256"]  # whose boxes are pooled from two levels
+    printed = set()
     for _ in range(2):
         assert tool.main(words) == 0
         printed.add(capsys.readouterr().out)
